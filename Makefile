@@ -1,0 +1,76 @@
+# dess_batch: batch inference with language models from SQL
+#
+#   make demo     install what is missing, build, show one job from start to end
+#   make test     install what is missing, build, run every test
+#   make          build;  "make install" puts it into the PostgreSQL of PG_CONFIG
+#
+# demo, test and install-dependencies work on a machine without PostgreSQL:
+# they install it and call make again.  Neither installs anything of ours: they
+# run a private copy of the PostgreSQL installation in a scratch directory.
+#
+#   WERROR=1                                make warnings errors
+#   TESTS="unit test/t/001_layers.pl ..."   run parts (unit regress isolation
+#                                           tap) or single files only
+#   MODEL=...                               the model that the demo asks for
+
+EXTENSION = dess_batch
+MODULE_big = dess_batch
+PGFILEDESC = "dess_batch - batch inference with language models"
+
+OBJS = $(sort $(patsubst %.c,%.o,$(wildcard src/*.c)))
+DATA = $(sort $(wildcard sql/dess_batch--*.sql))
+HEADERS = src/provider.h src/http.h
+
+PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare $(if $(WERROR),-Werror)
+SHLIB_LINK = -lcurl -lcjson -lcrypto
+
+# "make installcheck" runs against a server that preloads the installed module
+REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
+ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
+REGRESS_OPTS = --inputdir=test
+ISOLATION_OPTS = --inputdir=test --outputdir=.
+EXTRA_CLEAN = results output_iso
+
+# no function here is worth inlining into a query, so LLVM is not needed
+override with_llvm = no
+
+.DEFAULT_GOAL := all
+
+PG_CONFIG ?= pg_config
+export PG_CONFIG
+
+# empty as long as PostgreSQL's development files are missing
+PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+
+ifneq ($(PGXS),)
+include $(PGXS)
+$(OBJS): $(wildcard src/*.h) Makefile
+
+clean: clean-test
+else
+all install uninstall installcheck clean:
+	@echo '$@: PostgreSQL development files not found by "$(PG_CONFIG) --pgxs"; run "make install-dependencies"' >&2
+	@exit 1
+endif
+
+install-dependencies:
+	@test/bootstrap.sh test
+
+demo:
+	@test/bootstrap.sh demo
+	@$(MAKE) -s -j$$(nproc) --no-print-directory all simulator
+	@test/demo.sh
+
+test:
+	@test/bootstrap.sh test
+	@$(MAKE) -s -j$$(nproc) --no-print-directory all simulator
+	@test/run.sh $(TESTS)
+
+simulator:
+	@$(MAKE) --no-print-directory -C test/simulator
+
+clean-test:
+	$(MAKE) --no-print-directory -C test/simulator clean
+	$(if $(wildcard test/unit/Makefile),$(MAKE) --no-print-directory -C test/unit clean)
+
+.PHONY: all install-dependencies demo test simulator clean-test

@@ -1,0 +1,671 @@
+/* sql/dess_batch--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION dess_batch" to load this file. \quit
+
+/*
+ * Functions, procedures and views live in the extension's schema and are
+ * called dess_batch_*.  Tables live in schema dess_batch and are nobody's
+ * business but the extension's: no role has rights on them, the views show
+ * each role what it may see, and the C code becomes their owner for them.
+ */
+CREATE SCHEMA dess_batch;
+COMMENT ON SCHEMA dess_batch IS 'ledger of dess_batch: jobs, batches, items, results';
+
+-- ------------------------------------------------------------------ servers
+
+CREATE FUNCTION dess_batch_validator(options text[], catalog oid)
+RETURNS void
+AS 'MODULE_PATHNAME', 'dess_batch_validator'
+LANGUAGE C STRICT STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION dess_batch_validator(text[], oid) IS
+'checks the options of servers and user mappings of wrapper dess_batch; raises HY000-class errors (HV00D, 22023, 42501) with the valid ones in the hint';
+
+CREATE FOREIGN DATA WRAPPER dess_batch VALIDATOR dess_batch_validator;
+COMMENT ON FOREIGN DATA WRAPPER dess_batch IS
+'accounts at providers of large language models: a server is an account, a user mapping holds its secret';
+
+-- ------------------------------------------------------------------- ledger
+
+CREATE TYPE dess_batch.outcome AS ENUM (
+	'ok', 'missing', 'empty', 'stale', 'gone', 'refused', 'truncated',
+	'invalid', 'rejected', 'expired', 'cancelled', 'lost',
+	'again'						-- superseded: the row is sent once more by a later batch
+);
+COMMENT ON TYPE dess_batch.outcome IS 'how a row of a job ended';
+
+-- Where this ledger belongs, or has been: a dump that is restored adds its row
+-- to that of the new database.  A copy that finds itself elsewhere holds its jobs.
+CREATE TABLE dess_batch.ledger (
+	system_identifier text NOT NULL,
+	database		oid NOT NULL
+);
+INSERT INTO dess_batch.ledger
+SELECT c.system_identifier::text, d.oid
+FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+WHERE d.datname = pg_catalog.current_database();
+
+CREATE SEQUENCE dess_batch.job_id_seq;
+
+CREATE TABLE dess_batch.job (
+	id				bigint PRIMARY KEY DEFAULT pg_catalog.nextval('dess_batch.job_id_seq'),
+	owner			oid NOT NULL,
+	owner_name		text NOT NULL,
+	submitted_by	text NOT NULL,
+	source			oid NOT NULL,	-- 0: the copy of the ledger found no table of that name
+	source_name		text NOT NULL,	-- qualified
+	target			text,			-- what is written, as one name; NULL: a trial
+	model			text NOT NULL,
+	mode			text NOT NULL CHECK (mode IN ('batch', 'online')),
+	provider		text NOT NULL,
+	server			oid NOT NULL,	-- 0: built in; 1: the copy of the ledger found none of that name
+	server_name		text NOT NULL,
+	label			text,
+	key_columns		text[] NOT NULL,
+	key_kinds		text NOT NULL,	-- a letter a key column: n number, b boolean, s anything else
+	prompt			text NOT NULL,
+	system_prompt	text,
+	department		boolean NOT NULL,
+	input_columns	text[] NOT NULL,	-- what {row} shows
+	counting_columns text[] NOT NULL,	-- of these, one must have text
+	where_sql		text,
+	overwrite		boolean NOT NULL,
+	response_schema	jsonb,
+	target_columns	jsonb,
+	missing			text,
+	parameters		jsonb NOT NULL,
+	max_rows		bigint,
+	sample			boolean NOT NULL,
+	only_outcomes	text[],
+	max_cost		numeric,
+	max_failed		numeric NOT NULL,
+	keep			text NOT NULL,
+	args			jsonb NOT NULL,
+	extension_version text NOT NULL,
+	stage			text NOT NULL DEFAULT 'retrieve'	-- how far it may go
+					CHECK (stage IN ('prepare', 'upload', 'create', 'retrieve')),
+	control			text NOT NULL DEFAULT 'run'
+					CHECK (control IN ('run', 'pause', 'hold', 'cancel', 'fail')),
+	held_control	text,			-- what control was before it was held
+	state			text NOT NULL DEFAULT 'queued'
+					CHECK (state IN ('queued', 'active', 'done', 'cancelled', 'failed')),
+	listed			boolean NOT NULL DEFAULT false,	-- sample or only: its rows are in again
+	last_key		text,			-- the last row that was looked at
+	last_batch		integer NOT NULL DEFAULT 0,
+	all_prepared	boolean NOT NULL DEFAULT false,
+	taken			bigint NOT NULL DEFAULT 0,	-- rows taken, against max_rows
+	counted			bigint,
+	requeued		bigint NOT NULL DEFAULT 0,	-- rows in again that already count
+	batch_bytes		bigint,			-- smaller limit learnt from the provider
+	error_code		text,
+	error			text,
+	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	started_at		timestamptz,
+	finished_at		timestamptz
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 500);
+CREATE INDEX job_open ON dess_batch.job (id) WHERE state IN ('queued', 'active');
+
+CREATE TABLE dess_batch.batch (
+	job_id			bigint NOT NULL,
+	no				integer NOT NULL,	-- 0: rows that were never sent
+	state			text NOT NULL
+					CHECK (state IN ('preparing', 'prepared', 'uploading', 'uploaded', 'creating',
+									 'running', 'retrieving', 'done', 'cancelled', 'failed')),
+	token			text NOT NULL,	-- travels with the batch, so that it can be found again
+	items			integer NOT NULL DEFAULT 0,	-- rows
+	requests		integer NOT NULL DEFAULT 0,	-- lines: equal requests are one
+	bytes			bigint NOT NULL DEFAULT 0,	-- of the request file that are committed
+	input_uri		text,
+	remote_id		text,
+	remote_state	text,
+	remote_status	text,
+	remote_error	text[],			-- class, code and words, where remote_status is "failed"
+	output_uris		text[],
+	remote_total	bigint,
+	remote_finished	bigint,
+	polls			integer NOT NULL DEFAULT 0,
+	ok				integer NOT NULL DEFAULT 0,
+	missing			integer NOT NULL DEFAULT 0,
+	empty			integer NOT NULL DEFAULT 0,
+	failed			integer NOT NULL DEFAULT 0,
+	again			integer NOT NULL DEFAULT 0,
+	unmatched		bigint NOT NULL DEFAULT 0,	-- result lines that belong to no row
+	duplicates		bigint NOT NULL DEFAULT 0,	-- result lines for a row that had one
+	input_tokens	bigint NOT NULL DEFAULT 0,
+	cached_tokens	bigint NOT NULL DEFAULT 0,
+	output_tokens	bigint NOT NULL DEFAULT 0,
+	reasoning_tokens bigint NOT NULL DEFAULT 0,
+	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	polled_at		timestamptz,
+	next_poll_at	timestamptz,
+	finished_at		timestamptz,
+	remote_deleted_at timestamptz,
+	error_code		text,
+	error			text,
+	PRIMARY KEY (job_id, no)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 500);
+-- batches with anything left to do, so that a job of thousands of them is looked through quickly
+CREATE INDEX batch_open ON dess_batch.batch (job_id, no)
+WHERE state NOT IN ('done', 'cancelled', 'failed')
+	OR remote_deleted_at IS NULL AND (input_uri IS NOT NULL OR remote_id IS NOT NULL);
+
+-- Rows of a batch, many to a tuple; never changed after their insert but by dess_batch_forget().
+CREATE TABLE dess_batch.item (
+	job_id			bigint NOT NULL,
+	batch_no		integer NOT NULL,
+	first_no		integer NOT NULL,	-- number of the first row here, from 1 in a batch
+	keys			text[] NOT NULL,
+	hashes			bytea NOT NULL,		-- 32 bytes a row: SHA-256 of its request
+	same_as			integer[],			-- number of the row whose request serves this one too; NULL: all are sent
+	held			bytea,				-- 8 bytes a row: digest of what the target held; NULL: nothing
+	attempts		smallint[],			-- which attempt this is; NULL: the first, or in batch 0 none
+	PRIMARY KEY (job_id, batch_no, first_no)
+);
+-- digests do not compress
+ALTER TABLE dess_batch.item ALTER hashes SET STORAGE EXTERNAL, ALTER held SET STORAGE EXTERNAL;
+
+-- Outcomes, a group of rows to a tuple, appended by each merge.
+CREATE TABLE dess_batch.result (
+	job_id			bigint NOT NULL,
+	batch_no		integer NOT NULL,
+	seq				integer NOT NULL,
+	nos				integer[] NOT NULL,
+	outcomes		dess_batch.outcome[] NOT NULL,
+	error_codes		text[],
+	errors			text[],
+	input_tokens	integer[],
+	cached_tokens	integer[],
+	output_tokens	integer[],
+	reasoning_tokens integer[],
+	finish_reasons	text[],
+	model_versions	text[],
+	response_ids	text[],
+	finished_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (job_id, batch_no, seq)
+);
+
+-- Answers that were not written, and those that "keep" asks for.
+CREATE TABLE dess_batch.answer (
+	job_id			bigint NOT NULL,
+	batch_no		integer NOT NULL,
+	no				integer NOT NULL,
+	answer			text,
+	reply			text,
+	PRIMARY KEY (job_id, batch_no, no)
+);
+
+-- Rows to be taken by key: once more after a failure, or because sample or only names them.
+CREATE SEQUENCE dess_batch.again_id_seq;
+CREATE TABLE dess_batch.again (
+	job_id			bigint NOT NULL,
+	id				bigint NOT NULL DEFAULT pg_catalog.nextval('dess_batch.again_id_seq'),
+	key				text NOT NULL,
+	attempts		smallint NOT NULL,	-- made so far
+	counts			boolean NOT NULL,	-- already one of the job's rows, contained in job.requeued
+	unless_hash		bytea,			-- passed over if its request still has this hash
+	PRIMARY KEY (job_id, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
+
+-- Requests that need not be bought again although the row's target is NULL.
+CREATE TABLE dess_batch.settled (
+	source			oid NOT NULL,
+	source_name		text NOT NULL,
+	target			text COLLATE "C" NOT NULL,	-- "" for a trial
+	key				text COLLATE "C" NOT NULL,
+	hash			bytea NOT NULL,
+	key_columns		text NOT NULL,	-- their names, joined as a key's values are
+	outcome			dess_batch.outcome NOT NULL,
+	settled_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (source, target, key, hash)
+);
+
+CREATE TABLE dess_batch.usage (
+	day				date NOT NULL,
+	owner			oid NOT NULL,
+	owner_name		text NOT NULL,
+	server			text NOT NULL,
+	model			text NOT NULL,
+	mode			text NOT NULL,
+	label			text NOT NULL,
+	requests		bigint NOT NULL,
+	input_tokens	bigint NOT NULL,
+	cached_tokens	bigint NOT NULL,
+	output_tokens	bigint NOT NULL,
+	reasoning_tokens bigint NOT NULL,
+	PRIMARY KEY (day, owner, server, model, mode, label)
+) WITH (fillfactor = 50);
+
+SELECT pg_catalog.pg_extension_config_dump(c.oid::pg_catalog.regclass, '')
+FROM pg_catalog.pg_class c
+WHERE c.relnamespace = 'dess_batch'::pg_catalog.regnamespace AND c.relkind IN ('r', 'S');
+
+-- ------------------------------------------------------- helpers of the views
+
+CREATE FUNCTION dess_batch.row_key(key text, columns text[], kinds text)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'dess_batch_row_key'
+LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION dess_batch.row_key(text, text[], text) IS 'the key of a row as an object, from the form the ledger keeps';
+
+CREATE FUNCTION dess_batch.may_see(owner oid, statistics_only boolean)
+RETURNS boolean
+LANGUAGE SQL STABLE PARALLEL SAFE
+RETURN pg_catalog.pg_has_role(owner, 'USAGE')
+	OR statistics_only AND pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON FUNCTION dess_batch.may_see(oid, boolean) IS 'whether the caller has the rights of that role, or reads all statistics';
+
+-- All figures of a job in one snapshot.
+CREATE VIEW dess_batch.figures AS
+SELECT f.*,
+	   f.state IN ('done', 'cancelled', 'failed', 'paused', 'held')
+		   OR f.all_prepared AND f.requeued = 0 AND CASE f.stage
+			   WHEN 'prepare' THEN coalesce(f.least >= 1, true)
+			   WHEN 'upload' THEN coalesce(f.least >= 3, true)
+			   WHEN 'create' THEN coalesce(f.least >= 5, true)
+			   ELSE false
+		   END AS stands_still
+FROM (
+	SELECT j.id AS job_id, j.stage, j.all_prepared, j.requeued,
+		   CASE WHEN j.all_prepared THEN b.prepared + j.requeued
+				ELSE greatest(j.counted, b.prepared + j.requeued) END AS rows,
+		   j.all_prepared OR j.counted IS NOT NULL AS rows_known,
+		   b.*,
+		   CASE
+			   WHEN j.state IN ('done', 'cancelled', 'failed') THEN j.state
+			   WHEN j.control = 'hold' THEN 'held'
+			   WHEN j.control = 'cancel' THEN 'cancelling'
+			   WHEN j.control = 'pause' THEN 'paused'
+			   WHEN j.state = 'queued' THEN 'queued'
+			   WHEN b.least = 0 OR (NOT j.all_prepared OR b.least IS NULL AND j.requeued > 0) AND j.control <> 'fail'
+				   THEN 'preparing'
+			   ELSE (ARRAY['prepared', 'uploading', 'uploaded', 'creating', 'running', 'retrieving'])[coalesce(b.least, 6)]
+		   END AS state
+	FROM dess_batch.job j
+		CROSS JOIN LATERAL (
+			SELECT coalesce(sum(x.items - x.again), 0)::bigint AS prepared,
+				   coalesce(sum(x.requests), 0)::bigint AS requests,
+				   coalesce(sum(x.ok + x.missing + x.empty), 0)::bigint AS done,
+				   coalesce(sum(x.failed), 0)::bigint AS failed,
+				   coalesce(sum(x.input_tokens), 0)::bigint AS input_tokens,
+				   coalesce(sum(x.cached_tokens), 0)::bigint AS cached_tokens,
+				   coalesce(sum(x.output_tokens), 0)::bigint AS output_tokens,
+				   coalesce(sum(x.reasoning_tokens), 0)::bigint AS reasoning_tokens,
+				   min(CASE x.state WHEN 'preparing' THEN 0 WHEN 'prepared' THEN 1 WHEN 'uploading' THEN 2
+									WHEN 'uploaded' THEN 3 WHEN 'creating' THEN 4 WHEN 'running' THEN 5
+									WHEN 'retrieving' THEN 6 END) AS least,
+				   min(x.next_poll_at) FILTER (WHERE x.state = 'running') AS next_poll_at
+			FROM dess_batch.batch x
+			WHERE x.job_id = j.id
+		) b
+) f;
+
+-- Rows of batches with what became of them; "again" is superseded.  Batch by
+-- batch, and with a full join because that is never a nested loop: the lengths
+-- of arrays are unknown to the planner.  OFFSET 0 keeps it so, and keeps the
+-- wide columns of item below the join.
+CREATE VIEW dess_batch.item_result AS
+SELECT b.job_id, b.no AS batch_no, b.remote_id IS NOT NULL OR b.state = 'running' AS sent, x.*
+FROM dess_batch.batch b
+	CROSS JOIN LATERAL (
+		SELECT i.no, i.key, i.attempts, i.hash, r.outcome, r.error_code, r.error,
+			   coalesce(r.input_tokens, r.none) AS input_tokens,
+			   coalesce(r.cached_tokens, r.none) AS cached_tokens,
+			   coalesce(r.output_tokens, r.none) AS output_tokens,
+			   coalesce(r.reasoning_tokens, r.none) AS reasoning_tokens,
+			   r.finish_reason, r.model_version, r.response_id, r.finished_at
+		FROM (
+			SELECT g.first_no + u.n::integer - 1 AS no, u.key,
+				   coalesce(u.attempts, CASE WHEN b.no = 0 THEN 0 ELSE 1 END)::integer AS attempts,
+				   pg_catalog.substr(h.hashes, (u.n::integer - 1) * 32 + 1, 32) AS hash
+			FROM dess_batch.item g
+				CROSS JOIN LATERAL (SELECT g.hashes || ''::bytea AS hashes OFFSET 0) h
+				CROSS JOIN LATERAL pg_catalog.unnest(g.keys, g.attempts) WITH ORDINALITY AS u(key, attempts, n)
+			WHERE g.job_id = b.job_id AND g.batch_no = b.no
+			OFFSET 0
+		) i FULL JOIN (
+			SELECT u.*, 0 AS none, g.finished_at
+			FROM dess_batch.result g
+				CROSS JOIN LATERAL pg_catalog.unnest(
+					g.nos, g.outcomes, g.error_codes, g.errors, g.input_tokens, g.cached_tokens,
+					g.output_tokens, g.reasoning_tokens, g.finish_reasons, g.model_versions, g.response_ids)
+					AS u(no, outcome, error_code, error, input_tokens, cached_tokens,
+						 output_tokens, reasoning_tokens, finish_reason, model_version, response_id)
+			WHERE g.job_id = b.job_id AND g.batch_no = b.no
+			OFFSET 0
+		) r ON r.no = i.no
+		OFFSET 0
+	) x;
+
+CREATE VIEW dess_batch.progress AS
+SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, f.state, f.stands_still,
+	   p.percent,
+	   pg_catalog.rpad(pg_catalog.repeat('#', coalesce(pg_catalog.trunc(p.percent / 5), 0)::integer), 20, '.') AS bar,
+	   f.rows, f.rows_known, f.done, f.failed,
+	   pg_catalog.round((t.finished / nullif(t.seconds, 0))::numeric, 1) AS rows_per_second,
+	   CASE WHEN f.rows_known AND t.finished > 0
+				 AND f.state IN ('preparing', 'prepared', 'uploading', 'uploaded', 'creating', 'running', 'retrieving')
+			THEN pg_catalog.date_trunc('second', pg_catalog.make_interval(secs => t.seconds * (f.rows - t.finished) / t.finished)) END AS eta,
+	   CASE
+		   WHEN f.state IN ('done', 'cancelled', 'failed') THEN NULL
+		   WHEN f.state = 'held' THEN 'dess_batch_adopt(' || j.id || ')'
+		   WHEN f.state = 'paused' THEN 'dess_batch_resume(' || j.id || ')'
+		   WHEN f.stands_still AND j.stage = 'prepare' THEN 'dess_batch_upload(' || j.id || ')'
+		   WHEN f.stands_still AND j.stage = 'upload' THEN 'dess_batch_create(' || j.id || ')'
+		   WHEN f.stands_still THEN 'dess_batch_retrieve(' || j.id || ')'
+		   WHEN j.error IS NOT NULL THEN j.error
+		   WHEN f.state = 'queued' THEN 'a worker'
+		   WHEN f.state = 'running' AND j.mode = 'online' THEN 'answers'
+		   WHEN f.state = 'running' THEN 'the provider' ||
+			   coalesce(', next look ' || pg_catalog.to_char(f.next_poll_at, 'HH24:MI:SS'), '')
+		   WHEN f.state = 'cancelling' THEN 'the provider'
+		   ELSE 'the worker'
+	   END AS waiting_for
+FROM dess_batch.job j
+	JOIN dess_batch.figures f ON f.job_id = j.id
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN NOT f.rows_known THEN NULL
+					WHEN f.rows = 0 THEN 100.0
+					ELSE pg_catalog.trunc(100.0 * (f.done + f.failed) / f.rows, 1) END AS percent
+	) p
+	CROSS JOIN LATERAL (
+		SELECT (f.done + f.failed)::double precision AS finished,
+			   extract(epoch FROM coalesce(j.finished_at, pg_catalog.clock_timestamp()) - j.started_at)::double precision AS seconds
+	) t;
+
+-- -------------------------------------------------------------------- views
+
+CREATE VIEW dess_batch_jobs WITH (security_barrier) AS
+SELECT j.id AS job_id, j.label,
+	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = j.source), j.source_name) AS source,
+	   j.target, j.model, j.server_name AS server, j.mode,
+	   f.state, f.rows, f.requests, f.done, f.failed, f.rows - f.done - f.failed AS pending,
+	   f.input_tokens, f.cached_tokens, f.output_tokens, f.reasoning_tokens, NULL::numeric AS cost,
+	   coalesce((SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid = j.owner), j.owner_name) AS owner,
+	   j.submitted_by, j.args, pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(j.prompt, 'UTF8')), 'hex') AS prompt_sha256,
+	   j.extension_version, j.created_at, j.started_at, j.finished_at, j.error_code, j.error
+FROM dess_batch.job j JOIN dess_batch.figures f ON f.job_id = j.id
+WHERE dess_batch.may_see(j.owner, true);
+COMMENT ON VIEW dess_batch_jobs IS 'jobs with their state and figures; rows = done + failed + pending';
+
+CREATE VIEW dess_batch_batches WITH (security_barrier) AS
+SELECT b.job_id, b.no AS batch_no, b.state, b.remote_id, b.remote_state, b.requests, b.bytes,
+	   b.input_uri, pg_catalog.array_to_string(b.output_uris, ' ') AS output_uri,
+	   b.created_at, b.polled_at, b.next_poll_at, b.finished_at, b.remote_deleted_at,
+	   b.unmatched, b.duplicates, b.error_code, b.error
+FROM dess_batch.batch b JOIN dess_batch.job j ON j.id = b.job_id
+WHERE b.no > 0 AND dess_batch.may_see(j.owner, true);
+COMMENT ON VIEW dess_batch_batches IS 'batches of the jobs, with what each stage produced at the provider';
+
+CREATE VIEW dess_batch_rows WITH (security_barrier) AS
+SELECT r.job_id, nullif(r.batch_no, 0) AS batch_no,
+	   dess_batch.row_key(r.key, j.key_columns, j.key_kinds) AS row_key,
+	   coalesce(r.outcome::text, CASE WHEN r.sent THEN 'sent' ELSE 'pending' END) AS outcome,
+	   r.error_code, r.error,
+	   CASE WHEN r.outcome IS NULL AND NOT r.sent THEN r.attempts - 1 ELSE r.attempts END AS attempts,
+	   r.input_tokens, r.cached_tokens, r.output_tokens, r.reasoning_tokens, NULL::numeric AS cost,
+	   pg_catalog.encode(nullif(r.hash, pg_catalog.decode(pg_catalog.repeat('00', 32), 'hex')), 'hex') AS request_hash,
+	   a.answer, r.finish_reason, r.model_version, r.response_id, r.finished_at
+FROM dess_batch.job j
+	JOIN dess_batch.item_result r ON r.job_id = j.id
+	LEFT JOIN dess_batch.answer a ON a.job_id = r.job_id AND a.batch_no = r.batch_no AND a.no = r.no
+WHERE r.outcome IS DISTINCT FROM 'again' AND r.key IS NOT NULL
+	AND dess_batch.may_see(j.owner, false)
+UNION ALL
+SELECT w.job_id, NULL, dess_batch.row_key(w.key, j.key_columns, j.key_kinds), 'pending',
+	   NULL, NULL, w.attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM dess_batch.again w JOIN dess_batch.job j ON j.id = w.job_id
+WHERE w.counts AND dess_batch.may_see(j.owner, false);
+COMMENT ON VIEW dess_batch_rows IS 'rows of the jobs with their outcomes';
+
+CREATE VIEW dess_batch_errors WITH (security_barrier) AS
+SELECT * FROM dess_batch_rows
+WHERE outcome NOT IN ('pending', 'sent', 'ok', 'missing', 'empty');
+COMMENT ON VIEW dess_batch_errors IS 'rows that failed, with the provider''s words';
+
+CREATE VIEW dess_batch_progress WITH (security_barrier) AS
+SELECT p.job_id, p.label,
+	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = p.source), p.source_name) AS source,
+	   p.model, p.state, p.percent, p.bar, p.rows, p.done, p.failed, p.rows_per_second, p.eta, p.waiting_for
+FROM dess_batch.progress p
+WHERE dess_batch.may_see(p.owner, true);
+COMMENT ON VIEW dess_batch_progress IS 'how far each job is and what it is waiting for; for \watch';
+
+CREATE VIEW dess_batch_usage WITH (security_barrier) AS
+SELECT u.day,
+	   coalesce((SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid = u.owner), u.owner_name) AS owner,
+	   u.server, u.model, u.mode, nullif(u.label, '') AS label, u.requests,
+	   u.input_tokens, u.cached_tokens, u.output_tokens, u.reasoning_tokens, NULL::numeric AS cost
+FROM dess_batch.usage u
+WHERE dess_batch.may_see(u.owner, true);
+COMMENT ON VIEW dess_batch_usage IS 'what was used, by UTC day; outlives the jobs';
+
+GRANT SELECT ON dess_batch_jobs, dess_batch_batches, dess_batch_rows, dess_batch_errors,
+	dess_batch_progress, dess_batch_usage TO PUBLIC;
+
+-- ---------------------------------------------------------------- submitting
+
+CREATE FUNCTION dess_batch_submit(
+	source			regclass,
+	model			text,
+	prompt			text DEFAULT NULL,
+	target			name DEFAULT 'department_llm',
+	key				name[] DEFAULT NULL,
+	where_sql		text DEFAULT NULL,
+	overwrite		boolean DEFAULT false,
+	mode			text DEFAULT 'batch',
+	server			name DEFAULT NULL,
+	system_prompt	text DEFAULT NULL,
+	response_schema	jsonb DEFAULT NULL,
+	target_columns	jsonb DEFAULT NULL,
+	input_columns	name[] DEFAULT NULL,
+	missing			text DEFAULT 'MISSING',
+	parameters		jsonb DEFAULT '{}',
+	max_rows		bigint DEFAULT NULL,
+	sample			boolean DEFAULT false,
+	"only"			text[] DEFAULT NULL,
+	max_cost		numeric DEFAULT NULL,
+	max_failed		numeric DEFAULT 0.5,
+	keep			text DEFAULT 'unwritten',
+	label			text DEFAULT NULL
+) RETURNS bigint
+AS 'MODULE_PATHNAME', 'dess_batch_submit'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_submit(regclass, text, text, name, name[], text, boolean, text, name, text, jsonb, jsonb, name[], text, jsonb, bigint, boolean, text[], numeric, numeric, text, text) IS
+'makes a job that sends the rows of a table to a model and writes the answers into them; returns its number at once; belongs to the transaction';
+
+CREATE FUNCTION dess_batch_prepare(
+	source			regclass,
+	model			text,
+	prompt			text DEFAULT NULL,
+	target			name DEFAULT 'department_llm',
+	key				name[] DEFAULT NULL,
+	where_sql		text DEFAULT NULL,
+	overwrite		boolean DEFAULT false,
+	mode			text DEFAULT 'batch',
+	server			name DEFAULT NULL,
+	system_prompt	text DEFAULT NULL,
+	response_schema	jsonb DEFAULT NULL,
+	target_columns	jsonb DEFAULT NULL,
+	input_columns	name[] DEFAULT NULL,
+	missing			text DEFAULT 'MISSING',
+	parameters		jsonb DEFAULT '{}',
+	max_rows		bigint DEFAULT NULL,
+	sample			boolean DEFAULT false,
+	"only"			text[] DEFAULT NULL,
+	max_cost		numeric DEFAULT NULL,
+	max_failed		numeric DEFAULT 0.5,
+	keep			text DEFAULT 'unwritten',
+	label			text DEFAULT NULL
+) RETURNS bigint
+AS 'MODULE_PATHNAME', 'dess_batch_prepare'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_prepare(regclass, text, text, name, name[], text, boolean, text, name, text, jsonb, jsonb, name[], text, jsonb, bigint, boolean, text[], numeric, numeric, text, text) IS
+'like dess_batch_submit, but the job stops when all its request files are ready; go on with dess_batch_upload';
+
+CREATE FUNCTION dess_batch_preview(
+	source			regclass,
+	model			text,
+	prompt			text DEFAULT NULL,
+	target			name DEFAULT 'department_llm',
+	key				name[] DEFAULT NULL,
+	where_sql		text DEFAULT NULL,
+	overwrite		boolean DEFAULT false,
+	mode			text DEFAULT 'batch',
+	server			name DEFAULT NULL,
+	system_prompt	text DEFAULT NULL,
+	response_schema	jsonb DEFAULT NULL,
+	target_columns	jsonb DEFAULT NULL,
+	input_columns	name[] DEFAULT NULL,
+	missing			text DEFAULT 'MISSING',
+	parameters		jsonb DEFAULT '{}',
+	max_rows		bigint DEFAULT 5,
+	sample			boolean DEFAULT false,
+	"only"			text[] DEFAULT NULL,
+	max_cost		numeric DEFAULT NULL,
+	max_failed		numeric DEFAULT 0.5,
+	keep			text DEFAULT 'unwritten',
+	label			text DEFAULT NULL,
+	OUT row_key jsonb, OUT request jsonb
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dess_batch_preview'
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 5;
+COMMENT ON FUNCTION dess_batch_preview(regclass, text, text, name, name[], text, boolean, text, name, text, jsonb, jsonb, name[], text, jsonb, bigint, boolean, text[], numeric, numeric, text, text) IS
+'the exact request lines that dess_batch_submit would send for the first rows; sends nothing, writes nothing';
+
+CREATE PROCEDURE dess_batch_run(
+	source			regclass,
+	model			text,
+	prompt			text DEFAULT NULL,
+	target			name DEFAULT 'department_llm',
+	key				name[] DEFAULT NULL,
+	where_sql		text DEFAULT NULL,
+	overwrite		boolean DEFAULT false,
+	mode			text DEFAULT 'batch',
+	server			name DEFAULT NULL,
+	system_prompt	text DEFAULT NULL,
+	response_schema	jsonb DEFAULT NULL,
+	target_columns	jsonb DEFAULT NULL,
+	input_columns	name[] DEFAULT NULL,
+	missing			text DEFAULT 'MISSING',
+	parameters		jsonb DEFAULT '{}',
+	max_rows		bigint DEFAULT NULL,
+	sample			boolean DEFAULT false,
+	"only"			text[] DEFAULT NULL,
+	max_cost		numeric DEFAULT NULL,
+	max_failed		numeric DEFAULT 0.5,
+	keep			text DEFAULT 'unwritten',
+	label			text DEFAULT NULL,
+	INOUT job		bigint DEFAULT NULL
+)
+AS 'MODULE_PATHNAME', 'dess_batch_run'
+LANGUAGE C;
+COMMENT ON PROCEDURE dess_batch_run(regclass, text, text, name, name[], text, boolean, text, name, text, jsonb, jsonb, name[], text, jsonb, bigint, boolean, text[], numeric, numeric, text, text, bigint) IS
+'submits, commits, waits and prints progress as notices; raises an error when the job ends failed or paused; Ctrl-C leaves the job running';
+
+-- ------------------------------------------------------------ stage by stage
+
+CREATE FUNCTION dess_batch_upload(job bigint) RETURNS bigint
+AS 'MODULE_PATHNAME', 'dess_batch_upload'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_upload(bigint) IS
+'lets a prepared job go one stage further: its request files are uploaded; returns the job';
+
+CREATE FUNCTION dess_batch_create(job bigint) RETURNS bigint
+AS 'MODULE_PATHNAME', 'dess_batch_create'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_create(bigint) IS
+'lets an uploaded job go one stage further: its batches are created at the provider; returns the job';
+
+CREATE FUNCTION dess_batch_retrieve(job bigint) RETURNS bigint
+AS 'MODULE_PATHNAME', 'dess_batch_retrieve'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_retrieve(bigint) IS
+'lets a created job go to its end: results are fetched and merged; returns the job';
+
+CREATE FUNCTION dess_batch_status(job bigint) RETURNS text
+AS 'MODULE_PATHNAME', 'dess_batch_status'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_status(bigint) IS
+'asks for a look at the provider and returns the last known state';
+
+CREATE PROCEDURE dess_batch_wait(job bigint, timeout interval DEFAULT NULL, INOUT state text DEFAULT NULL)
+AS 'MODULE_PATHNAME', 'dess_batch_wait'
+LANGUAGE C;
+COMMENT ON PROCEDURE dess_batch_wait(bigint, interval, text) IS
+'returns when the job stands still; past the timeout raises 57014; in the transaction that submitted raises 55000';
+
+-- ------------------------------------------------------------------- control
+
+CREATE FUNCTION dess_batch_cancel(job bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'dess_batch_cancel'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_cancel(bigint) IS
+'cancels the job, at the provider too; what was finished is merged';
+
+CREATE FUNCTION dess_batch_pause(job bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'dess_batch_pause'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_pause(bigint) IS
+'stops sending; polling and merging go on';
+
+CREATE FUNCTION dess_batch_resume(job bigint, max_cost numeric DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'dess_batch_resume'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_resume(bigint, numeric) IS
+'lets a paused job go on, with a new budget if given';
+
+CREATE FUNCTION dess_batch_retry(job bigint, outcomes text[] DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'dess_batch_retry'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_retry(bigint, text[]) IS
+'sends failed rows again, by default all but gone and refused; returns how many';
+
+CREATE FUNCTION dess_batch_adopt(job bigint DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'dess_batch_adopt'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_adopt(bigint) IS
+'takes over jobs that are held because this ledger came from elsewhere';
+
+CREATE FUNCTION dess_batch_erase(job bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'dess_batch_erase'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_erase(bigint) IS
+'removes the jobs files at the provider and its kept answers';
+
+CREATE FUNCTION dess_batch_forget(source regclass, row_key jsonb) RETURNS void
+AS 'MODULE_PATHNAME', 'dess_batch_forget'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_forget(regclass, jsonb) IS
+'removes every trace of a row from the ledger';
+
+CREATE FUNCTION dess_batch_purge(older_than interval) RETURNS bigint
+AS 'MODULE_PATHNAME', 'dess_batch_purge'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_purge(interval) IS
+'forgets jobs that finished longer ago than this; returns how many; what settles rows and usage stay';
+
+CREATE FUNCTION dess_batch_start() RETURNS void
+AS 'MODULE_PATHNAME', 'dess_batch_start'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_start() IS
+'starts the worker of this database if it is not running';
+
+-- ------------------------------------------------------------------- looking
+
+CREATE FUNCTION dess_batch_show(job bigint, row_key jsonb, OUT request jsonb, OUT is_current boolean, OUT answer text, OUT reply jsonb) RETURNS record
+AS 'MODULE_PATHNAME', 'dess_batch_show'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_show(bigint, jsonb) IS
+'what was asked and answered for one row';
+
+CREATE FUNCTION dess_batch_explain(job bigint) RETURNS SETOF text
+AS 'MODULE_PATHNAME', 'dess_batch_explain'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 5;
+COMMENT ON FUNCTION dess_batch_explain(bigint) IS
+'why the job is waiting, in words with the remedy';
+
+CREATE FUNCTION dess_batch_check(server name, OUT step text, OUT ok boolean, OUT detail text) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dess_batch_check'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 5;
+COMMENT ON FUNCTION dess_batch_check(name) IS
+'tries an account step by step; the one call that does network in the caller''s backend';

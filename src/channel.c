@@ -1,0 +1,96 @@
+/*-------------------------------------------------------------------------
+ *
+ * channel.c
+ *		An account in use: what all jobs of one server and role share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "channel.h"
+#include "credential.h"
+
+/* An account is read again when it is older than this. */
+#define ACCOUNT_MAX_AGE_MS	1000
+
+static dlist_head channels = DLIST_STATIC_INIT(channels);
+
+Channel *
+channel_get(Oid server, const char *provider_name, Oid role)
+{
+	dlist_iter	iter;
+	Channel    *channel;
+
+	dlist_foreach(iter, &channels)
+	{
+		channel = dlist_container(Channel, node, iter.cur);
+		if (channel->server == server && channel->role == role &&
+			strcmp(channel->provider_name, provider_name) == 0)
+			return channel;
+	}
+
+	channel = MemoryContextAllocZero(TopMemoryContext, sizeof(Channel));
+	channel->server = server;
+	channel->role = role;
+	strlcpy(channel->provider_name, provider_name, sizeof(channel->provider_name));
+	channel->account_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch account",
+												 ALLOCSET_SMALL_SIZES);
+	dlist_push_tail(&channels, &channel->node);
+	return channel;
+}
+
+/* Limits that the user has changed take effect without losing what was learnt. */
+static void
+channel_apply_limits(Channel *channel, const Account *account, bool first)
+{
+	int64		now = GetCurrentTimestamp() / 1000;
+
+	if (first || channel->concurrency.ceiling != account->max_concurrency)
+		sched_concurrency_init(&channel->concurrency, account->max_concurrency);
+	if (first || channel->requests.per_minute != account->requests_per_minute)
+		sched_rate_init(&channel->requests, account->requests_per_minute, now);
+	if (first || channel->tokens.per_minute != account->tokens_per_minute)
+		sched_rate_init(&channel->tokens, account->tokens_per_minute, now);
+}
+
+bool
+channel_is_fresh(const Channel *channel)
+{
+	return channel->account != NULL &&
+		!TimestampDifferenceExceeds(channel->loaded_at, GetCurrentTimestamp(), ACCOUNT_MAX_AGE_MS);
+}
+
+Account *
+channel_account(Channel *channel)
+{
+	MemoryContext fresh;
+	MemoryContext caller;
+	Account    *account;
+
+	if (channel_is_fresh(channel))
+		return channel->account;
+
+	fresh = AllocSetContextCreate(TopMemoryContext, "dess_batch account", ALLOCSET_SMALL_SIZES);
+	PG_TRY();
+	{
+		caller = MemoryContextSwitchTo(fresh);
+		account = account_load(channel->server, channel->provider_name, channel->role);
+		MemoryContextSwitchTo(caller);
+	}
+	PG_CATCH();
+	{
+		MemoryContextDelete(fresh);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	channel_apply_limits(channel, account, channel->account == NULL);
+	MemoryContextDelete(channel->account_cxt);
+	channel->account_cxt = fresh;
+	channel->account = account;
+	channel->loaded_at = GetCurrentTimestamp();
+	return account;
+}

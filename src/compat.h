@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		Every test of PG_VERSION_NUM in the tree.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_COMPAT_H
+#define DESS_COMPAT_H
+
+#if PG_VERSION_NUM < 150000
+#error "dess_batch needs PostgreSQL 15 or later"
+#endif
+
+/* One function per kind of object became one for all in PostgreSQL 16. */
+#if PG_VERSION_NUM >= 160000
+#define compat_foreign_server_aclcheck(server, role, mode) \
+	object_aclcheck(ForeignServerRelationId, server, role, mode)
+#else
+#define compat_foreign_server_aclcheck(server, role, mode) \
+	pg_foreign_server_aclcheck(server, role, mode)
+#endif
+
+/* A wait event set for the life of the process belongs to no resource owner, since PostgreSQL 17. */
+#if PG_VERSION_NUM >= 170000
+#define compat_create_wait_event_set(size) CreateWaitEventSet(NULL, size)
+#else
+#define compat_create_wait_event_set(size) CreateWaitEventSet(TopMemoryContext, size)
+#endif
+
+/* Stands at the front of a declaration in every version. */
+#if PG_VERSION_NUM >= 180000
+#define compat_noreturn pg_noreturn
+#else
+#define compat_noreturn pg_attribute_noreturn()
+#endif
+
+#endif							/* DESS_COMPAT_H */

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * dess_batch.c
+ *		Module entry: settings, providers, hooks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+
+#include "credential.h"
+#include "guc.h"
+#include "provider.h"
+#include "shmem.h"
+#include "wake.h"
+#include "worker.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	guc_init();
+	provider_init();
+	credential_init();
+	wake_init();
+	if (process_shared_preload_libraries_in_progress)
+	{
+		shmem_init();
+		launcher_init();
+	}
+}

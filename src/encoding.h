@@ -1,0 +1,17 @@
+/*-------------------------------------------------------------------------
+ *
+ * encoding.h
+ *		Between UTF-8, which the wire speaks, and the database's encoding.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_ENCODING_H
+#define DESS_ENCODING_H
+
+/*
+ * UTF-8 text for the ledger or a message: what the database's encoding cannot
+ * hold becomes "?".  Never raises because of the text.  NULL stays NULL.
+ */
+extern char *encoding_to_server_lossy(const char *utf8);
+
+#endif							/* DESS_ENCODING_H */

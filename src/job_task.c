@@ -1,0 +1,465 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_task.c
+ *		Jobs in the worker's memory: loading, failing, pausing, ending.
+ *
+ * A job that cannot go on stops sending at once, but what is already at the
+ * provider is paid for: its batches are polled and merged before the job ends
+ * as failed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/pg_prng.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "encoding.h"
+#include "parameters.h"
+#include "pipeline.h"
+#include "usercxt.h"
+
+/* how often a missing secret is looked for */
+#define SECRET_RETRY_MS		2000
+
+dlist_head	pipeline_jobs = DLIST_STATIC_INIT(pipeline_jobs);
+
+TimestampTz
+later(int64 ms)
+{
+	return GetCurrentTimestamp() + ms * 1000;
+}
+
+double
+dice(void)
+{
+	return pg_prng_double(&pg_global_prng_state);
+}
+
+JobTask *
+jobtask_find(int64 id)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+
+		if (task->job->id == id)
+			return task;
+	}
+	return NULL;
+}
+
+BatchTask *
+jobtask_add_batch(JobTask *task, const Batch *batch)
+{
+	MemoryContext cxt = AllocSetContextCreate(task->cxt, "dess_batch batch", ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(cxt);
+	BatchTask  *result = palloc0(sizeof(BatchTask));
+	const BatchRemote *remote = &batch->remote;
+	ListCell   *lc;
+
+	result->job = task;
+	result->cxt = cxt;
+	result->owner.batch = result;
+	result->batch = *batch;
+	result->batch.token = pstrdup(batch->token);
+	result->batch.remote.input_uri = remote->input_uri ? pstrdup(remote->input_uri) : NULL;
+	result->batch.remote.remote_id = remote->remote_id ? pstrdup(remote->remote_id) : NULL;
+	result->batch.remote.remote_state = remote->remote_state ? pstrdup(remote->remote_state) : NULL;
+	result->batch.remote.output_uris = NIL;
+	foreach(lc, remote->output_uris)
+		result->batch.remote.output_uris = lappend(result->batch.remote.output_uris,
+												   pstrdup(lfirst(lc)));
+	result->step_cxt = AllocSetContextCreate(cxt, "dess_batch step", ALLOCSET_SMALL_SIZES);
+	result->due = batch->next_poll_at;
+	MemoryContextSwitchTo(caller);
+
+	dlist_push_tail(&task->batches, &result->node);
+	return result;
+}
+
+void
+jobtask_drop_batch(BatchTask *batch)
+{
+	http_free(batch->transfer);
+	merge_end(batch);
+	online_end(batch);
+	if (batch->job->filling == batch)
+		batch->job->filling = NULL;
+	dlist_delete(&batch->node);
+	MemoryContextDelete(batch->cxt);
+}
+
+void
+jobtask_drop(JobTask *task)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &task->batches)
+		jobtask_drop_batch(dlist_container(BatchTask, node, iter.cur));
+	if (task->rivals != NULL)
+		pfree(task->rivals);
+	dlist_delete(&task->node);
+	MemoryContextDelete(task->cxt);
+}
+
+/*
+ * Takes over the ledger's values of a job, making the task if it is new.
+ * job may be NULL to make room for nothing; it is copied by loading it anew in
+ * the task's own context, so the caller must be in a transaction.
+ */
+void
+jobtask_refresh(JobTask *task, const Job *job)
+{
+	MemoryContext caller;
+	bool		fresh = task == NULL;
+
+	if (fresh)
+	{
+		MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch job",
+												  ALLOCSET_SMALL_SIZES);
+
+		task = MemoryContextAllocZero(cxt, sizeof(JobTask));
+		task->cxt = cxt;
+		dlist_init(&task->batches);
+		dlist_push_tail(&pipeline_jobs, &task->node);
+	}
+
+	{
+		MemoryContext job_cxt = AllocSetContextCreate(task->cxt, "dess_batch job values",
+													  ALLOCSET_SMALL_SIZES);
+		Job		   *loaded;
+
+		caller = MemoryContextSwitchTo(job_cxt);
+		loaded = jobstore_load_job(job->id);
+		MemoryContextSwitchTo(caller);
+		if (loaded == NULL)
+			elog(ERROR, "job " INT64_FORMAT " vanished", job->id);
+		if (task->job_cxt != NULL)
+			MemoryContextDelete(task->job_cxt);
+		task->job_cxt = job_cxt;
+		task->job = loaded;
+	}
+	task->seen = true;
+	task->channel = channel_get(task->job->server, task->job->provider, task->job->owner);
+
+	if (fresh)
+	{
+		ListCell   *lc;
+
+		foreach(lc, jobstore_load_batches(task->job->id))
+		{
+			BatchTask  *batch = jobtask_add_batch(task, lfirst(lc));
+
+			if (batch->batch.state == BATCH_PREPARING)
+				task->filling = batch;
+		}
+	}
+}
+
+/* May requests of this job leave? */
+bool
+jobtask_may_send(const JobTask *task)
+{
+	return task->job->control == CONTROL_RUN &&
+		(task->job->state == JOB_QUEUED || task->job->state == JOB_ACTIVE);
+}
+
+/* What the job's requests have in common; the account in it is the channel's current one. */
+BatchOptions *
+jobtask_options(JobTask *task)
+{
+	Account    *account = channel_account(task->channel);
+
+	if (task->options == NULL)
+	{
+		MemoryContext caller;
+
+		task->options_cxt = AllocSetContextCreate(task->cxt, "dess_batch options",
+												  ALLOCSET_SMALL_SIZES);
+		caller = MemoryContextSwitchTo(task->options_cxt);
+		task->options = parameters_to_options(task->job, account);
+		MemoryContextSwitchTo(caller);
+	}
+	task->options->account = account;
+	return task->options;
+}
+
+/* The user's table as its definition is now.  The caller has entered the owner's context. */
+TargetTable *
+jobtask_table(JobTask *task)
+{
+	MemoryContext caller;
+
+	if (task->table != NULL && target_is_current(task->table))
+		return task->table;
+
+	task->table = NULL;
+	if (task->table_cxt != NULL)
+		MemoryContextReset(task->table_cxt);
+	else
+		task->table_cxt = AllocSetContextCreate(task->cxt, "dess_batch table", ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(task->table_cxt);
+	task->table = target_open(task->job);
+	MemoryContextSwitchTo(caller);
+	return task->table;
+}
+
+/* ---- ending ---- */
+
+typedef struct EndArg
+{
+	JobTask    *task;
+	const char *code;
+	const char *message;
+	JobState	state;
+	bool		ended;
+} EndArg;
+
+static bool
+batch_is_final(const BatchTask *batch)
+{
+	return batch->batch.state >= BATCH_DONE;
+}
+
+/* At the provider, or answered there already: paid for. */
+static bool
+batch_is_paid(const BatchTask *batch)
+{
+	return batch->batch.state == BATCH_CREATING || batch->batch.state == BATCH_RUNNING ||
+		batch->batch.state == BATCH_RETRIEVING;
+}
+
+static void
+fail_slice(void *arg)
+{
+	EndArg	   *end = (EndArg *) arg;
+	JobTask    *task = end->task;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &task->batches)
+	{
+		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+		if (batch_is_final(batch))
+			continue;
+		if (batch_is_paid(batch))
+		{
+			end->ended = false;
+			continue;
+		}
+		jobstore_release_batch(task->job, batch->batch.no, BATCH_FAILED, false);
+		jobstore_batch_error(task->job->id, batch->batch.no, end->code, end->message);
+	}
+	if (end->ended)
+	{
+		if (jobstore_finish(task->job->id, JOB_FAILED, end->code, end->message))
+			jobstore_notify(task->job->id, JOB_FAILED);
+	}
+	else
+		jobstore_set_failing(task->job->id, end->code, end->message);
+}
+
+/*
+ * Nothing more of this job is sent.  It ends as failed now, or when the
+ * batches that are at the provider have been merged.
+ */
+void
+jobtask_fail(JobTask *task, const char *code, const char *message)
+{
+	EndArg		end;
+	SliceError	error;
+	dlist_mutable_iter iter;
+
+	end.task = task;
+	end.code = code;
+	end.message = message;
+	end.ended = true;
+
+	/* what is still being said to the provider about unsent batches stops here */
+	dlist_foreach_modify(iter, &task->batches)
+	{
+		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+		if (!batch_is_paid(batch))
+		{
+			http_free(batch->transfer);
+			batch->transfer = NULL;
+			batch->step = NULL;
+		}
+	}
+
+	if (slice_run("failing a job", fail_slice, &end, &error) != SLICE_DONE)
+	{
+		task->due = later(5000);
+		return;
+	}
+
+	task->job->control = CONTROL_FAIL;
+	if (end.ended)
+		task->job->state = JOB_FAILED;
+	dlist_foreach_modify(iter, &task->batches)
+	{
+		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+		if (!batch_is_final(batch) && !batch_is_paid(batch))
+		{
+			batch->batch.state = BATCH_FAILED;
+			batch->due = 0;
+		}
+	}
+	task->filling = NULL;
+}
+
+static void
+pause_slice(void *arg)
+{
+	EndArg	   *end = (EndArg *) arg;
+
+	jobstore_pause(end->task->job->id, end->code, end->message);
+}
+
+void
+jobtask_pause(JobTask *task, const char *code, const char *message)
+{
+	EndArg		end;
+	SliceError	error;
+
+	end.task = task;
+	end.code = code;
+	end.message = message;
+	if (slice_run("pausing a job", pause_slice, &end, &error) == SLICE_DONE)
+		task->job->control = CONTROL_PAUSE;
+	else
+		task->due = later(1000);
+}
+
+static void
+note_slice(void *arg)
+{
+	EndArg	   *end = (EndArg *) arg;
+
+	jobstore_note_error(end->task->job->id, end->code, end->message);
+}
+
+/* Writes the reason of a delay into the ledger; the job goes on. */
+void
+jobtask_note(JobTask *task, const char *code, const char *message)
+{
+	EndArg		end;
+	SliceError	error;
+
+	end.task = task;
+	end.code = encoding_to_server_lossy(code);
+	end.message = encoding_to_server_lossy(message);
+	(void) slice_run("noting an error", note_slice, &end, &error);
+}
+
+/* Nothing can be sent until somebody provides a secret; it is looked for again soon. */
+void
+jobtask_wait_for_secret(JobTask *task)
+{
+	const Account *account = task->channel->account;
+
+	if (!task->told)
+	{
+		task->told = true;
+		jobtask_note(task, "no_secret",
+					 psprintf("no secret for server \"%s\"; looked at: %s",
+							  account->server, account->secret_searched));
+	}
+	task->due = later(SECRET_RETRY_MS);
+}
+
+/* What a failed piece of database work means for its job. */
+void
+jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error)
+{
+	/* the memory may be ahead of the ledger: the batch under preparation is loaded again */
+	task->rivals_loaded = false;
+
+	switch (verdict)
+	{
+		case SLICE_DONE:
+			break;
+		case SLICE_AGAIN:
+			task->due = later(50 + (int64) (dice() * 200));
+			break;
+		case SLICE_TROUBLE:
+			task->failures++;
+			task->due = later(sched_backoff_ms(task->failures, 1000, 300000, dice()));
+			jobtask_note(task, error->sqlstate, error->message);
+			break;
+		case SLICE_HOPELESS:
+			jobtask_fail(task, error->sqlstate, error->message);
+			break;
+	}
+}
+
+static void
+finish_slice(void *arg)
+{
+	EndArg	   *end = (EndArg *) arg;
+	JobTask    *task = end->task;
+
+	if (task->job->control == CONTROL_CANCEL)
+		jobstore_close_again(task->job, OUTCOME_CANCELLED);
+	else if (task->job->control != CONTROL_FAIL && jobstore_again_count(task->job->id, NULL) > 0)
+	{
+		end->ended = false;
+		return;
+	}
+	if (jobstore_finish(task->job->id, end->state, NULL, NULL))
+		jobstore_notify(task->job->id, end->state);
+}
+
+void
+jobtask_end_failed(JobTask *task)
+{
+	EndArg		end;
+	SliceError	error;
+
+	end.task = task;
+	end.ended = true;
+	end.state = JOB_FAILED;
+	if (slice_run("finishing a job", finish_slice, &end, &error) == SLICE_DONE)
+		task->job->state = JOB_FAILED;
+}
+
+/*
+ * Ends the job if every row has its outcome.  Returns true if anything was
+ * done about it.
+ */
+bool
+jobtask_try_finish(JobTask *task)
+{
+	EndArg		end;
+	SliceError	error;
+	SliceVerdict verdict;
+	dlist_iter	iter;
+
+	if (task->job->state != JOB_QUEUED && task->job->state != JOB_ACTIVE)
+		return false;
+	if (task->job->control != CONTROL_CANCEL && task->job->control != CONTROL_FAIL &&
+		(!task->job->all_prepared || task->job->requeued > 0))
+		return false;
+	dlist_foreach(iter, &task->batches)
+	{
+		if (!batch_is_final(dlist_container(BatchTask, node, iter.cur)))
+			return false;
+	}
+
+	end.task = task;
+	end.ended = true;
+	end.state = task->job->control == CONTROL_CANCEL ? JOB_CANCELLED :
+		task->job->control == CONTROL_FAIL ? JOB_FAILED : JOB_DONE;
+	verdict = slice_run("finishing a job", finish_slice, &end, &error);
+	if (verdict != SLICE_DONE)
+		jobtask_trouble(task, verdict, &error);
+	else if (end.ended)
+		task->job->state = end.state;
+	return true;
+}

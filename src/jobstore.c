@@ -1,0 +1,569 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore.c
+ *		The ledger: jobs.
+ *
+ * Counters of a job are changed by addition and its states under a condition
+ * on what they were, because users control a job while the worker works on it.
+ *
+ * The job's "requeued" is the number of its rows that wait in "again" and are
+ * in no batch that counts them.  Whoever moves such rows changes it in the same
+ * statement or transaction, so that the job's rows stay what they were.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "jobstore_int.h"
+
+#define ERROR_BYTES		1000
+
+const char *const job_state_names[] = {"queued", "active", "done", "cancelled", "failed"};
+const char *const job_control_names[] = {"run", "pause", "hold", "cancel", "fail"};
+const char *const job_stage_names[] = {"prepare", "upload", "create", "retrieve"};
+
+static const char *const keep_names[] = {"none", "unwritten", "answer", "reply"};
+
+static const char *const outcome_names[] = {
+	"ok", "missing", "empty", "stale", "gone", "refused", "truncated",
+	"invalid", "rejected", "expired", "cancelled", "lost", "again"
+};
+
+StaticAssertDecl(lengthof(outcome_names) == OUTCOME_NONE, "an outcome has no name");
+
+const char *
+outcome_name(Outcome outcome)
+{
+	return outcome < OUTCOME_NONE ? outcome_names[outcome] : "none";
+}
+
+bool
+outcome_from_name(const char *name, Outcome *outcome)
+{
+	int			position = name_position(outcome_names, lengthof(outcome_names), name);
+
+	if (position < 0)
+		return false;
+	*outcome = (Outcome) position;
+	return true;
+}
+
+/* Need the same request not be bought again, although the target stayed NULL? */
+bool
+outcome_settles(Outcome outcome)
+{
+	switch (outcome)
+	{
+		case OUTCOME_OK:
+		case OUTCOME_MISSING:
+		case OUTCOME_EMPTY:
+		case OUTCOME_REFUSED:
+		case OUTCOME_TRUNCATED:
+		case OUTCOME_INVALID:
+		case OUTCOME_REJECTED:
+			return true;
+		case OUTCOME_STALE:
+		case OUTCOME_GONE:
+		case OUTCOME_EXPIRED:
+		case OUTCOME_CANCELLED:
+		case OUTCOME_LOST:
+		case OUTCOME_AGAIN:
+		case OUTCOME_NONE:
+			return false;
+	}
+	return false;
+}
+
+bool
+outcome_is_done(Outcome outcome)
+{
+	return outcome == OUTCOME_OK || outcome == OUTCOME_MISSING || outcome == OUTCOME_EMPTY;
+}
+
+const char *
+job_state_name(JobState state)
+{
+	return job_state_names[state];
+}
+
+bool
+job_state_is_final(const char *name)
+{
+	return name_position(job_state_names, lengthof(job_state_names), name) >= JOB_DONE;
+}
+
+bool
+keep_from_name(const char *name, KeepWhat *keep)
+{
+	int			position = name_position(keep_names, lengthof(keep_names), name);
+
+	if (position < 0)
+		return false;
+	*keep = (KeepWhat) position;
+	return true;
+}
+
+/* ---- one job as a row ---- */
+
+/* The columns that read_job() expects. */
+#define JOB_COLUMNS \
+	"j.id, j.owner, j.owner_name, j.submitted_by, j.source, j.source_name, j.target, j.model, " \
+	"j.mode = 'online', j.provider, j.server, j.server_name, j.label, j.key_columns, j.key_kinds, " \
+	"j.prompt, j.system_prompt, j.department, j.input_columns, j.counting_columns, j.where_sql, " \
+	"j.overwrite, j.response_schema::text, j.target_columns::text, j.missing, j.parameters::text, " \
+	"j.max_rows, j.sample, j.only_outcomes, j.max_cost::text, j.max_failed::float8, j.keep, " \
+	"j.stage, j.control, j.state, j.listed, j.last_key, j.last_batch, j.all_prepared, j.taken, " \
+	"j.counted, j.requeued, j.batch_bytes, j.created_at"
+
+#define JOB_ARGUMENTS	32		/* columns before "stage" */
+
+/* What submit resolved: the first JOB_ARGUMENTS columns. */
+static void
+read_arguments(const Ledger *ledger, uint64 row, Job *job)
+{
+	int			c = 0;
+	char	   *keep;
+
+	job->id = ledger_get_int64(row, ++c, 0);
+	job->owner = ledger_get_oid(row, ++c);
+	job->owner_name = ledger_get_text(ledger, row, ++c);
+	job->submitted_by = ledger_get_text(ledger, row, ++c);
+	job->source = ledger_get_oid(row, ++c);
+	job->source_name = ledger_get_text(ledger, row, ++c);
+	job->target = ledger_get_text(ledger, row, ++c);
+	job->model = ledger_get_text(ledger, row, ++c);
+	job->online = ledger_get_bool(row, ++c);
+	job->provider = ledger_get_text(ledger, row, ++c);
+	job->server = ledger_get_oid(row, ++c);
+	job->server_name = ledger_get_text(ledger, row, ++c);
+	job->label = ledger_get_text(ledger, row, ++c);
+	job->key_columns = ledger_get_list(ledger, row, ++c);
+	job->key_kinds = ledger_get_text(ledger, row, ++c);
+	job->prompt = ledger_get_text(ledger, row, ++c);
+	job->system_prompt = ledger_get_text(ledger, row, ++c);
+	job->department = ledger_get_bool(row, ++c);
+	job->input_columns = ledger_get_list(ledger, row, ++c);
+	job->counting_columns = ledger_get_list(ledger, row, ++c);
+	job->where_sql = ledger_get_text(ledger, row, ++c);
+	job->overwrite = ledger_get_bool(row, ++c);
+	job->response_schema = ledger_get_text(ledger, row, ++c);
+	job->target_columns = ledger_get_text(ledger, row, ++c);
+	job->missing = ledger_get_text(ledger, row, ++c);
+	job->parameters = ledger_get_text(ledger, row, ++c);
+	job->max_rows = ledger_get_int64(row, ++c, 0);
+	job->sample = ledger_get_bool(row, ++c);
+	job->only = ledger_get_list(ledger, row, ++c);
+	job->max_cost = ledger_get_text(ledger, row, ++c);
+	job->max_failed = ledger_get_float8(row, ++c, 0);
+	keep = ledger_get_text(ledger, row, ++c);
+	if (!keep_from_name(keep, &job->keep))
+		elog(ERROR, "job " INT64_FORMAT " has an unknown value of keep", job->id);
+	Assert(c == JOB_ARGUMENTS);
+}
+
+static int
+read_name(const Ledger *ledger, uint64 row, int column, const char *const *names, int nnames)
+{
+	char	   *name = ledger_get_text(ledger, row, column);
+	int			position = name_position(names, nnames, name);
+
+	if (position < 0)
+		elog(ERROR, "unknown value \"%s\" in the ledger", name);
+	return position;
+}
+
+static Job *
+read_job(const Ledger *ledger, uint64 row)
+{
+	Job		   *job = MemoryContextAllocZero(ledger->caller, sizeof(Job));
+	int			c = JOB_ARGUMENTS;
+
+	read_arguments(ledger, row, job);
+	job->stage = read_name(ledger, row, ++c, job_stage_names, lengthof(job_stage_names));
+	job->control = read_name(ledger, row, ++c, job_control_names, lengthof(job_control_names));
+	job->state = read_name(ledger, row, ++c, job_state_names, lengthof(job_state_names));
+	job->listed = ledger_get_bool(row, ++c);
+	job->last_key = ledger_get_text(ledger, row, ++c);
+	job->last_batch = ledger_get_int32(row, ++c);
+	job->all_prepared = ledger_get_bool(row, ++c);
+	job->taken = ledger_get_int64(row, ++c, 0);
+	job->counted = ledger_get_int64(row, ++c, -1);
+	job->requeued = ledger_get_int64(row, ++c, 0);
+	job->batch_bytes = ledger_get_int64(row, ++c, 0);
+	job->created_at = ledger_get_time(row, ++c);
+	return job;
+}
+
+/* ---- making and loading ---- */
+
+static Statement insert_job = {
+	"INSERT INTO dess_batch.job (owner, owner_name, submitted_by, source, source_name, target, model, mode, "
+	"provider, server, server_name, label, key_columns, key_kinds, prompt, system_prompt, department, "
+	"input_columns, counting_columns, where_sql, overwrite, response_schema, target_columns, missing, "
+	"parameters, max_rows, sample, only_outcomes, max_cost, max_failed, keep, args, stage, extension_version) "
+	"SELECT $1, $2, $3, $4, $4::regclass::text, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
+	"$18, $19, $20, $21::jsonb, $22::jsonb, $23, $24::jsonb, nullif($25, 0), $26, "
+	"CASE WHEN cardinality($27) > 0 THEN $27 END, $28::numeric, $29::numeric, $30, $31::jsonb, $32, extversion "
+	"FROM pg_catalog.pg_extension WHERE extname = 'dess_batch' "
+	"RETURNING id"
+};
+
+/* Arguments of insert_job, in its order. */
+static void
+job_args(Args *args, const Job *job)
+{
+	arg_oid(args, job->owner);
+	arg_text(args, job->owner_name);
+	arg_text(args, job->submitted_by);
+	arg_oid(args, job->source);
+	arg_text(args, job->target);
+	arg_text(args, job->model);
+	arg_text(args, job->online ? "online" : "batch");
+	arg_text(args, job->provider);
+	arg_oid(args, job->server);
+	arg_text(args, job->server_name);
+	arg_text(args, job->label);
+	arg_list(args, job->key_columns);
+	arg_text(args, job->key_kinds);
+	arg_text(args, job->prompt);
+	arg_text(args, job->system_prompt);
+	arg_bool(args, job->department);
+	arg_list(args, job->input_columns);
+	arg_list(args, job->counting_columns);
+	arg_text(args, job->where_sql);
+	arg_bool(args, job->overwrite);
+	arg_text(args, job->response_schema);
+	arg_text(args, job->target_columns);
+	arg_text(args, job->missing);
+	arg_text(args, job->parameters);
+	arg_int64(args, job->max_rows);
+	arg_bool(args, job->sample);
+	arg_list(args, job->only);
+	arg_text(args, job->max_cost);
+	arg_float8(args, job->max_failed);
+	arg_text(args, keep_names[job->keep]);
+	arg_text(args, job->args);
+	arg_text(args, job_stage_names[job->stage]);
+}
+
+int64
+jobstore_insert_job(const Job *job)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	int64		id;
+
+	ledger_open(&ledger);
+	job_args(&args, job);
+	if (ledger_run(&insert_job, &args) != 1)
+		elog(ERROR, "could not insert a job");
+	id = ledger_get_int64(0, 1, 0);
+	ledger_close(&ledger);
+	return id;
+}
+
+/* Jobs of a statement that returns JOB_COLUMNS. */
+static List *
+load_jobs(Statement *statement, const Args *args, const Ledger *ledger)
+{
+	List	   *jobs = NIL;
+	uint64		n = ledger_run(statement, args);
+
+	for (uint64 i = 0; i < n; i++)
+	{
+		Job		   *job = read_job(ledger, i);
+		MemoryContext old = MemoryContextSwitchTo(ledger->caller);
+
+		jobs = lappend(jobs, job);
+		MemoryContextSwitchTo(old);
+	}
+	return jobs;
+}
+
+/*
+ * Jobs that nothing keeps from going on, or with batches at the provider, or
+ * with something left there.  Found by the two partial indexes.
+ */
+#define WORKING_JOBS \
+	"SELECT o.id FROM dess_batch.job o WHERE " JOB_IS_OPEN("o.") " AND o.control IN ('run', 'cancel', 'fail') " \
+	"UNION " \
+	"SELECT b.job_id FROM dess_batch.batch b WHERE " BATCH_IS_OPEN("b.") \
+	" AND (b.state IN ('uploading', 'uploaded', 'creating', 'running', 'retrieving') OR " BATCH_REMAINS("b.") ")"
+
+/* A paused job's batch that is prepared, or lies uploaded, waits with it; a final job's batches do nothing but go. */
+#define STILL_WORKING \
+	"j.control <> 'hold' AND (" \
+	JOB_IS_OPEN("j.") " AND (j.control <> 'pause' OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id " \
+	"AND " BATCH_IS_OPEN("b.") " AND (b.state IN ('uploading', 'uploaded', 'creating', 'running', 'retrieving') " \
+	"OR " BATCH_IS_FINAL("b.") "))) " \
+	"OR NOT " JOB_IS_OPEN("j.") " AND EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id " \
+	"AND " BATCH_IS_OPEN("b.") " AND " BATCH_REMAINS("b.") "))"
+
+static Statement select_working_jobs = {
+	"SELECT " JOB_COLUMNS " FROM dess_batch.job j "
+	"WHERE j.id IN (" WORKING_JOBS ") AND " STILL_WORKING " ORDER BY j.id"
+};
+
+static Statement any_working_job = {
+	"SELECT EXISTS (SELECT FROM dess_batch.job j WHERE j.id IN (" WORKING_JOBS ") AND " STILL_WORKING ")"
+};
+
+static Statement select_job = {
+	"SELECT " JOB_COLUMNS " FROM dess_batch.job j WHERE j.id = $1"
+};
+
+List *
+jobstore_load_jobs(void)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	List	   *jobs;
+
+	ledger_open(&ledger);
+	jobs = load_jobs(&select_working_jobs, &args, &ledger);
+	ledger_close(&ledger);
+	return jobs;
+}
+
+bool
+jobstore_any_work(void)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	bool		any;
+
+	ledger_open(&ledger);
+	ledger_run(&any_working_job, &args);
+	any = ledger_get_bool(0, 1);
+	ledger_close(&ledger);
+	return any;
+}
+
+Job *
+jobstore_load_job(int64 id)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	List	   *jobs;
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	jobs = load_jobs(&select_job, &args, &ledger);
+	ledger_close(&ledger);
+	return jobs == NIL ? NULL : (Job *) linitial(jobs);
+}
+
+/* ---- other jobs on the same table and target ---- */
+
+static Statement select_conflict = {
+	"SELECT 'job ' || j.id || ' with key (' || array_to_string(ARRAY(SELECT quote_ident(c) FROM unnest(j.key_columns) c), ', ') || ')' "
+	"FROM dess_batch.job j "
+	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $1 AND j.target IS NOT DISTINCT FROM $2 AND j.key_columns <> $3 "
+	"ORDER BY j.id LIMIT 1"
+};
+
+char *
+jobstore_conflicting_key(Oid source, const char *target, List *key_columns)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	char	   *words = NULL;
+
+	ledger_open(&ledger);
+	arg_oid(&args, source);
+	arg_text(&args, target);
+	arg_list(&args, key_columns);
+	if (ledger_run(&select_conflict, &args) > 0)
+		words = ledger_get_text(&ledger, 0, 1);
+	ledger_close(&ledger);
+	return words;
+}
+
+static Statement any_rival = {
+	"SELECT EXISTS (SELECT FROM dess_batch.job j WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 "
+	"AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1)"
+};
+
+bool
+jobstore_has_rival(const Job *job)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	bool		any;
+
+	ledger_open(&ledger);
+	arg_int64(&args, job->id);
+	arg_oid(&args, job->source);
+	arg_text(&args, job->target);
+	ledger_run(&any_rival, &args);
+	any = ledger_get_bool(0, 1);
+	ledger_close(&ledger);
+	return any;
+}
+
+/* ---- progress ---- */
+
+/* Runs an UPDATE of one job; false when it touched none. */
+static bool
+update_job(Statement *statement, const Args *args)
+{
+	Ledger		ledger;
+	uint64		n;
+
+	ledger_open(&ledger);
+	n = ledger_run(statement, args);
+	ledger_close(&ledger);
+	return n > 0;
+}
+
+/*
+ * Arguments are collected before ledger_open(), in the caller's context.
+ */
+bool
+jobstore_job_started(int64 id)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.job SET state = 'active', started_at = now() WHERE id = $1 AND state = 'queued'"
+	};
+	Args		args = {0};
+
+	arg_int64(&args, id);
+	return update_job(&statement, &args);
+}
+
+bool
+jobstore_set_listed(int64 id)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.job SET listed = true WHERE id = $1 AND NOT listed"
+	};
+	Args		args = {0};
+
+	arg_int64(&args, id);
+	return update_job(&statement, &args);
+}
+
+bool
+jobstore_advance(int64 id, const char *last_key, int64 taken, bool all_prepared, int last_batch)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.job j SET last_key = coalesce($2, j.last_key), taken = j.taken + $3, "
+		"all_prepared = j.all_prepared OR $4, last_batch = greatest(j.last_batch, $5) "
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.")
+	};
+	Args		args = {0};
+
+	arg_int64(&args, id);
+	arg_text(&args, last_key);
+	arg_int64(&args, taken);
+	arg_bool(&args, all_prepared);
+	arg_int32(&args, last_batch);
+	return update_job(&statement, &args);
+}
+
+void
+jobstore_set_counted(int64 id, int64 counted)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.job SET counted = $2 WHERE id = $1"
+	};
+	Args		args = {0};
+
+	arg_int64(&args, id);
+	arg_int64(&args, counted);
+	(void) update_job(&statement, &args);
+}
+
+void
+jobstore_set_batch_bytes(int64 id, int64 bytes)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.job SET batch_bytes = $2 WHERE id = $1"
+	};
+	Args		args = {0};
+
+	arg_int64(&args, id);
+	arg_int64(&args, bytes);
+	(void) update_job(&statement, &args);
+}
+
+/* ---- endings ---- */
+
+static bool
+update_with_error(Statement *statement, int64 id, const char *error_code, const char *error)
+{
+	Args		args = {0};
+
+	arg_int64(&args, id);
+	arg_words(&args, error_code, ERROR_BYTES);
+	arg_words(&args, error, ERROR_BYTES);
+	return update_job(statement, &args);
+}
+
+/* A retry in a transaction that ends before this one begins to wait is seen by its "requeued". */
+bool
+jobstore_finish(int64 id, JobState state, const char *error_code, const char *error)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.job j SET state = $2, finished_at = now(), "
+		"error_code = CASE WHEN $4 IS NULL THEN j.error_code ELSE $3 END, error = coalesce($4, j.error) "
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND ($2 <> 'done' OR j.requeued = 0)"
+	};
+	Args		args = {0};
+
+	arg_int64(&args, id);
+	arg_text(&args, job_state_names[state]);
+	arg_words(&args, error_code, ERROR_BYTES);
+	arg_words(&args, error, ERROR_BYTES);
+	return update_job(&statement, &args);
+}
+
+void
+jobstore_set_failing(int64 id, const char *error_code, const char *error)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.job j SET control = 'fail', error_code = $2, error = $3 "
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control IN ('run', 'pause')"
+	};
+
+	(void) update_with_error(&statement, id, error_code, error);
+}
+
+bool
+jobstore_pause(int64 id, const char *error_code, const char *error)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.job j SET control = 'pause', error_code = $2, error = $3 "
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control = 'run'"
+	};
+
+	return update_with_error(&statement, id, error_code, error);
+}
+
+/* NULL for both takes a note away. */
+bool
+jobstore_note_error(int64 id, const char *error_code, const char *error)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.job j SET error_code = $2, error = $3 "
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.")
+		" AND (j.error_code, j.error) IS DISTINCT FROM ($2, $3)"
+	};
+
+	return update_with_error(&statement, id, error_code, error);
+}
+
+void
+jobstore_notify(int64 id, JobState state)
+{
+	char		payload[80];
+
+	snprintf(payload, sizeof(payload), "{\"job\": " INT64_FORMAT ", \"state\": \"%s\"}",
+			 id, job_state_names[state]);
+	Async_Notify("dess_batch", payload);
+}

@@ -1,0 +1,319 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore.h
+ *		The ledger: jobs, batches, items and results as typed values.
+ *
+ * Every function needs a transaction with a snapshot and becomes the ledger's
+ * owner by itself.  What is returned is palloc'd in the caller's context.
+ * Text is in the database's encoding on both sides.
+ * State changes are conditional on the state they start from: false means
+ * that somebody was faster, or that the job is gone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_JOBSTORE_H
+#define DESS_JOBSTORE_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+#include "digest.h"
+#include "provider.h"
+
+typedef enum JobControl
+{
+	CONTROL_RUN,
+	CONTROL_PAUSE,
+	CONTROL_HOLD,
+	CONTROL_CANCEL,
+	CONTROL_FAIL				/* nothing more is sent; failed when the batches at the provider are merged */
+} JobControl;
+
+typedef enum JobState
+{
+	JOB_QUEUED,
+	JOB_ACTIVE,
+	JOB_DONE,
+	JOB_CANCELLED,
+	JOB_FAILED
+} JobState;
+
+typedef enum JobStage
+{
+	STAGE_PREPARE,
+	STAGE_UPLOAD,
+	STAGE_CREATE,
+	STAGE_RETRIEVE
+} JobStage;
+
+typedef enum BatchState
+{
+	BATCH_PREPARING,
+	BATCH_PREPARED,
+	BATCH_UPLOADING,
+	BATCH_UPLOADED,
+	BATCH_CREATING,
+	BATCH_RUNNING,
+	BATCH_RETRIEVING,
+	BATCH_DONE,
+	BATCH_CANCELLED,
+	BATCH_FAILED
+} BatchState;
+
+typedef enum KeepWhat
+{
+	KEEP_NONE,
+	KEEP_UNWRITTEN,
+	KEEP_ANSWER,
+	KEEP_REPLY
+} KeepWhat;
+
+/* What becomes of a row; the first ones are final. */
+typedef enum Outcome
+{
+	OUTCOME_OK,
+	OUTCOME_MISSING,
+	OUTCOME_EMPTY,
+	OUTCOME_STALE,
+	OUTCOME_GONE,
+	OUTCOME_REFUSED,
+	OUTCOME_TRUNCATED,
+	OUTCOME_INVALID,
+	OUTCOME_REJECTED,
+	OUTCOME_EXPIRED,
+	OUTCOME_CANCELLED,
+	OUTCOME_LOST,
+	OUTCOME_AGAIN,				/* superseded by a later batch */
+	OUTCOME_NONE				/* nothing known yet */
+} Outcome;
+
+/* A job's arguments as resolved by submit, and where it stands. */
+typedef struct Job
+{
+	int64		id;
+	Oid			owner;
+	char	   *owner_name;
+	char	   *submitted_by;
+	Oid			source;
+	char	   *source_name;
+	char	   *target;			/* NULL: a trial */
+	char	   *model;
+	bool		online;
+	char	   *provider;
+	Oid			server;			/* InvalidOid: built in */
+	char	   *server_name;
+	char	   *label;
+	List	   *key_columns;	/* of char * */
+	char	   *key_kinds;
+	char	   *prompt;
+	char	   *system_prompt;
+	bool		department;
+	List	   *input_columns;
+	List	   *counting_columns;
+	char	   *where_sql;
+	bool		overwrite;
+	char	   *response_schema;
+	char	   *target_columns; /* JSON object text, or NULL */
+	char	   *missing;
+	char	   *parameters;		/* JSON object text */
+	int64		max_rows;		/* 0: no limit */
+	bool		sample;
+	List	   *only;			/* of char *; NIL: all */
+	char	   *max_cost;		/* numeric as text, or NULL */
+	double		max_failed;
+	KeepWhat	keep;
+	char	   *args;			/* JSON text, for submit */
+
+	JobStage	stage;
+	JobControl	control;
+	JobState	state;
+	bool		listed;
+	char	   *last_key;
+	int			last_batch;
+	bool		all_prepared;
+	int64		taken;
+	int64		counted;		/* -1: unknown */
+	int64		requeued;		/* rows in again that already count */
+	int64		batch_bytes;	/* 0: no smaller limit learnt */
+	TimestampTz created_at;
+} Job;
+
+typedef struct Batch
+{
+	int64		job_id;
+	int			no;
+	BatchState	state;
+	char	   *token;
+	int			items;
+	int			requests;
+	int64		bytes;
+	BatchRemote remote;
+	int			polls;
+	int			finished;		/* items with a result */
+	int			failed;
+	TimestampTz created_at;
+	TimestampTz next_poll_at;	/* 0: none */
+	TimestampTz finished_at;	/* 0: none */
+	bool		remote_deleted;
+} Batch;
+
+/* One row of a batch, as prepared. */
+typedef struct JobItem
+{
+	char	   *key;			/* as the ledger keeps it; NULL: finished, then forgotten */
+	Digest		hash;
+	int			same_as;		/* number of the item whose request serves it; 0: its own */
+	uint64		held;			/* digest of what the target held; 0: nothing */
+	int			attempts;		/* the number of this attempt, from 1; never sent (batch 0): attempts made */
+} JobItem;
+
+typedef struct ItemResult
+{
+	int			no;
+	Outcome		outcome;
+	const char *error_code;
+	const char *error;
+	int64		input_tokens;
+	int64		cached_tokens;
+	int64		output_tokens;
+	int64		reasoning_tokens;
+	const char *finish_reason;
+	const char *model_version;
+	const char *response_id;
+	const char *answer;			/* to be kept, or NULL */
+	const char *reply;			/* to be kept, or NULL */
+	bool		billed;			/* a request of its own was answered */
+} ItemResult;
+
+/* A row that waits to be taken by its key. */
+typedef struct AgainRow
+{
+	int64		id;
+	char	   *key;
+	int			attempts;		/* made so far */
+	bool		counts;			/* already one of the job's rows; else named by sample or only */
+	bool		has_hash;
+	Digest		unless_hash;
+} AgainRow;
+
+/* ---- names of enum values as the ledger spells them ---- */
+extern const char *outcome_name(Outcome outcome);
+extern bool outcome_from_name(const char *name, Outcome *outcome);
+extern bool outcome_settles(Outcome outcome);
+extern bool outcome_is_done(Outcome outcome);	/* ok, missing, empty */
+extern const char *batch_state_name(BatchState state);
+extern const char *job_state_name(JobState state);
+extern bool keep_from_name(const char *name, KeepWhat *keep);
+
+/* ---- jobs ---- */
+/* source_name is worked out here: qualified, so that it means the same in a copy of the ledger */
+extern int64 jobstore_insert_job(const Job *job);
+extern List *jobstore_load_jobs(void);	/* of Job *: those with anything left to do */
+extern Job *jobstore_load_job(int64 id);	/* any job, or NULL */
+extern bool jobstore_any_work(void);
+extern char *jobstore_conflicting_key(Oid source, const char *target, List *key_columns);	/* another job in flight uses another key: its number and key in words; else NULL */
+extern bool jobstore_job_started(int64 id);
+extern bool jobstore_set_listed(int64 id);
+/* taken is added; last_key NULL, all_prepared false and last_batch 0 leave what is there. */
+extern bool jobstore_advance(int64 id, const char *last_key, int64 taken, bool all_prepared, int last_batch);
+extern void jobstore_set_counted(int64 id, int64 counted);
+extern void jobstore_set_batch_bytes(int64 id, int64 bytes);
+/* False when the job is final, and for JOB_DONE also when rows wait to be sent again: look at it anew. */
+extern bool jobstore_finish(int64 id, JobState state, const char *error_code, const char *error);
+extern void jobstore_set_failing(int64 id, const char *error_code, const char *error);	/* control 'fail' */
+extern bool jobstore_pause(int64 id, const char *error_code, const char *error);
+extern bool jobstore_note_error(int64 id, const char *error_code, const char *error);
+
+/* Is there another job in flight on the same table and target? */
+extern bool jobstore_has_rival(const Job *job);
+
+/* Holds all jobs if this ledger came from elsewhere; returns how many. */
+extern int64 jobstore_check_identity(void);
+
+/* Forgets jobs: finished before "before", and empty ones finished before "empty_before".  Bounded; true if more may be left. */
+extern bool jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed);
+extern void jobstore_notify(int64 id, JobState state);
+
+/* ---- batches ---- */
+extern List *jobstore_load_batches(int64 job_id);	/* of Batch *: not final, or with something left at the provider */
+extern void jobstore_insert_batch(const Batch *batch);	/* becomes the job's last_batch */
+extern bool jobstore_move_batch(const Batch *batch, BatchState from, BatchState to);	/* saves what jobstore_save_batch() does as well */
+extern void jobstore_save_batch(const Batch *batch);	/* token, remote, polls, next_poll_at */
+/* Adds to what the batch has; its items must be inserted in the same transaction. */
+extern void jobstore_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes);
+extern void jobstore_batch_error(int64 job_id, int no, const char *code, const char *message);
+extern void jobstore_batch_cleaned(int64 job_id, int no);
+extern void jobstore_count_answers(int64 job_id, int64 *answers, int64 *failed);	/* of rows that were sent */
+extern void jobstore_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates);
+
+extern bool jobstore_batch_is_open(int64 job_id, int no);	/* exists and is not final */
+extern void jobstore_count_answers(int64 job_id, int64 *answers, int64 *failed);	/* of what was sent */
+
+/* ---- items, results ---- */
+/*
+ * One tuple of at most some thousand rows.  Returns the number of the first:
+ * first_no, or for batch 0, which is made and grown here, the next free one.
+ */
+extern int	jobstore_insert_items(int64 job_id, int batch_no, int first_no, const JobItem *items, int nitems);
+extern int	jobstore_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished);	/* arrays from index 0 = number 1 */
+/* One tuple, the batch's counters, kept answers, usage.  Rows with OUTCOME_AGAIN are only counted: see jobstore_again_insert(). */
+extern void jobstore_add_results(const Job *job, int batch_no, const ItemResult *results, int nresults, int64 requests);
+extern void jobstore_settle(const Job *job, char **keys, const Digest *hashes, const Outcome *outcomes, int n);
+/* settled[i] is set where keys[i] with hashes[i] is settled */
+extern void jobstore_find_settled(const Job *job, char **keys, const Digest *hashes, int n, bool *settled);
+/* Unfinished rows of a batch go back to "again" (release) or get an outcome; the batch ends in state.  Returns how many. */
+extern int64 jobstore_release_batch(const Job *job, int batch_no, BatchState state, bool count_attempt);
+extern int64 jobstore_close_batch(const Job *job, int batch_no, BatchState state, Outcome outcome, const char *error_code, const char *error);
+extern int64 jobstore_close_again(const Job *job, Outcome outcome);	/* all of its waiting rows */
+
+/* ---- again ---- */
+/*
+ * attempts made so far, for rows that already count: the job's "requeued" grows
+ * by n.  NULL for rows that sample or only names.  NULL keys are passed over.
+ */
+/* attempts NULL: rows that sample or only names, which do not count yet */
+extern void jobstore_again_insert(int64 job_id, char **keys, const int *attempts, int n);
+extern List *jobstore_again_take(int64 job_id, int limit);	/* of AgainRow *; they are deleted, those that count taken off "requeued" */
+extern void jobstore_again_return(int64 job_id, const AgainRow *row);	/* one that was taken goes back to its place */
+extern int64 jobstore_again_count(int64 job_id, int64 *counted_ones);
+extern int64 jobstore_list_only(const Job *job);	/* fills again from the ledger for "only" */
+
+/* key_hash64() of the keys that other jobs have in flight on this table and target, ascending, in a palloc'd array; returns how many. */
+extern int	jobstore_load_rival_keys(const Job *job, uint64 **hashes);
+
+/* ---- control, used by the functions of the SQL interface; they check rights ---- */
+extern Job *jobstore_control_job(int64 id);	/* raises 42704, 42501 */
+/*
+ * Pause from run, cancel from run and pause; final jobs stay as they are.  A
+ * held job raises 55000: only jobstore_adopt() ends that.
+ */
+extern void jobstore_set_control(int64 id, JobControl control);
+extern void jobstore_resume(int64 id, const char *max_cost);
+extern void jobstore_set_stage(int64 id, JobStage stage);	/* forward only */
+extern void jobstore_ask_poll(int64 id);
+
+/*
+ * Rows that ended with these outcomes (of char *; NIL: every failed one but
+ * gone and refused) wait again, with three fresh attempts, and the job goes on.
+ * A failed job goes on with whatever it had left; a cancelled one prepares
+ * nothing new.  Returns how many rows were named or waited already.  Raises
+ * 55000 while the job is held or being cancelled.
+ */
+extern int64 jobstore_retry(const Job *job, List *outcomes);
+extern void jobstore_adopt(int64 id);	/* 0: all that the caller has the rights of */
+extern void jobstore_erase(int64 id);	/* raises 55000 unless the job is final */
+extern List *jobstore_source_keys(Oid source);	/* every key that jobs on this table used: of List * of char * */
+extern void jobstore_forget_row(Oid source, List *key_columns, const char *key);	/* raises 55006 while it is in flight */
+
+/* One line of dess_batch_progress; returns what the job waits for, or NULL.  *state is "forgotten" when the job is gone. */
+extern char *jobstore_job_figures(int64 id, char **state, int64 *rows, int64 *done, int64 *failed, double *rate, bool *rows_known, char **eta, char **bar);
+extern bool jobstore_stands_still(int64 id, char **state);
+extern bool jobstore_find_row(const Job *job, const char *key, Digest *hash, char **answer, char **reply, int *batch_no);
+
+/* Text form of a key, and back; the value itself when there is one column. */
+extern char *key_join(char *const *values, int nvalues);
+extern void key_split(const char *key, int nvalues, char **values);
+extern uint64 key_hash64(const char *key);
+
+#endif							/* DESS_JOBSTORE_H */

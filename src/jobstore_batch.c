@@ -1,0 +1,374 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore_batch.c
+ *		The ledger: batches.
+ *
+ * Batch 0 of a job is no batch: it holds rows that were never sent.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+
+#include "jobstore_int.h"
+
+#define ERROR_BYTES		1000
+
+static const char *const batch_state_names[] = {
+	"preparing", "prepared", "uploading", "uploaded", "creating", "running", "retrieving",
+	"done", "cancelled", "failed"
+};
+
+static const char *const remote_status_names[] = {
+	"unknown", "queued", "running", "finished", "expired", "cancelled", "failed", "lost"
+};
+
+StaticAssertDecl(lengthof(remote_status_names) == REMOTE_LOST + 1, "a remote status has no name");
+
+static const char *const remote_error_names[] = {
+	"temporary", "rate", "quota", "auth", "permanent", "no_service", "too_large"
+};
+
+StaticAssertDecl(lengthof(remote_error_names) == ERROR_TOO_LARGE + 1, "an error class has no name");
+
+const char *
+batch_state_name(BatchState state)
+{
+	return batch_state_names[state];
+}
+
+/* ---- loading ---- */
+
+static Statement select_batches = {
+	"SELECT b.job_id, b.no, b.state, b.token, b.items, b.requests, b.bytes, "
+	"b.input_uri, b.remote_id, b.remote_state, b.remote_status, b.output_uris, b.remote_error, "
+	"b.remote_total, b.remote_finished, b.polls, "
+	"b.ok + b.missing + b.empty + b.failed + b.again, b.failed, "
+	"b.created_at, b.next_poll_at, b.finished_at, b.remote_deleted_at IS NOT NULL "
+	"FROM dess_batch.batch b WHERE b.job_id = $1 AND " BATCH_IS_OPEN("b.") " ORDER BY b.no"
+};
+
+/* What is stored in remote_error: class, code and words. */
+static void
+read_remote_error(List *stored, StepError *error)
+{
+	int			class;
+
+	error->retry_after_ms = -1;
+	if (list_length(stored) != 3)
+		return;
+	class = name_position(remote_error_names, lengthof(remote_error_names), linitial(stored));
+	if (class >= 0)
+		error->class = (ErrorClass) class;
+	error->code = lsecond(stored);
+	error->message = lthird(stored);
+}
+
+static Batch *
+read_batch(const Ledger *ledger, uint64 row)
+{
+	Batch	   *batch = MemoryContextAllocZero(ledger->caller, sizeof(Batch));
+	BatchRemote *remote = &batch->remote;
+	int			c = 0;
+	char	   *name;
+
+	batch->job_id = ledger_get_int64(row, ++c, 0);
+	batch->no = ledger_get_int32(row, ++c);
+	name = ledger_get_text(ledger, row, ++c);
+	batch->state = Max(name_position(batch_state_names, lengthof(batch_state_names), name), 0);
+	batch->token = ledger_get_text(ledger, row, ++c);
+	batch->items = ledger_get_int32(row, ++c);
+	batch->requests = ledger_get_int32(row, ++c);
+	batch->bytes = ledger_get_int64(row, ++c, 0);
+	remote->input_uri = ledger_get_text(ledger, row, ++c);
+	remote->remote_id = ledger_get_text(ledger, row, ++c);
+	remote->remote_state = ledger_get_text(ledger, row, ++c);
+	name = ledger_get_text(ledger, row, ++c);
+	if (name != NULL)
+		remote->status = Max(name_position(remote_status_names, lengthof(remote_status_names), name), 0);
+	remote->output_uris = ledger_get_list(ledger, row, ++c);
+	read_remote_error(ledger_get_list(ledger, row, ++c), &remote->error);
+	remote->total = ledger_get_int64(row, ++c, -1);
+	remote->finished = ledger_get_int64(row, ++c, -1);
+	batch->polls = ledger_get_int32(row, ++c);
+	batch->finished = ledger_get_int32(row, ++c);
+	batch->failed = ledger_get_int32(row, ++c);
+	batch->created_at = ledger_get_time(row, ++c);
+	batch->next_poll_at = ledger_get_time(row, ++c);
+	batch->finished_at = ledger_get_time(row, ++c);
+	batch->remote_deleted = ledger_get_bool(row, ++c);
+	return batch;
+}
+
+List *
+jobstore_load_batches(int64 job_id)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	List	   *batches = NIL;
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	n = ledger_run(&select_batches, &args);
+	for (uint64 i = 0; i < n; i++)
+	{
+		Batch	   *batch = read_batch(&ledger, i);
+		MemoryContext old = MemoryContextSwitchTo(ledger.caller);
+
+		batches = lappend(batches, batch);
+		MemoryContextSwitchTo(old);
+	}
+	ledger_close(&ledger);
+	return batches;
+}
+
+/* ---- saving ---- */
+
+static void
+arg_remote_error(Args *args, const BatchRemote *remote)
+{
+	const char *stored[3];
+
+	if (remote->status != REMOTE_FAILED)
+	{
+		arg_datum(args, TEXTARRAYOID, (Datum) 0, true);
+		return;
+	}
+	stored[0] = remote_error_names[remote->error.class];
+	stored[1] = remote->error.code ? remote->error.code : "";
+	stored[2] = remote->error.message ? remote->error.message : "";
+	arg_words_array(args, stored, 3, ERROR_BYTES);
+}
+
+static void
+arg_count_or_null(Args *args, int64 count)
+{
+	arg_datum(args, INT8OID, Int64GetDatum(count), count < 0);
+}
+
+/* $1 to $13, as BATCH_SAVES has them. */
+static void
+batch_args(Args *args, const Batch *batch)
+{
+	const BatchRemote *remote = &batch->remote;
+
+	arg_int64(args, batch->job_id);
+	arg_int32(args, batch->no);
+	arg_text(args, batch->token);
+	arg_text(args, remote->input_uri);
+	arg_text(args, remote->remote_id);
+	arg_words(args, remote->remote_state, ERROR_BYTES);
+	arg_text(args, remote_status_names[remote->status]);
+	arg_remote_error(args, remote);
+	arg_list(args, remote->output_uris);
+	arg_count_or_null(args, remote->total);
+	arg_count_or_null(args, remote->finished);
+	arg_int32(args, batch->polls);
+	arg_time(args, batch->next_poll_at);
+}
+
+#define BATCH_SAVES \
+	"token = coalesce($3, b.token), input_uri = $4, remote_id = $5, remote_state = $6, remote_status = $7, " \
+	"remote_error = $8, output_uris = CASE WHEN cardinality($9) > 0 THEN $9 END, remote_total = $10, " \
+	"remote_finished = $11, polled_at = CASE WHEN $12 > b.polls THEN clock_timestamp() ELSE b.polled_at END, " \
+	"polls = $12, next_poll_at = $13 "
+
+void
+jobstore_insert_batch(const Batch *batch)
+{
+	static Statement insert = {
+		"INSERT INTO dess_batch.batch (job_id, no, token, input_uri, remote_id, remote_state, remote_status, "
+		"remote_error, output_uris, remote_total, remote_finished, polls, next_poll_at, "
+		"state, items, requests, bytes, created_at) "
+		"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN cardinality($9) > 0 THEN $9 END, $10, $11, $12, $13, "
+		"$14, $15, $16, $17, coalesce($18, now()))"
+	};
+	static Statement follow = {
+		"UPDATE dess_batch.job SET last_batch = $2 WHERE id = $1 AND last_batch < $2"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	Args		job_args = {0};
+
+	ledger_open(&ledger);
+	batch_args(&args, batch);
+	arg_text(&args, batch_state_names[batch->state]);
+	arg_int32(&args, batch->items);
+	arg_int32(&args, batch->requests);
+	arg_int64(&args, batch->bytes);
+	arg_time(&args, batch->created_at);
+	ledger_run(&insert, &args);
+
+	arg_int64(&job_args, batch->job_id);
+	arg_int32(&job_args, batch->no);
+	ledger_run(&follow, &job_args);
+	ledger_close(&ledger);
+}
+
+bool
+jobstore_move_batch(const Batch *batch, BatchState from, BatchState to)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.batch b SET " BATCH_SAVES ", state = $15, "
+		"finished_at = CASE WHEN $15 IN ('done', 'cancelled', 'failed') THEN now() ELSE b.finished_at END "
+		"WHERE b.job_id = $1 AND b.no = $2 AND b.state = $14"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	uint64		n;
+
+	ledger_open(&ledger);
+	batch_args(&args, batch);
+	arg_text(&args, batch_state_names[from]);
+	arg_text(&args, batch_state_names[to]);
+	n = ledger_run(&statement, &args);
+	ledger_close(&ledger);
+	return n > 0;
+}
+
+void
+jobstore_save_batch(const Batch *batch)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.batch b SET " BATCH_SAVES "WHERE b.job_id = $1 AND b.no = $2"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	batch_args(&args, batch);
+	ledger_run(&statement, &args);
+	ledger_close(&ledger);
+}
+
+void
+jobstore_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.batch b SET items = b.items + $3, requests = b.requests + $4, bytes = b.bytes + $5 "
+		"WHERE b.job_id = $1 AND b.no = $2"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_int32(&args, no);
+	arg_int32(&args, items);
+	arg_int32(&args, requests);
+	arg_int64(&args, bytes);
+	ledger_run(&statement, &args);
+	ledger_close(&ledger);
+}
+
+void
+jobstore_batch_error(int64 job_id, int no, const char *code, const char *message)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.batch SET error_code = $3, error = $4 WHERE job_id = $1 AND no = $2"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_int32(&args, no);
+	arg_words(&args, code, ERROR_BYTES);
+	arg_words(&args, message, ERROR_BYTES);
+	ledger_run(&statement, &args);
+	ledger_close(&ledger);
+}
+
+void
+jobstore_batch_cleaned(int64 job_id, int no)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.batch SET remote_deleted_at = now() "
+		"WHERE job_id = $1 AND no = $2 AND remote_deleted_at IS NULL"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_int32(&args, no);
+	ledger_run(&statement, &args);
+	ledger_close(&ledger);
+}
+
+/* ---- counters ---- */
+
+void
+jobstore_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.batch b SET unmatched = b.unmatched + $3, duplicates = b.duplicates + $4 "
+		"WHERE b.job_id = $1 AND b.no = $2"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_int32(&args, no);
+	arg_int64(&args, unmatched);
+	arg_int64(&args, duplicates);
+	ledger_run(&statement, &args);
+	ledger_close(&ledger);
+}
+
+void
+jobstore_count_answers(int64 job_id, int64 *answers, int64 *failed)
+{
+	static Statement statement = {
+		"SELECT sum(b.ok + b.missing + b.failed)::bigint, sum(b.failed)::bigint "
+		"FROM dess_batch.batch b WHERE b.job_id = $1 AND b.no > 0"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	ledger_run(&statement, &args);
+	*answers = ledger_get_int64(0, 1, 0);
+	*failed = ledger_get_int64(0, 2, 0);
+	ledger_close(&ledger);
+}
+
+/* Results must not be recorded, and with them answers written, for a batch that is gone. */
+void
+batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
+{
+	static Statement statement = {
+		"UPDATE dess_batch.batch b SET ok = b.ok + $3, missing = b.missing + $4, empty = b.empty + $5, "
+		"failed = b.failed + $6, again = b.again + $7, "
+		"input_tokens = b.input_tokens + $8, cached_tokens = b.cached_tokens + $9, "
+		"output_tokens = b.output_tokens + $10, reasoning_tokens = b.reasoning_tokens + $11 "
+		"WHERE b.job_id = $1 AND b.no = $2"
+	};
+	Args		args = {0};
+	int64		failed = 0;
+
+	for (Outcome outcome = OUTCOME_OK; outcome < OUTCOME_AGAIN; outcome++)
+		if (!outcome_is_done(outcome))
+			failed += counters->of[outcome];
+
+	arg_int64(&args, job_id);
+	arg_int32(&args, batch_no);
+	arg_int32(&args, (int32) counters->of[OUTCOME_OK]);
+	arg_int32(&args, (int32) counters->of[OUTCOME_MISSING]);
+	arg_int32(&args, (int32) counters->of[OUTCOME_EMPTY]);
+	arg_int32(&args, (int32) failed);
+	arg_int32(&args, (int32) counters->of[OUTCOME_AGAIN]);
+	arg_int64(&args, counters->input_tokens);
+	arg_int64(&args, counters->cached_tokens);
+	arg_int64(&args, counters->output_tokens);
+	arg_int64(&args, counters->reasoning_tokens);
+	if (ledger_run(&statement, &args) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("batch %d of job " INT64_FORMAT " does not exist", batch_no, job_id)));
+}

@@ -1,0 +1,393 @@
+/*-------------------------------------------------------------------------
+ *
+ * json_scan.c
+ *		Is a text exactly one JSON value?  Checked without building anything.
+ *
+ * Follows RFC 8259 to the letter.  Does not recurse, so that the depth of
+ * hostile text costs nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef FRONTEND
+#include "postgres.h"
+#else
+#include "postgres_fe.h"
+#endif
+
+#ifndef FRONTEND
+#include "utils/memutils.h"
+#endif
+
+#include "json.h"
+#include "json_scan.h"
+
+#define EXACT_DIGITS	15		/* an integer of so many digits is exact in a double and printed as it was */
+#define CJSON_DIGITS	60		/* cJSON reads at most 63 characters of a number */
+
+bool
+json_is_utf8(const char *text, size_t len)
+{
+	const uint64 ones = UINT64CONST(0x0101010101010101);
+	const uint64 highs = UINT64CONST(0x8080808080808080);
+	const unsigned char *p = (const unsigned char *) text;
+	const unsigned char *end = p + len;
+
+	while (p < end)
+	{
+		uint64		chunk;
+		int			length;
+
+		if (end - p >= 8)
+		{
+			memcpy(&chunk, p, 8);
+
+			/* with no high bit set, the subtraction sets one only for a NUL */
+			if (((chunk | (chunk - ones)) & highs) == 0)
+			{
+				p += 8;
+				continue;
+			}
+		}
+		length = json_utf8_length(p, end - p);
+		if (length == 0 || *p == '\0')
+			return false;
+		p += length;
+	}
+	return true;
+}
+
+static bool
+refuse(JsonScan *scan, const char *why)
+{
+	scan->why = why;
+	return false;
+}
+
+static inline int
+peek(const JsonScan *scan)
+{
+	return scan->p < scan->end ? (unsigned char) *scan->p : -1;
+}
+
+static inline void
+skip_space(JsonScan *scan)
+{
+	while (scan->p < scan->end &&
+		   (*scan->p == ' ' || *scan->p == '\n' || *scan->p == '\r' || *scan->p == '\t'))
+		scan->p++;
+}
+
+char *
+json_scan_copy_at(JsonScan *scan, const char *p)
+{
+	if (scan->copy == NULL)
+	{
+		size_t		len = scan->end - scan->text;
+
+		scan->copy = palloc(len + 1);
+		memcpy(scan->copy, scan->text, len);
+		scan->copy[len] = '\0';
+	}
+	return scan->copy + (p - scan->text);
+}
+
+/* The four hexadecimal digits at p, or -1. */
+static int
+read_hex4(const char *p, const char *end)
+{
+	int			value = 0;
+
+	if (end - p < 4)
+		return -1;
+	for (int i = 0; i < 4; i++)
+	{
+		unsigned char c = p[i];
+		unsigned char letter = c | 0x20;
+
+		if (c >= '0' && c <= '9')
+			value = value * 16 + (c - '0');
+		else if (letter >= 'a' && letter <= 'f')
+			value = value * 16 + (letter - 'a' + 10);
+		else
+			return -1;
+	}
+	return value;
+}
+
+/* scan->p is at a backslash. */
+static bool
+scan_escape(JsonScan *scan)
+{
+	const char *p = scan->p;
+	int			unit;
+
+	if (scan->end - p < 2)
+		return refuse(scan, "ends within a string");
+	if (p[1] != 'u')
+	{
+		if (p[1] == '\0' || strchr("\"\\/bfnrt", p[1]) == NULL)
+			return refuse(scan, "has an unknown escape in a string");
+		scan->p += 2;
+		return true;
+	}
+
+	unit = read_hex4(p + 2, scan->end);
+	if (unit < 0)
+		return refuse(scan, "has a bad Unicode escape in a string");
+	scan->p += 6;
+	if (unit >= 0xD800 && unit <= 0xDBFF && scan->end - p >= 12 && p[6] == '\\' && p[7] == 'u')
+	{
+		int			low = read_hex4(p + 8, scan->end);
+
+		if (low >= 0xDC00 && low <= 0xDFFF)
+		{
+			scan->p += 6;
+			return true;
+		}
+	}
+	if (scan->want_copy && (unit == 0 || (unit >= 0xD800 && unit <= 0xDFFF)))
+		memcpy(json_scan_copy_at(scan, p + 2), "fffd", 4);
+	return true;
+}
+
+static bool
+scan_string(JsonScan *scan)
+{
+	if (peek(scan) != '"')
+		return refuse(scan, peek(scan) == -1 ? "ends too early" : "has no string where a member's name is due");
+	scan->p++;
+	for (;;)
+	{
+		scan->p = json_skip_clean(scan->p, scan->end);
+		switch (peek(scan))
+		{
+			case -1:
+				return refuse(scan, "ends within a string");
+			case '"':
+				scan->p++;
+				return true;
+			case '\\':
+				if (!scan_escape(scan))
+					return false;
+				break;
+			default:
+				return refuse(scan, "has a control character in a string");
+		}
+	}
+}
+
+static bool
+scan_digits(JsonScan *scan)
+{
+	const char *start = scan->p;
+
+	while (scan->p < scan->end && *scan->p >= '0' && *scan->p <= '9')
+		scan->p++;
+	return scan->p > start || refuse(scan, "has a bad number");
+}
+
+/* Notes the number from start to scan->p. */
+static void
+keep_number(JsonScan *scan, const char *start)
+{
+	size_t		length = scan->p - start;
+
+	if (scan->nexact == scan->maxexact)
+	{
+		scan->maxexact = Max(16, 2 * scan->maxexact);
+		scan->exact = scan->exact == NULL ?
+			palloc(scan->maxexact * sizeof(ExactNumber)) :
+			repalloc(scan->exact, scan->maxexact * sizeof(ExactNumber));
+	}
+	scan->exact[scan->nexact].ordinal = scan->numbers;
+	scan->exact[scan->nexact].offset = start - scan->text;
+	scan->exact[scan->nexact].length = length;
+	scan->nexact++;
+
+	if (length > CJSON_DIGITS)
+	{
+		char	   *copy = json_scan_copy_at(scan, start);
+
+		memset(copy, ' ', length);
+		copy[0] = '0';
+	}
+}
+
+static bool
+scan_number(JsonScan *scan)
+{
+	const char *start = scan->p;
+	const char *digits;
+	bool		integer = true;
+
+	if (peek(scan) == '-')
+		scan->p++;
+	digits = scan->p;
+	if (!scan_digits(scan))
+		return false;
+	if (*digits == '0' && scan->p > digits + 1)
+		return refuse(scan, "has a bad number");
+	if (peek(scan) == '.')
+	{
+		integer = false;
+		scan->p++;
+		if (!scan_digits(scan))
+			return false;
+	}
+	if (peek(scan) == 'e' || peek(scan) == 'E')
+	{
+		integer = false;
+		scan->p++;
+		if (peek(scan) == '+' || peek(scan) == '-')
+			scan->p++;
+		if (!scan_digits(scan))
+			return false;
+	}
+
+	if (scan->want_exact &&
+		(!integer || scan->p - digits > EXACT_DIGITS || (*digits == '0' && digits > start)))
+		keep_number(scan, start);
+	scan->numbers++;
+	return true;
+}
+
+static bool
+scan_word(JsonScan *scan, const char *word)
+{
+	size_t		length = strlen(word);
+
+	if (scan->end - scan->p < length || memcmp(scan->p, word, length) != 0)
+		return refuse(scan, "has a word that is not a JSON value");
+	scan->p += length;
+	return true;
+}
+
+static bool
+scan_scalar(JsonScan *scan)
+{
+	switch (peek(scan))
+	{
+		case -1:
+			return refuse(scan, "ends too early");
+		case '"':
+			return scan_string(scan);
+		case 't':
+			return scan_word(scan, "true");
+		case 'f':
+			return scan_word(scan, "false");
+		case 'n':
+			return scan_word(scan, "null");
+		case '-':
+		case '0':
+		case '1':
+		case '2':
+		case '3':
+		case '4':
+		case '5':
+		case '6':
+		case '7':
+		case '8':
+		case '9':
+			return scan_number(scan);
+		default:
+			return refuse(scan, "has something else where a value is due");
+	}
+}
+
+/* A member's name and its colon. */
+static bool
+scan_name(JsonScan *scan)
+{
+	skip_space(scan);
+	if (!scan_string(scan))
+		return false;
+	skip_space(scan);
+	if (peek(scan) != ':')
+		return refuse(scan, peek(scan) == -1 ? "ends too early" : "has no colon behind a member's name");
+	scan->p++;
+	return true;
+}
+
+bool
+json_scan_document(JsonScan *scan)
+{
+	bool		in_object[JSON_MAX_DEPTH];
+	int			depth = 0;
+
+	if (scan->end - scan->text > MaxAllocSize / 2)
+		return refuse(scan, "is larger than 512 MB");
+	if (!json_is_utf8(scan->text, scan->end - scan->text))
+		return refuse(scan, "is not valid UTF-8");
+	scan->p = scan->text;
+
+	for (;;)
+	{
+		bool		opened = false;
+		int			c;
+
+		/* a value is due */
+		skip_space(scan);
+		scan->values++;
+		c = peek(scan);
+		if (c == '{' || c == '[')
+		{
+			if (depth == JSON_MAX_DEPTH)
+				return refuse(scan, "nests too deep");
+			in_object[depth++] = (c == '{');
+			scan->p++;
+			opened = true;
+		}
+		else if (!scan_scalar(scan))
+			return false;
+
+		/* behind a value, or in a new container: close what ends here */
+		for (;;)
+		{
+			skip_space(scan);
+			if (depth == 0)
+				return scan->p == scan->end || refuse(scan, "does not end where its value ends");
+			c = peek(scan);
+			if (c != (in_object[depth - 1] ? '}' : ']'))
+				break;
+			scan->p++;
+			depth--;
+			opened = false;
+		}
+
+		if (!opened)
+		{
+			if (c != ',')
+				return refuse(scan, c == -1 ? "ends too early" : "has no comma between two values");
+			scan->p++;
+		}
+		if (in_object[depth - 1] && !scan_name(scan))
+			return false;
+	}
+}
+
+bool
+json_is_valid(const char *text, size_t len, const char **why)
+{
+	JsonScan	scan = {.text = text, .end = text + len};
+
+	if (json_scan_document(&scan))
+		return true;
+	*why = scan.why;
+	return false;
+}
+
+char *
+json_clean(const char *text, size_t len, const char **why)
+{
+	JsonScan	scan = {.text = text, .end = text + len, .want_copy = true};
+
+	if (json_scan_document(&scan))
+	{
+		json_scan_copy_at(&scan, text);
+		return scan.copy;
+	}
+	if (scan.copy != NULL)
+		pfree(scan.copy);
+	*why = scan.why;
+	return NULL;
+}

@@ -1,0 +1,870 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge.c
+ *		Stage 5: result lines become answers in rows and outcomes in the ledger.
+ *
+ * A group of lines is one transaction: lock the rows, render and hash them
+ * again, write where the request is still the same and the target still holds
+ * what it held, append the outcomes.  After a crash the file is read again
+ * from its start and what is finished is passed over; so is what others had
+ * locked, which waits for the next pass.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "answer.h"
+#include "batch_token.h"
+#include "encoding.h"
+#include "json.h"
+#include "merge.h"
+#include "pipeline.h"
+#include "usercxt.h"
+
+#define GROUP_LINES			500
+#define GROUP_BYTES			(4 * 1024 * 1024)
+#define CLOSE_ROWS			5000
+#define MAX_ATTEMPTS		3
+#define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
+
+/* One row that a line answers. */
+typedef struct MergeEntry
+{
+	int			no;
+	bool		own;			/* its own request was answered: tokens stand here */
+	const BatchReply *reply;
+	const char *raw;
+	Answer		answer;
+	ItemResult	result;
+	bool		write;			/* the target is to be written */
+	bool		written;
+	bool		locked;
+	bool		settle;
+} MergeEntry;
+
+typedef struct MergeSlice
+{
+	BatchTask  *batch;
+	JobTask    *task;
+	MergeState *state;
+	TargetTable *table;
+	const AnswerRules *rules;
+
+	MergeEntry *entries;
+	int			nentries;
+	int			capacity;
+	int64		requests;		/* billed ones */
+	int			nagain;
+	int			max_again;		/* highest number of attempts among them */
+	int64		unmatched;
+	int64		duplicates;
+	bool		end_of_file;
+	int64		offset_after;
+	int			nlines;
+	int64		answers;		/* of the job so far, and how many of them failed */
+	int64		failed;
+	const StepError *fatal;		/* a line that says nothing more should be sent */
+} MergeSlice;
+
+/* ---- loading ---- */
+
+static void
+load_slice(void *arg)
+{
+	BatchTask  *batch = (BatchTask *) arg;
+	MergeState *state = batch->merge;
+	int		   *tail;
+	MemoryContext caller = MemoryContextSwitchTo(state->cxt);
+
+	state->nitems = jobstore_load_items(batch->job->job->id, batch->batch.no,
+										&state->items, &state->finished);
+	state->seen = palloc0_array(bool, state->nitems + 1);
+	state->next_same = palloc0_array(int, state->nitems + 1);
+	MemoryContextSwitchTo(caller);
+
+	tail = palloc_array(int, state->nitems + 1);
+	for (int no = 1; no <= state->nitems; no++)
+	{
+		int			first = state->items[no - 1].same_as;
+
+		tail[no] = no;
+		if (first > 0 && first < no)
+		{
+			state->next_same[tail[first]] = no;
+			tail[first] = no;
+		}
+		if (state->finished[no - 1])
+			state->nfinished++;
+	}
+}
+
+bool
+merge_begin(BatchTask *batch)
+{
+	SliceError	error;
+	SliceVerdict verdict;
+	MemoryContext cxt;
+
+	if (batch->merge != NULL)
+		return true;
+	cxt = AllocSetContextCreate(batch->cxt, "dess_batch merge", ALLOCSET_DEFAULT_SIZES);
+	batch->merge = MemoryContextAllocZero(cxt, sizeof(MergeState));
+	batch->merge->cxt = cxt;
+	verdict = slice_run("reading the ledger", load_slice, batch, &error);
+	if (verdict == SLICE_DONE)
+		return true;
+	merge_end(batch);
+	jobtask_trouble(batch->job, verdict, &error);
+	return false;
+}
+
+void
+merge_end(BatchTask *batch)
+{
+	if (batch->merge == NULL)
+		return;
+	MemoryContextDelete(batch->merge->cxt);
+	batch->merge = NULL;
+}
+
+/* ---- reading lines ---- */
+
+static MergeEntry *
+merge_new_entry(MergeSlice *slice, int no)
+{
+	MergeEntry *entry;
+
+	if (slice->nentries == slice->capacity)
+	{
+		slice->capacity *= 2;
+		slice->entries = repalloc_huge(slice->entries, slice->capacity * sizeof(MergeEntry));
+	}
+	entry = &slice->entries[slice->nentries++];
+	memset(entry, 0, sizeof(*entry));
+	entry->no = no;
+	return entry;
+}
+
+/* The rows that a line answers: the one whose request it was, and those with an equal one. */
+static void
+merge_take_line(MergeSlice *slice, const char *line, size_t length)
+{
+	MergeState *state = slice->state;
+	const BatchProvider *provider = slice->task->channel->account->provider;
+	BatchReply *reply = palloc0_object(BatchReply);
+	const char *why = NULL;
+	char	   *raw = NULL;
+	int			first = 0;
+
+	if (length == 0)
+		return;
+	if (provider->retrieve_and_merge_results(line, length, reply, &why) && reply->custom_id != NULL)
+		first = batch_parse_custom_id(reply->custom_id, slice->batch->batch.token);
+	if (first <= 0 || first > state->nitems || state->items[first - 1].same_as != 0)
+	{
+		slice->unmatched++;
+		return;
+	}
+	if (state->seen[first - 1])
+	{
+		slice->duplicates++;
+		return;
+	}
+	if (slice->task->job->keep == KEEP_REPLY)
+		raw = pnstrdup(line, length);
+
+	for (int no = first; no != 0; no = state->next_same[no])
+	{
+		MergeEntry *entry;
+
+		state->seen[no - 1] = true;
+		if (state->finished[no - 1])
+			continue;
+		entry = merge_new_entry(slice, no);
+		entry->own = no == first;
+		entry->reply = reply;
+		entry->raw = raw;
+	}
+}
+
+static void
+merge_read_lines(MergeSlice *slice)
+{
+	MergeState *state = slice->state;
+	bool		whole = !slice->task->job->online;
+	int64		start = state->offset;
+	char	   *line;
+	size_t		length;
+
+	if (state->reader == NULL)
+	{
+		MemoryContext caller;
+
+		state->reader_cxt = AllocSetContextCreate(state->cxt, "dess_batch result file",
+												  ALLOCSET_DEFAULT_SIZES);
+		caller = MemoryContextSwitchTo(state->reader_cxt);
+		state->reader = spool_open(spool_path(slice->task->job->id, slice->batch->batch.no,
+											  SPOOL_RESULTS, state->file), state->offset);
+		MemoryContextSwitchTo(caller);
+	}
+
+	while (slice->nlines < GROUP_LINES && spool_offset(state->reader) - start < GROUP_BYTES)
+	{
+		line = spool_next_line(state->reader, &length, whole);
+		if (line == NULL)
+		{
+			slice->end_of_file = true;
+			break;
+		}
+		if (length > 0 && line[length - 1] == '\r')
+			length--;
+		merge_take_line(slice, line, length);
+		slice->nlines++;
+	}
+	slice->offset_after = spool_offset(state->reader);
+}
+
+static void
+merge_close_reader(MergeState *state)
+{
+	if (state->reader != NULL)
+		MemoryContextDelete(state->reader_cxt);
+	state->reader = NULL;
+}
+
+/* The next group is read from where the last merged one ended. */
+static void
+merge_rewind(MergeState *state)
+{
+	merge_close_reader(state);
+	memset(state->seen, 0, state->nitems * sizeof(bool));
+}
+
+/* ---- what a reply means for its row ---- */
+
+static void
+merge_words(MergeEntry *entry, const StepError *error)
+{
+	entry->result.error_code = error->code;
+	entry->result.error = error->message;
+}
+
+/* A failure that time may heal: sent again, or final after three attempts. */
+static void
+merge_again(MergeSlice *slice, MergeEntry *entry, Outcome final)
+{
+	int			attempts = slice->state->items[entry->no - 1].attempts;
+	bool		may_send = slice->task->job->control != CONTROL_CANCEL;
+
+	entry->result.outcome = attempts < MAX_ATTEMPTS && may_send ? OUTCOME_AGAIN : final;
+}
+
+static void
+merge_classify_failure(MergeSlice *slice, MergeEntry *entry)
+{
+	const StepError *error = &entry->reply->error;
+
+	merge_words(entry, error);
+	switch (error->class)
+	{
+		case ERROR_TEMPORARY:
+		case ERROR_RATE:
+			merge_again(slice, entry, OUTCOME_LOST);
+			break;
+		case ERROR_QUOTA:
+		case ERROR_AUTH:
+			slice->fatal = error;
+			entry->result.outcome = slice->task->job->control == CONTROL_CANCEL ?
+				OUTCOME_CANCELLED : OUTCOME_AGAIN;
+			break;
+		case ERROR_PERMANENT:
+		case ERROR_NO_SERVICE:
+		case ERROR_TOO_LARGE:
+			entry->result.outcome = OUTCOME_REJECTED;
+			break;
+	}
+}
+
+static void
+merge_classify_text(MergeSlice *slice, MergeEntry *entry)
+{
+	const Job  *job = slice->task->job;
+	int			ncolumns = target_column_count(slice->table);
+
+	answer_read(slice->rules, entry->reply->text, &entry->answer);
+	switch (entry->answer.kind)
+	{
+		case ANSWER_OK:
+			entry->result.outcome = OUTCOME_OK;
+			entry->write = ncolumns > 0;
+			break;
+		case ANSWER_MISSING:
+			entry->result.outcome = OUTCOME_MISSING;
+			entry->write = ncolumns > 0 &&
+				(job->missing != NULL || job->overwrite || job->target_columns != NULL);
+			break;
+		case ANSWER_INVALID:
+			entry->result.outcome = OUTCOME_INVALID;
+			entry->result.error_code = entry->answer.sqlstate;
+			entry->result.error = entry->answer.message;
+			break;
+	}
+}
+
+static void
+merge_classify(MergeSlice *slice, MergeEntry *entry)
+{
+	const BatchReply *reply = entry->reply;
+
+	entry->result.no = entry->no;
+	entry->result.finish_reason = reply->finish_reason;
+	entry->result.model_version = reply->model_version;
+	entry->result.response_id = reply->response_id;
+	if (entry->own)
+	{
+		entry->result.input_tokens = reply->input_tokens;
+		entry->result.cached_tokens = reply->cached_tokens;
+		entry->result.output_tokens = reply->output_tokens;
+		entry->result.reasoning_tokens = reply->reasoning_tokens;
+	}
+
+	switch (reply->kind)
+	{
+		case REPLY_TEXT:
+			merge_classify_text(slice, entry);
+			break;
+		case REPLY_REFUSED:
+			entry->result.outcome = OUTCOME_REFUSED;
+			merge_words(entry, &reply->error);
+			break;
+		case REPLY_TRUNCATED:
+			entry->result.outcome = OUTCOME_TRUNCATED;
+			merge_words(entry, &reply->error);
+			break;
+		case REPLY_EXPIRED:
+			merge_words(entry, &reply->error);
+			merge_again(slice, entry, OUTCOME_EXPIRED);
+			break;
+		case REPLY_CANCELLED:
+			merge_words(entry, &reply->error);
+			entry->result.outcome = OUTCOME_CANCELLED;
+			break;
+		case REPLY_FAILED:
+			merge_classify_failure(slice, entry);
+			break;
+	}
+	entry->result.billed = entry->own &&
+		(reply->kind <= REPLY_TRUNCATED || reply->input_tokens + reply->output_tokens > 0);
+}
+
+/* ---- writing ---- */
+
+static int
+compare_keys(const void *a, const void *b)
+{
+	return strcmp(((const TargetRow *) a)->key, ((const TargetRow *) b)->key);
+}
+
+static TargetRow *
+merge_find_row(TargetRow *rows, int nrows, char *key)
+{
+	TargetRow	sought;
+
+	sought.key = key;
+	return bsearch(&sought, rows, nrows, sizeof(TargetRow), compare_keys);
+}
+
+static char **
+merge_values(MergeSlice *slice, const MergeEntry *entry)
+{
+	const Job  *job = slice->task->job;
+	int			ncolumns = target_column_count(slice->table);
+	char	  **values = palloc0_array(char *, ncolumns);
+	int			next = 0;
+
+	for (int i = 0; i < ncolumns; i++)
+	{
+		const char *property = target_column_property(slice->table, i);
+
+		if (property == NULL)
+			values[i] = entry->answer.kind == ANSWER_OK ? entry->answer.values[0] : job->missing;
+		else if (strcmp(property, "$answer") == 0)
+			values[i] = entry->answer.text;
+		else if (strcmp(property, "$outcome") == 0)
+			values[i] = pstrdup(outcome_name(entry->result.outcome));
+		else if (strcmp(property, "$job") == 0)
+			values[i] = psprintf(INT64_FORMAT, job->id);
+		else if (strcmp(property, "$model") == 0)
+			values[i] = job->model;
+		else if (entry->answer.values != NULL)
+			values[i] = entry->answer.values[next++];
+	}
+	return values;
+}
+
+/*
+ * Compares the rows with what was sent.  Those that may be written are put
+ * into writes; the others get their outcome here.
+ */
+static int
+merge_check_rows(MergeSlice *slice, TargetWrite *writes)
+{
+	MergeState *state = slice->state;
+	char	  **keys = palloc_array(char *, slice->nentries + 1);
+	char	  **missed = palloc_array(char *, slice->nentries + 1);
+	TargetRow  *rows;
+	TargetRow  *present;
+	int			nkeys = 0;
+	int			nmissed = 0;
+	int			nwrites = 0;
+	int			nrows;
+	int			npresent = 0;
+
+	for (int i = 0; i < slice->nentries; i++)
+		if (slice->entries[i].write)
+			keys[nkeys++] = state->items[slice->entries[i].no - 1].key;
+	if (nkeys == 0)
+		return 0;
+	nrows = target_lock_keys(slice->table, keys, nkeys, &rows);
+	qsort(rows, nrows, sizeof(TargetRow), compare_keys);
+	for (int i = 0; i < nkeys; i++)
+		if (merge_find_row(rows, nrows, keys[i]) == NULL)
+			missed[nmissed++] = keys[i];
+	if (nmissed > 0)
+	{
+		npresent = target_read_keys(slice->table, missed, nmissed, &present);
+		qsort(present, npresent, sizeof(TargetRow), compare_keys);
+	}
+
+	for (int i = 0; i < slice->nentries; i++)
+	{
+		MergeEntry *entry = &slice->entries[i];
+		const JobItem *item = &state->items[entry->no - 1];
+		TargetRow  *row;
+
+		if (!entry->write)
+			continue;
+		row = merge_find_row(rows, nrows, item->key);
+		if (row == NULL)
+		{
+			entry->write = false;
+			entry->locked = npresent > 0 && merge_find_row(present, npresent, item->key) != NULL;
+			if (!entry->locked)
+				entry->result.outcome = OUTCOME_GONE;
+		}
+		else if (memcmp(&row->hash, &item->hash, sizeof(Digest)) != 0 || row->held != item->held)
+		{
+			entry->write = false;
+			entry->result.outcome = OUTCOME_STALE;
+			entry->result.error = row->held != item->held ?
+				"the target was changed while the row was away" :
+				"the row's text was changed while it was away";
+		}
+		else
+		{
+			writes[nwrites].item = i;
+			writes[nwrites].key = item->key;
+			writes[nwrites].values = merge_values(slice, entry);
+			nwrites++;
+		}
+	}
+	return nwrites;
+}
+
+static void
+merge_write(MergeSlice *slice)
+{
+	TargetWrite *writes = palloc0_array(TargetWrite, slice->nentries + 1);
+	int			nwrites = merge_check_rows(slice, writes);
+
+	if (nwrites == 0)
+		return;
+	target_write(slice->table, writes, nwrites);
+	for (int i = 0; i < nwrites; i++)
+	{
+		MergeEntry *entry = &slice->entries[writes[i].item];
+
+		entry->written = writes[i].written;
+		if (entry->written)
+			continue;
+		entry->result.outcome = OUTCOME_INVALID;
+		entry->result.error_code = writes[i].sqlstate;
+		entry->result.error = writes[i].message;
+	}
+}
+
+/* ---- the ledger ---- */
+
+/* What is kept of an answer. */
+static void
+merge_keep(MergeSlice *slice, MergeEntry *entry)
+{
+	KeepWhat	keep = slice->task->job->keep;
+	const char *text = entry->answer.text != NULL ? entry->answer.text : entry->reply->text;
+
+	if (keep == KEEP_NONE || entry->result.outcome == OUTCOME_AGAIN)
+		return;
+	if (keep >= KEEP_ANSWER || !entry->written)
+		entry->result.answer = text;
+	if (keep == KEEP_REPLY)
+		entry->result.reply = entry->raw;
+}
+
+static void
+merge_to_server(ItemResult *result)
+{
+	result->error_code = encoding_to_server_lossy(result->error_code);
+	result->error = encoding_to_server_lossy(result->error);
+	result->finish_reason = encoding_to_server_lossy(result->finish_reason);
+	result->model_version = encoding_to_server_lossy(result->model_version);
+	result->response_id = encoding_to_server_lossy(result->response_id);
+	result->answer = encoding_to_server_lossy(result->answer);
+	result->reply = encoding_to_server_lossy(result->reply);
+}
+
+/* Does the row's NULL stay, so that the same request must not be bought again? */
+static bool
+merge_settles(MergeSlice *slice, const MergeEntry *entry)
+{
+	if (entry->written)
+		return false;
+	if (entry->result.outcome == OUTCOME_OK)
+		return target_column_count(slice->table) == 0;
+	return outcome_settles(entry->result.outcome);
+}
+
+static void
+merge_save(MergeSlice *slice)
+{
+	JobTask    *task = slice->task;
+	const Job  *job = task->job;
+	MergeState *state = slice->state;
+	int			n = slice->nentries + 1;
+	ItemResult *results = palloc_array(ItemResult, n);
+	char	  **again_keys = palloc_array(char *, n);
+	int		   *again_attempts = palloc_array(int, n);
+	char	  **keys = palloc_array(char *, n);
+	Digest	   *hashes = palloc_array(Digest, n);
+	Outcome    *outcomes = palloc_array(Outcome, n);
+	int			nresults = 0;
+	int			nsettled = 0;
+
+	for (int i = 0; i < slice->nentries; i++)
+	{
+		MergeEntry *entry = &slice->entries[i];
+		const JobItem *item = &state->items[entry->no - 1];
+
+		if (entry->locked)
+			continue;
+		merge_keep(slice, entry);
+		merge_to_server(&entry->result);
+		results[nresults++] = entry->result;
+		if (entry->result.billed)
+			slice->requests++;
+		if (entry->result.outcome == OUTCOME_AGAIN)
+		{
+			again_keys[slice->nagain] = item->key;
+			again_attempts[slice->nagain++] = slice->fatal != NULL ? item->attempts - 1 : item->attempts;
+			slice->max_again = Max(slice->max_again, item->attempts);
+		}
+		if (merge_settles(slice, entry))
+		{
+			keys[nsettled] = item->key;
+			hashes[nsettled] = item->hash;
+			outcomes[nsettled++] = entry->result.outcome;
+		}
+	}
+	if (nresults > 0)
+		jobstore_add_results(job, slice->batch->batch.no, results, nresults, slice->requests);
+	if (slice->nagain > 0)
+		jobstore_again_insert(job->id, again_keys, again_attempts, slice->nagain);
+	if (nsettled > 0)
+		jobstore_settle(job, keys, hashes, outcomes, nsettled);
+	if (slice->unmatched > 0 || slice->duplicates > 0)
+		jobstore_count_strays(job->id, slice->batch->batch.no, slice->unmatched, slice->duplicates);
+	jobstore_count_answers(job->id, &slice->answers, &slice->failed);
+}
+
+static void
+merge_slice(void *arg)
+{
+	MergeSlice *slice = (MergeSlice *) arg;
+	UserContext user;
+	const Job  *job = slice->task->job;
+
+	(void) channel_account(slice->task->channel);
+	slice->capacity = GROUP_LINES + 1;
+	slice->entries = palloc_array(MergeEntry, slice->capacity);
+	merge_read_lines(slice);
+	if (slice->nentries == 0)
+	{
+		if (slice->unmatched > 0 || slice->duplicates > 0)
+			jobstore_count_strays(job->id, slice->batch->batch.no, slice->unmatched, slice->duplicates);
+		return;
+	}
+
+	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
+	slice->table = jobtask_table(slice->task);
+	slice->rules = target_answer_rules(slice->table);
+	for (int i = 0; i < slice->nentries; i++)
+		merge_classify(slice, &slice->entries[i]);
+	merge_write(slice);
+	usercxt_leave(&user);
+	merge_save(slice);
+}
+
+/* ---- after a group ---- */
+
+static void
+merge_remember(MergeSlice *slice)
+{
+	MergeState *state = slice->state;
+	JobTask    *task = slice->task;
+
+	for (int i = 0; i < slice->nentries; i++)
+	{
+		const MergeEntry *entry = &slice->entries[i];
+
+		if (entry->locked)
+			state->locked_left = true;
+		else
+		{
+			state->finished[entry->no - 1] = true;
+			state->nfinished++;
+		}
+	}
+	state->offset = slice->offset_after;
+	task->failures = 0;
+	task->job->requeued += slice->nagain;
+	if (slice->nagain > 0 && task->job->online)
+		task->again_due = later(1000 << Min(slice->max_again, 5));
+}
+
+static void
+merge_judge(MergeSlice *slice)
+{
+	JobTask    *task = slice->task;
+
+	if (slice->fatal != NULL && jobtask_may_send(task))
+	{
+		/* the words live in the slice's memory, which the next slice takes */
+		char		code[64];
+		char		message[512];
+
+		strlcpy(code, encoding_to_server_lossy(slice->fatal->code), sizeof(code));
+		strlcpy(message, encoding_to_server_lossy(slice->fatal->message), sizeof(message));
+		jobtask_fail(task, code, message);
+		return;
+	}
+	if (slice->answers >= ENOUGH_ANSWERS && jobtask_may_send(task) &&
+		(double) slice->failed / slice->answers > task->job->max_failed)
+		jobtask_pause(task, "max_failed",
+					  psprintf(INT64_FORMAT " of " INT64_FORMAT " answers failed, more than max_failed allows",
+							   slice->failed, slice->answers));
+}
+
+/*
+ * One group of lines of the current result file.  Returns false at its end.
+ */
+static bool
+merge_group(BatchTask *batch, bool *trouble)
+{
+	MergeSlice	slice;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	memset(&slice, 0, sizeof(slice));
+	slice.batch = batch;
+	slice.task = batch->job;
+	slice.state = batch->merge;
+	*trouble = false;
+
+	verdict = slice_run("merging answers", merge_slice, &slice, &error);
+	if (verdict != SLICE_DONE)
+	{
+		*trouble = true;
+		merge_rewind(batch->merge);
+		jobtask_trouble(batch->job, verdict, &error);
+		return true;
+	}
+	merge_remember(&slice);
+	merge_judge(&slice);
+	return !slice.end_of_file;
+}
+
+/* ---- rows without a line ---- */
+
+typedef struct CloseSlice
+{
+	BatchTask  *batch;
+	int			closed;
+	int			nagain;
+	bool		end;
+} CloseSlice;
+
+/* What a row without a result line means, by how the batch ended. */
+static Outcome
+close_outcome(const BatchTask *batch, const JobItem *item, bool *heals)
+{
+	*heals = batch->job->job->control != CONTROL_CANCEL && item->attempts < MAX_ATTEMPTS;
+	switch (batch->batch.remote.status)
+	{
+		case REMOTE_EXPIRED:
+			return OUTCOME_EXPIRED;
+		case REMOTE_CANCELLED:
+			*heals = false;
+			return OUTCOME_CANCELLED;
+		case REMOTE_FAILED:
+			if (batch->batch.remote.error.class == ERROR_PERMANENT)
+			{
+				*heals = false;
+				return OUTCOME_REJECTED;
+			}
+			return OUTCOME_LOST;
+		case REMOTE_UNKNOWN:
+		case REMOTE_QUEUED:
+		case REMOTE_RUNNING:
+		case REMOTE_FINISHED:
+		case REMOTE_LOST:
+			return OUTCOME_LOST;
+	}
+	return OUTCOME_LOST;
+}
+
+static void
+close_slice(void *arg)
+{
+	CloseSlice *closing = (CloseSlice *) arg;
+	BatchTask  *batch = closing->batch;
+	MergeState *state = batch->merge;
+	ItemResult *results = palloc0_array(ItemResult, CLOSE_ROWS);
+	char	  **keys = palloc_array(char *, CLOSE_ROWS);
+	int		   *attempts = palloc_array(int, CLOSE_ROWS);
+	int			n = 0;
+
+	closing->nagain = 0;
+	for (int no = 1; no <= state->nitems && n < CLOSE_ROWS; no++)
+	{
+		const JobItem *item = &state->items[no - 1];
+		Outcome		outcome;
+		bool		heals;
+
+		if (state->finished[no - 1])
+			continue;
+		outcome = close_outcome(batch, item, &heals);
+		results[n].no = no;
+		results[n].outcome = heals ? OUTCOME_AGAIN : outcome;
+		results[n].error_code = batch->batch.remote.error.code;
+		results[n].error = batch->batch.remote.error.message;
+		n++;
+		if (heals)
+		{
+			keys[closing->nagain] = item->key;
+			attempts[closing->nagain++] = item->attempts;
+		}
+	}
+	closing->closed = n;
+	closing->end = n < CLOSE_ROWS;
+	if (n > 0)
+		jobstore_add_results(batch->job->job, batch->batch.no, results, n, 0);
+	if (closing->nagain > 0)
+		jobstore_again_insert(batch->job->job->id, keys, attempts, closing->nagain);
+	if (closing->end && !jobstore_move_batch(&batch->batch, batch->batch.state, BATCH_DONE))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile",
+						batch->batch.no, batch->job->job->id)));
+}
+
+/* Gives the rows that have no line their outcome and ends the batch. */
+void
+merge_close(BatchTask *batch)
+{
+	CloseSlice	closing;
+	SliceError	error;
+	SliceVerdict verdict;
+	MergeState *state = batch->merge;
+	JobTask    *task = batch->job;
+	bool		nothing_came = state->nfinished == 0;
+
+	memset(&closing, 0, sizeof(closing));
+	closing.batch = batch;
+	verdict = slice_run("closing a batch", close_slice, &closing, &error);
+	if (verdict != SLICE_DONE)
+	{
+		jobtask_trouble(task, verdict, &error);
+		return;
+	}
+	for (int i = 0, n = 0; i < state->nitems && n < closing.closed; i++)
+	{
+		if (!state->finished[i])
+		{
+			state->finished[i] = true;
+			n++;
+		}
+	}
+	state->nfinished += closing.closed;
+	task->job->requeued += closing.nagain;
+	if (!closing.end)
+		return;
+
+	batch->batch.state = BATCH_DONE;
+	batch->due = 0;
+	spool_remove_batch(task->job->id, batch->batch.no);
+	merge_end(batch);
+	if (batch->batch.remote.status == REMOTE_EXPIRED && nothing_came && jobtask_may_send(task))
+		jobtask_pause(task, "expired",
+					  psprintf("batch %d expired at the provider without one answer", batch->batch.no));
+}
+
+/* ---- entry points ---- */
+
+void
+merge_lines(BatchTask *batch, bool *end)
+{
+	bool		trouble;
+
+	*end = !merge_group(batch, &trouble) && !trouble;
+}
+
+void
+merge_start_pass(BatchTask *batch)
+{
+	MergeState *state = batch->merge;
+
+	merge_rewind(state);
+	state->file = 0;
+	state->offset = 0;
+	state->locked_left = false;
+	state->passes++;
+	batch->due = later(sched_backoff_ms(state->passes, 1000, 30000, dice()));
+}
+
+/* One slice of a batch whose result files are in the spool. */
+void
+merge_work(BatchTask *batch)
+{
+	MergeState *state;
+	bool		end;
+
+	if (!merge_begin(batch))
+		return;
+	state = batch->merge;
+	if (state->file < batch->downloaded)
+	{
+		merge_lines(batch, &end);
+		if (end)
+		{
+			merge_close_reader(state);
+			state->file++;
+			state->offset = 0;
+		}
+	}
+	else if (state->locked_left)
+		merge_start_pass(batch);
+	else
+		merge_close(batch);
+}

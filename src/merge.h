@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge.h
+ *		Result lines of one batch on their way into rows.
+ *
+ * Batch mode reads whole result files (merge_work); online mode drives the
+ * same pieces over one file that grows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_MERGE_H
+#define DESS_MERGE_H
+
+#include "pipeline.h"
+
+typedef struct MergeState
+{
+	MemoryContext cxt;
+	JobItem	   *items;			/* item number n is items[n - 1] */
+	bool	   *finished;
+	bool	   *seen;			/* had a line in this pass */
+	int		   *next_same;		/* chain of items served by the same request; 0 ends it */
+	int			nitems;
+	int			nfinished;
+
+	int			file;			/* which result file, from 0 */
+	int64		offset;			/* of the first line not merged in it */
+	SpoolReader *reader;
+	MemoryContext reader_cxt;
+	bool		locked_left;	/* rows that others had locked were passed over */
+	int			passes;
+} MergeState;
+
+/* Loads the batch's items if they are not there yet; false: trouble, try later. */
+extern bool merge_begin(BatchTask *batch);
+
+/* Merges one group of lines of the current result file; *end: there were no more. */
+extern void merge_lines(BatchTask *batch, bool *end);
+
+/* Reads the files once more, for the rows that were locked. */
+extern void merge_start_pass(BatchTask *batch);
+
+/* Gives rows without a line their outcome, some thousands a call; the batch is done when they have run out. */
+extern void merge_close(BatchTask *batch);
+
+#endif							/* DESS_MERGE_H */

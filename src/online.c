@@ -1,0 +1,635 @@
+/*-------------------------------------------------------------------------
+ *
+ * online.c
+ *		Stages 2 to 4 of online mode: a batch's lines as single requests.
+ *
+ * The request file is read line by line and sent, many requests at once; each
+ * reply is appended at once to a result file of the shape that a batch service
+ * would return, which merge.c reads while it grows.  So a killed worker knows
+ * from the spool what was answered, and sends again only what was in flight.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "storage/fd.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "batch_token.h"
+#include "encoding.h"
+#include "merge.h"
+
+#define GROUP_ANSWERS		300
+#define GROUP_DELAY_MS		250
+#define SENDS_A_TURN		256
+/* failures in a row after which the server is left alone for a while */
+#define TROUBLE_AFTER		5
+#define BYTES_A_TOKEN		4
+
+typedef struct OnlineRequest
+{
+	TransferOwner owner;		/* first */
+	dlist_node	node;			/* in the list of requests in flight or put back */
+	MemoryContext cxt;
+	int			no;
+	char	   *line;
+	size_t		length;
+	HttpTransfer *transfer;
+} OnlineRequest;
+
+typedef struct OnlineState
+{
+	MemoryContext cxt;
+	SpoolReader *reader;		/* of the request file */
+	int			next_no;		/* the first item not looked at */
+	bool	   *answered;		/* by item: a line is in the result file */
+	int			nunsent;
+	dlist_head	in_flight;
+	dlist_head	put_back;
+	int			nin_flight;
+	char	   *result_path;
+	int			result_fd;
+	int64		result_length;
+	StringInfoData arrived;		/* lines not in the file yet */
+	int			narrived;
+	int			nunmerged;
+	TimestampTz first_unmerged;
+	TimestampTz send_due;		/* nothing is sent before this */
+	MemoryContextCallback callback;
+} OnlineState;
+
+/* ---- the state ---- */
+
+static void
+online_state_reset(void *arg)
+{
+	OnlineState *state = (OnlineState *) arg;
+
+	if (state->result_fd < 0)
+		return;
+	close(state->result_fd);
+	state->result_fd = -1;
+	ReleaseExternalFD();
+}
+
+static void
+online_open_results(OnlineState *state)
+{
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not open file \"%s\": too many open files", state->result_path)));
+	state->result_fd = BasicOpenFilePerm(state->result_path, O_RDWR | O_CREAT | PG_BINARY,
+										 S_IRUSR | S_IWUSR);
+	if (state->result_fd < 0)
+	{
+		ReleaseExternalFD();
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", state->result_path)));
+	}
+}
+
+/* What was answered before a restart; a line that a crash left unfinished is cut off. */
+static void
+online_read_answered(BatchTask *batch, OnlineState *state)
+{
+	const BatchProvider *provider = batch->job->channel->account->provider;
+	SpoolReader *reader = spool_open(state->result_path, 0);
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "dess_batch line",
+												  ALLOCSET_DEFAULT_SIZES);
+	char	   *line;
+	size_t		length;
+
+	while ((line = spool_next_line(reader, &length, false)) != NULL)
+	{
+		BatchReply	reply;
+		const char *why;
+		MemoryContext caller = MemoryContextSwitchTo(scratch);
+		int			no = 0;
+
+		memset(&reply, 0, sizeof(reply));
+		if (provider->retrieve_and_merge_results(line, length, &reply, &why) && reply.custom_id != NULL)
+			no = batch_parse_custom_id(reply.custom_id, batch->batch.token);
+		if (no > 0 && no <= batch->merge->nitems)
+			state->answered[no - 1] = true;
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(scratch);
+	}
+	state->result_length = spool_offset(reader);
+	spool_close(reader);
+}
+
+static void
+online_open_slice(void *arg)
+{
+	BatchTask  *batch = (BatchTask *) arg;
+	OnlineState *state = batch->online;
+	int64		job_id = batch->job->job->id;
+	char	   *request_path;
+	MemoryContext caller;
+
+	(void) channel_account(batch->job->channel);
+	caller = MemoryContextSwitchTo(state->cxt);
+	request_path = spool_path(job_id, batch->batch.no, SPOOL_REQUESTS, 0);
+	state->result_path = spool_path(job_id, batch->batch.no, SPOOL_RESULTS, 0);
+	state->answered = palloc0_array(bool, batch->merge->nitems + 1);
+	initStringInfo(&state->arrived);
+	state->reader = spool_open(request_path, 0);
+	online_open_results(state);
+	MemoryContextSwitchTo(caller);
+	online_read_answered(batch, state);
+
+	for (int i = 0; i < batch->merge->nitems; i++)
+	{
+		if (batch->merge->finished[i])
+			state->answered[i] = true;
+		if (batch->merge->items[i].same_as == 0 && !state->answered[i])
+			state->nunsent++;
+	}
+	state->nunmerged = 1;		/* the file may hold lines that were not merged */
+	state->first_unmerged = 0;
+	if (batch->batch.state == BATCH_PREPARED &&
+		!jobstore_move_batch(&batch->batch, BATCH_PREPARED, BATCH_RUNNING))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile",
+						batch->batch.no, job_id)));
+}
+
+static bool
+online_begin(BatchTask *batch)
+{
+	SliceError	error;
+	SliceVerdict verdict;
+	MemoryContext cxt;
+
+	if (batch->online != NULL)
+		return true;
+	if (!merge_begin(batch))
+		return false;
+	cxt = AllocSetContextCreate(batch->cxt, "dess_batch online", ALLOCSET_DEFAULT_SIZES);
+	batch->online = MemoryContextAllocZero(cxt, sizeof(OnlineState));
+	batch->online->cxt = cxt;
+	batch->online->result_fd = -1;
+	batch->online->next_no = 1;
+	dlist_init(&batch->online->in_flight);
+	dlist_init(&batch->online->put_back);
+	batch->online->callback.func = online_state_reset;
+	batch->online->callback.arg = batch->online;
+	MemoryContextRegisterResetCallback(cxt, &batch->online->callback);
+
+	verdict = slice_run("starting online requests", online_open_slice, batch, &error);
+	if (verdict == SLICE_DONE)
+	{
+		batch->batch.state = BATCH_RUNNING;
+		return true;
+	}
+	online_end(batch);
+	jobtask_trouble(batch->job, verdict, &error);
+	return false;
+}
+
+void
+online_end(BatchTask *batch)
+{
+	OnlineState *state = batch->online;
+	dlist_iter	iter;
+
+	if (state == NULL)
+		return;
+	dlist_foreach(iter, &state->in_flight)
+	{
+		http_free(dlist_container(OnlineRequest, node, iter.cur)->transfer);
+		batch->job->channel->online_in_flight--;
+	}
+	MemoryContextDelete(state->cxt);
+	batch->online = NULL;
+}
+
+int64
+online_unsent(const BatchTask *batch)
+{
+	return batch->online != NULL ? batch->online->nunsent : batch->batch.requests;
+}
+
+/* ---- sending ---- */
+
+/* The next request that was never answered, or NULL. */
+static OnlineRequest *
+online_next_request(BatchTask *batch)
+{
+	OnlineState *state = batch->online;
+
+	if (!dlist_is_empty(&state->put_back))
+		return dlist_container(OnlineRequest, node, dlist_pop_head_node(&state->put_back));
+
+	while (state->next_no <= batch->merge->nitems)
+	{
+		int			no = state->next_no;
+		MemoryContext cxt;
+		OnlineRequest *request;
+		size_t		length;
+		char	   *line;
+
+		/* lines stand in the order of the items that are sent */
+		if (batch->merge->items[no - 1].same_as != 0)
+		{
+			state->next_no++;
+			continue;
+		}
+		line = spool_next_line(state->reader, &length, true);
+		state->next_no++;
+		if (line == NULL)
+			elog(ERROR, "request file of batch %d is shorter than its items", batch->batch.no);
+		if (state->answered[no - 1])
+			continue;
+
+		cxt = AllocSetContextCreate(state->cxt, "dess_batch request", ALLOCSET_SMALL_SIZES);
+		request = MemoryContextAllocZero(cxt, sizeof(OnlineRequest));
+		request->owner.batch = batch;
+		request->owner.online = true;
+		request->cxt = cxt;
+		request->no = no;
+		request->line = MemoryContextAlloc(cxt, length + 1);
+		memcpy(request->line, line, length);
+		request->line[length] = '\0';
+		request->length = length;
+		return request;
+	}
+	return NULL;
+}
+
+/* Milliseconds until the channel lets another request of this size go; 0: now. */
+static int64
+online_delay(Channel *channel, int64 tokens)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		delay;
+
+	if (channel->blocked_until > now)
+		return (channel->blocked_until - now) / 1000 + 1;
+	delay = sched_rate_delay(&channel->requests, 1, now / 1000);
+	return Max(delay, sched_rate_delay(&channel->tokens, tokens, now / 1000));
+}
+
+static void
+online_start(BatchTask *batch, OnlineRequest *request)
+{
+	Channel    *channel = batch->job->channel;
+	const Account *account = channel->account;
+	HttpRequest http;
+	MemoryContext caller = MemoryContextSwitchTo(request->cxt);
+	int64		now = GetCurrentTimestamp() / 1000;
+
+	memset(&http, 0, sizeof(http));
+	account->provider->infer(account, batch->job->job->model, request->line, request->length, &http);
+	pipeline_complete_request(&http, account);
+	request->transfer = http_start(&http, request);
+	MemoryContextSwitchTo(caller);
+
+	dlist_push_tail(&batch->online->in_flight, &request->node);
+	batch->online->nin_flight++;
+	batch->online->nunsent--;
+	channel->online_in_flight++;
+	sched_rate_take(&channel->requests, 1, now);
+	sched_rate_take(&channel->tokens, request->length / BYTES_A_TOKEN, now);
+}
+
+static void
+account_slice(void *arg)
+{
+	(void) channel_account((Channel *) arg);
+}
+
+/*
+ * Sends what the channel allows; sets send_due when it has to wait.  Returns
+ * true if more could be sent at once.
+ */
+static bool
+online_send(BatchTask *batch)
+{
+	Channel    *channel = batch->job->channel;
+	OnlineState *state = batch->online;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	if (state->nunsent == 0 || channel->online_in_flight >= channel->concurrency.limit ||
+		Max(state->send_due, channel->blocked_until) > GetCurrentTimestamp())
+		return false;
+	if (!channel_is_fresh(channel))
+	{
+		verdict = slice_run("reading server options", account_slice, channel, &error);
+		if (verdict != SLICE_DONE)
+		{
+			jobtask_trouble(batch->job, verdict, &error);
+			state->send_due = batch->job->due;
+			return false;
+		}
+	}
+	if (channel->account->secret == NULL)
+	{
+		jobtask_wait_for_secret(batch->job);
+		state->send_due = batch->job->due;
+		return false;
+	}
+
+	for (int i = 0; i < SENDS_A_TURN && state->nunsent > 0 &&
+		 channel->online_in_flight < channel->concurrency.limit; i++)
+	{
+		OnlineRequest *request = online_next_request(batch);
+		int64		delay;
+
+		if (request == NULL)
+			return false;
+		delay = online_delay(channel, request->length / BYTES_A_TOKEN);
+		if (delay > 0)
+		{
+			dlist_push_head(&state->put_back, &request->node);
+			state->send_due = later(delay);
+			return false;
+		}
+		online_start(batch, request);
+	}
+	return state->nunsent > 0 && channel->online_in_flight < channel->concurrency.limit;
+}
+
+/* ---- replies ---- */
+
+static void
+online_put_back(BatchTask *batch, OnlineRequest *request)
+{
+	http_free(request->transfer);
+	request->transfer = NULL;
+	dlist_push_tail(&batch->online->put_back, &request->node);
+	batch->online->nunsent++;
+}
+
+/* The server is left alone for a while: it asked for it, or does not answer. */
+static void
+online_block(Channel *channel, int64 ms)
+{
+	channel->blocked_until = Max(channel->blocked_until, later(ms));
+}
+
+static void
+online_unwell(Channel *channel)
+{
+	channel->unreachable++;
+	if (channel->unreachable >= TROUBLE_AFTER)
+		online_block(channel, sched_backoff_ms(channel->unreachable - TROUBLE_AFTER + 1, 500, 60000, dice()));
+}
+
+/* The reply is an answer of some kind: it becomes a line of the result file. */
+static void
+online_record(BatchTask *batch, OnlineRequest *request, const HttpReply *reply)
+{
+	OnlineState *state = batch->online;
+	const BatchProvider *provider = batch->job->channel->account->provider;
+	char		custom_id[64];
+
+	batch_custom_id(custom_id, sizeof(custom_id), batch->batch.token, request->no);
+	provider->infer_result(&state->arrived, custom_id, reply);
+	state->answered[request->no - 1] = true;
+	state->narrived++;
+	http_free(request->transfer);
+	MemoryContextDelete(request->cxt);
+}
+
+/*
+ * What a reply that is no answer means.  Returns false when it is one after
+ * all, bad as it may be, and belongs to its row.
+ */
+static bool
+online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply *reply)
+{
+	JobTask    *task = batch->job;
+	Channel    *channel = task->channel;
+	StepError	error;
+
+	memset(&error, 0, sizeof(error));
+	error.retry_after_ms = -1;
+	error_from_http(&error, reply);
+
+	if (reply->failure == HTTP_NOT_SENT || reply->failure == HTTP_LOCAL)
+	{
+		online_unwell(channel);
+		if (channel->unreachable == TROUBLE_AFTER)
+			jobtask_note(task, error.code, error.message);
+		online_put_back(batch, request);
+		return true;
+	}
+	if (reply->failure == HTTP_OK && error.class == ERROR_RATE)
+	{
+		sched_concurrency_limited(&channel->concurrency, error.retry_after_ms,
+								  GetCurrentTimestamp() / 1000);
+		online_block(channel, error.retry_after_ms >= 0 ? error.retry_after_ms : 1000);
+		online_put_back(batch, request);
+		return true;
+	}
+	if (error.class == ERROR_QUOTA || error.class == ERROR_AUTH || error.class == ERROR_NO_SERVICE ||
+		reply->failure == HTTP_REFUSED_ADDRESS || reply->status == 404)
+	{
+		online_put_back(batch, request);
+		if (jobtask_may_send(task))
+			jobtask_fail(task, encoding_to_server_lossy(error.code),
+						 encoding_to_server_lossy(error.message));
+		return true;
+	}
+	if (error.class == ERROR_TEMPORARY)
+		online_unwell(channel);
+	return false;
+}
+
+void
+online_reply(TransferOwner *owner, HttpTransfer *transfer)
+{
+	OnlineRequest *request = (OnlineRequest *) owner;
+	BatchTask  *batch = owner->batch;
+	Channel    *channel = batch->job->channel;
+	const HttpReply *reply = http_reply(transfer);
+	int			in_flight = channel->online_in_flight;
+
+	dlist_delete(&request->node);
+	batch->online->nin_flight--;
+	channel->online_in_flight--;
+
+	if (reply->failure == HTTP_OK && reply->status >= 200 && reply->status <= 299)
+	{
+		channel->unreachable = 0;
+		sched_concurrency_success(&channel->concurrency, in_flight, GetCurrentTimestamp() / 1000);
+		online_record(batch, request, reply);
+	}
+	else if (!online_handle_refusal(batch, request, reply))
+		online_record(batch, request, reply);
+}
+
+/* Lines that have arrived go to the file.  False: they could not, and stay. */
+static bool
+online_write_arrived(BatchTask *batch)
+{
+	OnlineState *state = batch->online;
+	size_t		done = 0;
+
+	while (done < state->arrived.len)
+	{
+		ssize_t		written;
+
+		errno = 0;
+		written = pg_pwrite(state->result_fd, state->arrived.data + done,
+							state->arrived.len - done, state->result_length + done);
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+		{
+			if (errno == 0)
+				errno = ENOSPC;
+			ereport(LOG,
+					(errcode_for_file_access(),
+					 errmsg("could not write to file \"%s\": %m", state->result_path)));
+			return false;
+		}
+		done += written;
+	}
+	state->result_length += done;
+	resetStringInfo(&state->arrived);
+	if (state->nunmerged == 0)
+		state->first_unmerged = GetCurrentTimestamp();
+	state->nunmerged += state->narrived;
+	state->narrived = 0;
+	return true;
+}
+
+void
+online_flush(void)
+{
+	dlist_iter	jobs;
+	dlist_iter	batches;
+
+	dlist_foreach(jobs, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+
+		if (!task->job->online)
+			continue;
+		dlist_foreach(batches, &task->batches)
+		{
+			BatchTask  *batch = dlist_container(BatchTask, node, batches.cur);
+
+			if (batch->online != NULL && batch->online->narrived > 0 &&
+				batch->due <= GetCurrentTimestamp() && !online_write_arrived(batch))
+			{
+				jobtask_note(task, "53100", "could not write to the spool");
+				batch->due = later(5000);
+			}
+		}
+	}
+}
+
+/* ---- one turn ---- */
+
+static bool
+online_should_merge(const OnlineState *state)
+{
+	if (state->nunmerged == 0)
+		return false;
+	return state->nunmerged >= GROUP_ANSWERS || state->nin_flight + state->nunsent == 0 ||
+		TimestampDifferenceExceeds(state->first_unmerged, GetCurrentTimestamp(), GROUP_DELAY_MS);
+}
+
+static void
+release_slice(void *arg)
+{
+	BatchTask  *batch = (BatchTask *) arg;
+
+	jobstore_release_batch(batch->job->job, batch->batch.no, BATCH_FAILED, false);
+}
+
+/* Everything that was sent is answered and merged: what was not sent goes back or ends. */
+static void
+online_finish(BatchTask *batch)
+{
+	JobTask    *task = batch->job;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	if (batch->merge->locked_left)
+	{
+		merge_start_pass(batch);
+		batch->online->nunmerged = 1;
+		return;
+	}
+	if (task->job->control == CONTROL_FAIL)
+	{
+		verdict = slice_run("releasing a batch", release_slice, batch, &error);
+		if (verdict != SLICE_DONE)
+		{
+			jobtask_trouble(task, verdict, &error);
+			return;
+		}
+		batch->batch.state = BATCH_FAILED;
+		spool_remove_batch(task->job->id, batch->batch.no);
+		merge_end(batch);
+	}
+	else
+	{
+		batch->batch.remote.status = task->job->control == CONTROL_CANCEL ? REMOTE_CANCELLED : REMOTE_FINISHED;
+		merge_close(batch);
+	}
+	if (batch->batch.state >= BATCH_DONE)
+		online_end(batch);
+}
+
+/* One turn.  Returns true if there is more to do at once. */
+bool
+online_work(BatchTask *batch)
+{
+	OnlineState *state;
+	bool		stopping = batch->job->job->control == CONTROL_CANCEL ||
+		batch->job->job->control == CONTROL_FAIL;
+	bool		more = false;
+	bool		end;
+
+	if (!online_begin(batch))
+		return true;
+	state = batch->online;
+	if (jobtask_may_send(batch->job))
+		more = online_send(batch);
+
+	if (online_should_merge(state))
+	{
+		merge_lines(batch, &end);
+		if (end)
+			state->nunmerged = 0;
+		state->first_unmerged = GetCurrentTimestamp();
+		return true;
+	}
+	if (state->nin_flight == 0 && state->narrived == 0 && (state->nunsent == 0 || stopping))
+	{
+		online_finish(batch);
+		return true;
+	}
+	return more;
+}
+
+/* When online_work() has to be called again although nothing arrives. */
+TimestampTz
+online_due(const BatchTask *batch)
+{
+	const OnlineState *state = batch->online;
+	const Channel *channel = batch->job->channel;
+	TimestampTz due = DT_NOEND;
+
+	if (state == NULL)
+		return batch->due;
+	if (state->nunmerged > 0)
+		due = state->first_unmerged + GROUP_DELAY_MS * 1000 + 1000;
+	if (state->nunsent > 0 && jobtask_may_send(batch->job) &&
+		channel->online_in_flight < channel->concurrency.limit)
+		due = Min(due, Max(state->send_due, channel->blocked_until));
+	return Max(due, batch->due);
+}

@@ -1,0 +1,143 @@
+/*-------------------------------------------------------------------------
+ *
+ * pipeline.h
+ *		Jobs and batches in the worker's memory, and what moves them.
+ *
+ * Everything here is a cache of the ledger and may vanish at any instruction;
+ * pipeline_refresh() builds it again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_PIPELINE_H
+#define DESS_PIPELINE_H
+
+#include "lib/ilist.h"
+
+#include "channel.h"
+#include "jobstore.h"
+#include "slice.h"
+#include "spool.h"
+#include "target.h"
+
+struct JobTask;
+struct MergeState;
+struct OnlineState;
+struct SampleState;
+
+/* What comes back with a finished transfer. */
+typedef struct TransferOwner
+{
+	struct BatchTask *batch;
+	bool		online;			/* an OnlineRequest begins here */
+} TransferOwner;
+
+/* A batch in the worker's memory. */
+typedef struct BatchTask
+{
+	dlist_node	node;			/* in its job's list */
+	struct JobTask *job;
+	MemoryContext cxt;			/* as long as the batch */
+	Batch		batch;
+
+	/* the step under way */
+	StageStep	step;			/* NULL: none */
+	BatchStage	stage;
+	MemoryContext step_cxt;		/* reset when a step begins */
+	TransferOwner owner;		/* of the step's transfers */
+	HttpTransfer *transfer;		/* NULL: none */
+	int			downloaded;		/* result files that are in the spool */
+	bool		cancel_sent;	/* the provider was told */
+	bool		asked;			/* in creating: the batch is known not to exist at the provider */
+
+	TimestampTz due;			/* nothing happens before this */
+	int			failures;		/* of this step in a row */
+	int			not_found;		/* polls in a row that said so */
+	TimestampTz not_found_since;
+
+	struct MergeState *merge;
+	struct OnlineState *online;
+} BatchTask;
+
+/* A job in the worker's memory. */
+typedef struct JobTask
+{
+	dlist_node	node;
+	MemoryContext cxt;			/* as long as the job */
+	MemoryContext job_cxt;		/* the ledger's values; replaced at refresh */
+	Job		   *job;
+	Channel    *channel;		/* NULL until first needed */
+	dlist_head	batches;		/* of BatchTask */
+	bool		seen;			/* by the refresh under way */
+
+	/* the user's table, opened when needed */
+	MemoryContext table_cxt;
+	TargetTable *table;
+
+	/* what the provider's request lines have in common */
+	MemoryContext options_cxt;
+	BatchOptions *options;
+
+	/* the batch being prepared: requests seen in it, by digest */
+	struct requests_hash *requests;
+	BatchTask  *filling;
+	uint64	   *rivals;			/* sorted digests of keys that other jobs have in flight */
+	int			nrivals;
+	uint64		rivals_generation;
+	bool		rivals_loaded;
+
+	struct SampleState *sample; /* while sample rows are being chosen */
+
+	TimestampTz due;			/* job-level work waits until then */
+	TimestampTz again_due;		/* rows to be sent once more wait until then */
+	int			failures;
+	bool		told;			/* the reason of waiting stands in the ledger */
+} JobTask;
+
+/* ---- pipeline.c ---- */
+extern void pipeline_init(void);
+extern void pipeline_refresh(void); /* look at the ledger again */
+extern void pipeline_finished_transfers(void);
+extern bool pipeline_work(void);	/* one slice for whoever is due; false: nothing was due */
+extern long pipeline_timeout_ms(void);	/* until something is due; -1: nothing ever */
+extern bool pipeline_is_idle(void); /* nothing left to do or to wait for */
+
+/* What every request of an account has: timeout, proxy, CA file, trust. */
+extern void pipeline_complete_request(HttpRequest *request, const Account *account);
+
+/* ---- job_task.c: loading, ending and pausing jobs ---- */
+extern dlist_head pipeline_jobs;
+extern JobTask *jobtask_find(int64 id);
+extern void jobtask_refresh(JobTask *task, const Job *job);
+extern BatchTask *jobtask_add_batch(JobTask *task, const Batch *batch);
+extern void jobtask_drop_batch(BatchTask *batch);
+extern void jobtask_drop(JobTask *task);
+extern bool jobtask_may_send(const JobTask *task);
+extern BatchOptions *jobtask_options(JobTask *task);
+extern TargetTable *jobtask_table(JobTask *task);
+extern void jobtask_fail(JobTask *task, const char *code, const char *message);
+extern void jobtask_pause(JobTask *task, const char *code, const char *message);
+extern void jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error);
+extern void jobtask_note(JobTask *task, const char *code, const char *message);
+extern void jobtask_wait_for_secret(JobTask *task);
+extern bool jobtask_try_finish(JobTask *task);
+extern void jobtask_end_failed(JobTask *task);	/* a failing job ends although batches are at the provider */
+extern TimestampTz later(int64 ms);
+extern double dice(void);
+
+/* ---- prepare.c: stage 1 ---- */
+extern bool prepare_wanted(JobTask *task);
+extern bool prepare_work(JobTask *task);	/* one slice; false: nothing to do now */
+
+/* ---- merge.c: stage 5 ---- */
+extern void merge_work(BatchTask *batch);	/* one slice */
+extern void merge_end(BatchTask *batch);
+
+/* ---- online.c: stages 2 to 4 of online mode ---- */
+extern bool online_work(BatchTask *batch);
+extern TimestampTz online_due(const BatchTask *batch);
+extern void online_reply(TransferOwner *owner, HttpTransfer *transfer);
+extern void online_flush(void); /* replies that have arrived go to the spool */
+extern int64 online_unsent(const BatchTask *batch);
+extern void online_end(BatchTask *batch);
+
+#endif							/* DESS_PIPELINE_H */

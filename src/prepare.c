@@ -1,0 +1,888 @@
+/*-------------------------------------------------------------------------
+ *
+ * prepare.c
+ *		Stage 1: rows of the user's table become lines of a request file.
+ *
+ * One slice takes one page of rows.  Its lines are appended to the spool file
+ * first and become valid when the transaction commits the new length, so a
+ * crash leaves at most bytes that the next write cuts off.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "mb/pg_wchar.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "batch_token.h"
+#include "guc.h"
+#include "pipeline.h"
+#include "usercxt.h"
+
+#define PAGE_ROWS			1000
+/* online batches are small, so that answers are written early and little is lost by a kill */
+#define ONLINE_BATCH_ROWS	1000
+#define ONLINE_BATCH_BYTES	(32 * 1024 * 1024)
+#define SAMPLE_PAGE_ROWS	10000
+
+/* Requests of the batch being filled: digest -> number of the row that sends it. */
+typedef struct RequestEntry
+{
+	uint64		hash;
+	int			no;
+	char		status;
+} RequestEntry;
+
+#define SH_PREFIX requests
+#define SH_ELEMENT_TYPE RequestEntry
+#define SH_KEY_TYPE uint64
+#define SH_KEY hash
+#define SH_HASH_KEY(tb, key) ((uint32) (key))
+#define SH_EQUAL(tb, a, b) ((a) == (b))
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/* counts inserts of items by anybody: what a job knows of its rivals is as of a generation */
+static uint64 items_generation = 1;
+
+/* What one slice of preparing does. */
+typedef struct PrepareSlice
+{
+	JobTask    *task;
+	TargetTable *table;
+	BatchOptions *options;
+	Batch	   *batch;			/* being filled; its no is 0 until there is one */
+	bool		new_batch;
+	int64		max_requests;
+	int64		max_bytes;
+
+	StringInfoData lines;
+	JobItem	   *items;			/* sent */
+	int			nitems;
+	int			nrequests;
+	JobItem	   *unsent;			/* rows that end here */
+	ItemResult *unsent_results;
+	int			nunsent;
+	AgainRow  **leftover;		/* taken from again, but the batch is full */
+	int			nleftover;
+
+	char	   *last_key;
+	int64		taken;
+	bool		end_of_table;
+	bool		full;
+	int64		requeued;		/* counting rows that left again */
+	UserContext user;
+} PrepareSlice;
+
+/* ---- limits of a batch ---- */
+
+static int64
+smaller(int64 a, int64 b)
+{
+	return b > 0 && b < a ? b : a;
+}
+
+static void
+prepare_set_limits(PrepareSlice *slice)
+{
+	const Account *account = slice->options->account;
+	const Job  *job = slice->task->job;
+
+	slice->max_requests = account->max_batch_requests;
+	slice->max_bytes = smaller(account->max_batch_bytes, job->batch_bytes);
+	if (job->online)
+	{
+		slice->max_requests = smaller(slice->max_requests, ONLINE_BATCH_ROWS);
+		slice->max_bytes = smaller(slice->max_bytes, ONLINE_BATCH_BYTES);
+	}
+}
+
+/* ---- what other jobs have in flight ---- */
+
+static int
+compare_uint64(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/*
+ * Keeps the digests of keys that rivals have in flight as they are now: they
+ * are loaded again whenever anything was prepared since.
+ */
+static void
+prepare_load_rivals(JobTask *task)
+{
+	MemoryContext caller;
+	uint64	   *loaded;
+
+	if (!jobstore_has_rival(task->job))
+	{
+		task->nrivals = 0;
+		task->rivals_loaded = false;
+		return;
+	}
+	if (task->rivals_loaded && task->rivals_generation == items_generation)
+		return;
+
+	if (task->rivals != NULL)
+		pfree(task->rivals);
+	task->rivals = NULL;
+	task->nrivals = jobstore_load_rival_keys(task->job, &loaded);
+	if (task->nrivals > 0)
+	{
+		caller = MemoryContextSwitchTo(task->cxt);
+		task->rivals = MemoryContextAllocHuge(task->cxt, task->nrivals * sizeof(uint64));
+		memcpy(task->rivals, loaded, task->nrivals * sizeof(uint64));
+		qsort(task->rivals, task->nrivals, sizeof(uint64), compare_uint64);
+		MemoryContextSwitchTo(caller);
+	}
+	task->rivals_generation = items_generation;
+	task->rivals_loaded = true;
+}
+
+static bool
+prepare_in_flight(const JobTask *task, const char *key)
+{
+	uint64		hash;
+
+	if (task->nrivals == 0)
+		return false;
+	hash = key_hash64(key);
+	return bsearch(&hash, task->rivals, task->nrivals, sizeof(uint64), compare_uint64) != NULL;
+}
+
+/* ---- one row ---- */
+
+static JobItem *
+prepare_end_row(PrepareSlice *slice, const TargetRow *row, int attempts, Outcome outcome,
+				const char *code, const char *message)
+{
+	JobItem	   *item = &slice->unsent[slice->nunsent];
+	ItemResult *result = &slice->unsent_results[slice->nunsent];
+
+	memset(item, 0, sizeof(*item));
+	item->key = row->key;
+	item->hash = row->hash;
+	item->attempts = attempts;
+	memset(result, 0, sizeof(*result));
+	result->outcome = outcome;
+	result->error_code = code;
+	result->error = message;
+	slice->nunsent++;
+	return item;
+}
+
+/*
+ * Adds a row to the batch.  Returns false when the batch has no room for it.
+ */
+static bool
+prepare_add_row(PrepareSlice *slice, const TargetRow *row, int attempts)
+{
+	JobTask    *task = slice->task;
+	Batch	   *batch = slice->batch;
+	int			no = batch->items + slice->nitems + 1;
+	uint64		hash = digest_hash64(&row->hash);
+	RequestEntry *entry;
+	bool		found;
+	JobItem	   *item;
+	int			length_before = slice->lines.len;
+
+	entry = requests_insert(task->requests, hash, &found);
+	if (!found)
+	{
+		BatchItem	request;
+		char		custom_id[64];
+
+		request.custom_id = custom_id;
+		batch_custom_id(custom_id, sizeof(custom_id), batch->token, no);
+		request.text = row->text;
+		request.text_length = row->text_length;
+		task->channel->account->provider->prepare_batch_file(&slice->lines, &request, slice->options);
+
+		if (slice->lines.len - length_before > slice->max_bytes)
+		{
+			prepare_end_row(slice, row, attempts, OUTCOME_REJECTED, "too_large",
+							psprintf("the request has %d bytes, the server takes files of " INT64_FORMAT,
+									 slice->lines.len - length_before, slice->max_bytes));
+			slice->lines.len = length_before;
+			requests_delete(task->requests, hash);
+			return true;
+		}
+		if (batch->requests + slice->nrequests >= slice->max_requests ||
+			batch->bytes + slice->lines.len > slice->max_bytes)
+		{
+			slice->lines.len = length_before;
+			requests_delete(task->requests, hash);
+			slice->full = true;
+			return false;
+		}
+		entry->no = no;
+		slice->nrequests++;
+	}
+
+	item = &slice->items[slice->nitems++];
+	item->key = row->key;
+	item->hash = row->hash;
+	item->same_as = found ? entry->no : 0;
+	item->held = row->held;
+	item->attempts = attempts;
+	return true;
+}
+
+/*
+ * What becomes of one row that the job takes.  Returns false when the batch is
+ * full and the row has to wait for the next one.
+ */
+static bool
+prepare_row(PrepareSlice *slice, const TargetRow *row, int attempts)
+{
+	if (!row->convertible)
+		prepare_end_row(slice, row, attempts, OUTCOME_INVALID, "22021",
+						"the row's text is not valid in UTF-8");
+	else if (row->text == NULL)
+		prepare_end_row(slice, row, attempts, OUTCOME_EMPTY, NULL, NULL);
+	else if (!prepare_add_row(slice, row, attempts))
+		return false;
+	return true;
+}
+
+static void
+prepare_allocate(PrepareSlice *slice, int nrows)
+{
+	slice->items = palloc0_array(JobItem, nrows + 1);
+	slice->unsent = palloc0_array(JobItem, nrows + 1);
+	slice->unsent_results = palloc0_array(ItemResult, nrows + 1);
+}
+
+/* ---- rows from the table, in key order ---- */
+
+static void
+prepare_filter_settled(PrepareSlice *slice, const TargetRow *rows, int nrows, bool *passed_over)
+{
+	const Job  *job = slice->task->job;
+	char	  **keys = palloc_array(char *, nrows + 1);
+	Digest	   *hashes = palloc_array(Digest, nrows + 1);
+	int		   *index = palloc_array(int, nrows + 1);
+	bool	   *settled = palloc0_array(bool, nrows + 1);
+	int			n = 0;
+
+	for (int i = 0; i < nrows; i++)
+	{
+		passed_over[i] = !rows[i].wanted || prepare_in_flight(slice->task, rows[i].key);
+		if (passed_over[i] || job->overwrite)
+			continue;
+		keys[n] = rows[i].key;
+		hashes[n] = rows[i].hash;
+		index[n++] = i;
+	}
+	if (n == 0)
+		return;
+	jobstore_find_settled(job, keys, hashes, n, settled);
+	for (int i = 0; i < n; i++)
+		passed_over[index[i]] = settled[i];
+}
+
+static void
+prepare_from_table(PrepareSlice *slice)
+{
+	JobTask    *task = slice->task;
+	const Job  *job = task->job;
+	TargetRow  *rows;
+	bool	   *passed_over;
+	bool		more = false;
+	int			nrows;
+
+	nrows = target_read_page(slice->table, job->last_key, PAGE_ROWS, &rows, &more);
+	usercxt_leave(&slice->user);
+
+	passed_over = palloc0_array(bool, nrows + 1);
+	prepare_allocate(slice, nrows);
+	prepare_filter_settled(slice, rows, nrows, passed_over);
+
+	for (int i = 0; i < nrows; i++)
+	{
+		if (job->max_rows > 0 && job->taken + slice->taken >= job->max_rows)
+		{
+			slice->end_of_table = true;
+			return;
+		}
+		if (!passed_over[i])
+		{
+			if (!prepare_row(slice, &rows[i], 1))
+				return;
+			slice->taken++;
+		}
+		slice->last_key = rows[i].key;
+	}
+	slice->end_of_table = nrows < PAGE_ROWS && !more;
+}
+
+/* ---- rows by their keys: again, sample, only ---- */
+
+static int
+compare_rows_by_key(const void *a, const void *b)
+{
+	return strcmp(((const TargetRow *) a)->key, ((const TargetRow *) b)->key);
+}
+
+static TargetRow *
+prepare_find_row(TargetRow *rows, int nrows, char *key)
+{
+	TargetRow	sought;
+
+	sought.key = key;
+	return bsearch(&sought, rows, nrows, sizeof(TargetRow), compare_rows_by_key);
+}
+
+/* A row that already counts: it gets an outcome whatever happened to it. */
+static bool
+prepare_again_row(PrepareSlice *slice, const AgainRow *again, const TargetRow *row)
+{
+	TargetRow	gone;
+
+	if (row == NULL)
+	{
+		memset(&gone, 0, sizeof(gone));
+		gone.key = again->key;
+		prepare_end_row(slice, &gone, again->attempts, OUTCOME_GONE, NULL, NULL);
+		return true;
+	}
+	if (!slice->task->job->overwrite && !row->target_null)
+	{
+		prepare_end_row(slice, row, again->attempts, OUTCOME_STALE, NULL,
+						"the target got a value in the meantime");
+		return true;
+	}
+	return prepare_row(slice, row, again->attempts + 1);
+}
+
+/* A row that sample or only names: taken like one from the table. */
+static bool
+prepare_named_row(PrepareSlice *slice, const AgainRow *again, const TargetRow *row)
+{
+	const Job  *job = slice->task->job;
+	bool		settled = false;
+
+	if (row == NULL || !row->wanted || prepare_in_flight(slice->task, row->key))
+		return true;
+	if (job->max_rows > 0 && job->taken + slice->taken >= job->max_rows)
+		return true;
+	if (again->has_hash && memcmp(&again->unless_hash, &row->hash, sizeof(Digest)) == 0)
+		return true;
+	if (!job->overwrite && job->only == NIL)
+	{
+		jobstore_find_settled(job, (char **) &row->key, &row->hash, 1, &settled);
+		if (settled)
+			return true;
+	}
+	if (!prepare_row(slice, row, 1))
+		return false;
+	slice->taken++;
+	return true;
+}
+
+static void
+prepare_from_again(PrepareSlice *slice, List *waiting)
+{
+	int			nwaiting = list_length(waiting);
+	char	  **keys = palloc_array(char *, nwaiting);
+	TargetRow  *rows;
+	int			nrows;
+	int			i = 0;
+	ListCell   *lc;
+
+	foreach(lc, waiting)
+		keys[i++] = ((AgainRow *) lfirst(lc))->key;
+	nrows = target_read_keys(slice->table, keys, nwaiting, &rows);
+	usercxt_leave(&slice->user);
+
+	qsort(rows, nrows, sizeof(TargetRow), compare_rows_by_key);
+	prepare_allocate(slice, nwaiting);
+	slice->leftover = palloc_array(AgainRow *, nwaiting);
+
+	foreach(lc, waiting)
+	{
+		AgainRow   *again = lfirst(lc);
+		bool		taken;
+		TargetRow  *row = prepare_find_row(rows, nrows, again->key);
+
+		if (slice->full)
+			taken = false;
+		else if (again->counts)
+			taken = prepare_again_row(slice, again, row);
+		else
+			taken = prepare_named_row(slice, again, row);
+		if (!taken)
+			slice->leftover[slice->nleftover++] = again;
+		else if (again->counts)
+			slice->requeued++;
+	}
+}
+
+/* ---- the batch ---- */
+
+/* The requests that the batch being filled already has. */
+static void
+prepare_load_requests(PrepareSlice *slice)
+{
+	JobTask    *task = slice->task;
+	JobItem	   *items;
+	bool	   *finished;
+	int			nitems;
+
+	if (task->requests != NULL)
+		return;
+	task->requests = requests_create(task->cxt, 1024, NULL);
+	if (slice->new_batch)
+		return;
+	nitems = jobstore_load_items(task->job->id, slice->batch->no, &items, &finished);
+	for (int i = 0; i < nitems; i++)
+	{
+		RequestEntry *entry;
+		bool		found;
+
+		if (items[i].same_as != 0)
+			continue;
+		entry = requests_insert(task->requests, digest_hash64(&items[i].hash), &found);
+		entry->no = i + 1;
+	}
+}
+
+static void
+prepare_forget_requests(JobTask *task)
+{
+	if (task->requests != NULL)
+		requests_destroy(task->requests);
+	task->requests = NULL;
+}
+
+/* Saves what the slice made: lines, items, rows that ended, the job's place. */
+static void
+prepare_save(PrepareSlice *slice)
+{
+	JobTask    *task = slice->task;
+	Job		   *job = task->job;
+	Batch	   *batch = slice->batch;
+
+	if (slice->nitems > 0)
+	{
+		int			first_no = batch->items + 1;
+
+		spool_write(spool_path(job->id, batch->no, SPOOL_REQUESTS, 0), batch->bytes,
+					slice->lines.data, slice->lines.len);
+		if (slice->new_batch)
+			jobstore_insert_batch(batch);
+		jobstore_insert_items(job->id, batch->no, first_no, slice->items, slice->nitems);
+		jobstore_grow_batch(job->id, batch->no, slice->nitems, slice->nrequests, slice->lines.len);
+	}
+	if (slice->nunsent > 0)
+	{
+		int			first_no = jobstore_insert_items(job->id, 0, 0, slice->unsent, slice->nunsent);
+		char	  **keys = palloc_array(char *, slice->nunsent);
+		Digest	   *hashes = palloc_array(Digest, slice->nunsent);
+		Outcome    *outcomes = palloc_array(Outcome, slice->nunsent);
+		int			n = 0;
+
+		for (int i = 0; i < slice->nunsent; i++)
+		{
+			slice->unsent_results[i].no = first_no + i;
+			if (!outcome_settles(slice->unsent_results[i].outcome))
+				continue;
+			keys[n] = slice->unsent[i].key;
+			hashes[n] = slice->unsent[i].hash;
+			outcomes[n++] = slice->unsent_results[i].outcome;
+		}
+		jobstore_add_results(job, 0, slice->unsent_results, slice->nunsent, 0);
+		jobstore_settle(job, keys, hashes, outcomes, n);
+	}
+	for (int i = 0; i < slice->nleftover; i++)
+		jobstore_again_return(job->id, slice->leftover[i]);
+	if (slice->end_of_table || slice->last_key != NULL || slice->taken > 0)
+	{
+		if (!jobstore_advance(job->id, slice->last_key, slice->taken, slice->end_of_table,
+							  slice->nitems > 0 && slice->new_batch ? batch->no : 0))
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("job " INT64_FORMAT " was changed meanwhile", job->id)));
+	}
+}
+
+static void
+prepare_slice(void *arg)
+{
+	PrepareSlice *slice = (PrepareSlice *) arg;
+	JobTask    *task = slice->task;
+	Job		   *job = task->job;
+	List	   *waiting = NIL;
+
+	slice->options = jobtask_options(task);
+	prepare_set_limits(slice);
+	if (job->state == JOB_QUEUED)
+		jobstore_job_started(job->id);
+	if (job->requeued > 0 || (job->listed && !job->all_prepared))
+		waiting = jobstore_again_take(job->id, PAGE_ROWS / 2);
+	prepare_load_rivals(task);
+	initStringInfo(&slice->lines);
+	prepare_load_requests(slice);
+
+	usercxt_enter(&slice->user, usercxt_effective_role(job->owner, job->source));
+	slice->table = jobtask_table(task);
+	if (waiting != NIL)
+		prepare_from_again(slice, waiting);
+	else if (!job->all_prepared && !job->listed)
+		prepare_from_table(slice);
+	else
+	{
+		usercxt_leave(&slice->user);
+		slice->end_of_table = true;
+	}
+	prepare_save(slice);
+}
+
+/* The batch is complete: its file goes to disk and its state changes. */
+static void
+complete_slice(void *arg)
+{
+	JobTask    *task = (JobTask *) arg;
+	BatchTask  *filling = task->filling;
+
+	spool_sync(spool_path(task->job->id, filling->batch.no, SPOOL_REQUESTS, 0));
+	if (!jobstore_move_batch(&filling->batch, BATCH_PREPARING, BATCH_PREPARED))
+		elog(ERROR, "batch %d of job " INT64_FORMAT " is not in preparation",
+			 filling->batch.no, task->job->id);
+}
+
+static void
+prepare_complete(JobTask *task)
+{
+	SliceError	error;
+	SliceVerdict verdict;
+
+	verdict = slice_run("completing a request file", complete_slice, task, &error);
+	if (verdict != SLICE_DONE)
+	{
+		jobtask_trouble(task, verdict, &error);
+		return;
+	}
+	task->filling->batch.state = BATCH_PREPARED;
+	task->filling->due = 0;
+	task->filling = NULL;
+	prepare_forget_requests(task);
+}
+
+/* Memory follows the ledger after a slice has been committed. */
+static void
+prepare_remember(PrepareSlice *slice)
+{
+	JobTask    *task = slice->task;
+	Job		   *job = task->job;
+
+	task->failures = 0;
+	if (job->state == JOB_QUEUED)
+		job->state = JOB_ACTIVE;
+	job->taken += slice->taken;
+	job->requeued -= slice->requeued;
+	if (slice->end_of_table)
+		job->all_prepared = true;
+	if (slice->last_key != NULL)
+		job->last_key = MemoryContextStrdup(task->job_cxt, slice->last_key);
+	if (slice->nitems > 0)
+	{
+		items_generation++;
+		if (slice->new_batch)
+		{
+			task->filling = jobtask_add_batch(task, slice->batch);
+			job->last_batch = slice->batch->no;
+		}
+		task->filling->batch.items += slice->nitems;
+		task->filling->batch.requests += slice->nrequests;
+		task->filling->batch.bytes += slice->lines.len;
+	}
+}
+
+/* ---- sample and only: which rows are meant ---- */
+
+static void
+only_slice(void *arg)
+{
+	JobTask    *task = (JobTask *) arg;
+
+	jobstore_job_started(task->job->id);
+	jobstore_list_only(task->job);
+	jobstore_set_listed(task->job->id);
+}
+
+typedef struct SampleKey
+{
+	uint64		hash;
+	char	   *key;
+} SampleKey;
+
+typedef struct SampleState
+{
+	MemoryContext cxt;
+	char	   *last_key;
+	SampleKey  *heap;			/* the smallest digests so far, the largest of them first */
+	int			nheap;
+	bool		end;
+} SampleState;
+
+static void
+sample_sift_down(SampleKey *heap, int n)
+{
+	int			i = 0;
+
+	for (;;)
+	{
+		int			child = 2 * i + 1;
+		SampleKey	swap;
+
+		if (child >= n)
+			return;
+		if (child + 1 < n && heap[child + 1].hash > heap[child].hash)
+			child++;
+		if (heap[i].hash >= heap[child].hash)
+			return;
+		swap = heap[i];
+		heap[i] = heap[child];
+		heap[child] = swap;
+		i = child;
+	}
+}
+
+static void
+sample_sift_up(SampleKey *heap, int i)
+{
+	while (i > 0 && heap[i].hash > heap[(i - 1) / 2].hash)
+	{
+		SampleKey	swap = heap[i];
+
+		heap[i] = heap[(i - 1) / 2];
+		heap[(i - 1) / 2] = swap;
+		i = (i - 1) / 2;
+	}
+}
+
+static void
+sample_slice(void *arg)
+{
+	JobTask    *task = (JobTask *) arg;
+	SampleState *sample = task->sample;
+	const Job  *job = task->job;
+	UserContext user;
+	char	  **keys;
+	bool	   *matches;
+	int			nkeys;
+
+	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
+	nkeys = target_read_key_page(jobtask_table(task), sample->last_key, SAMPLE_PAGE_ROWS,
+								 &keys, &matches);
+	usercxt_leave(&user);
+
+	for (int i = 0; i < nkeys; i++)
+	{
+		uint64		hash = key_hash64(keys[i]);
+
+		if (!matches[i])
+			continue;
+		if (sample->nheap < job->max_rows)
+		{
+			sample->heap[sample->nheap].hash = hash;
+			sample->heap[sample->nheap].key = MemoryContextStrdup(sample->cxt, keys[i]);
+			sample_sift_up(sample->heap, sample->nheap++);
+		}
+		else if (hash < sample->heap[0].hash)
+		{
+			pfree(sample->heap[0].key);
+			sample->heap[0].hash = hash;
+			sample->heap[0].key = MemoryContextStrdup(sample->cxt, keys[i]);
+			sample_sift_down(sample->heap, sample->nheap);
+		}
+	}
+	sample->end = nkeys < SAMPLE_PAGE_ROWS;
+	if (nkeys > 0)
+		sample->last_key = MemoryContextStrdup(sample->cxt, keys[nkeys - 1]);
+}
+
+static void
+sample_save_slice(void *arg)
+{
+	JobTask    *task = (JobTask *) arg;
+	SampleState *sample = task->sample;
+	char	  **keys = palloc_array(char *, sample->nheap + 1);
+
+	for (int i = 0; i < sample->nheap; i++)
+		keys[i] = sample->heap[i].key;
+	jobstore_job_started(task->job->id);
+	jobstore_again_insert(task->job->id, keys, NULL, sample->nheap);
+	jobstore_set_listed(task->job->id);
+}
+
+/*
+ * One page on the way to a sample: the rows whose keys have the smallest
+ * digests, so that every call finds the same ones.
+ */
+static SliceVerdict
+prepare_sample(JobTask *task, SliceError *error)
+{
+	SliceVerdict verdict;
+
+	if (task->sample == NULL)
+	{
+		MemoryContext cxt = AllocSetContextCreate(task->cxt, "dess_batch sample",
+												  ALLOCSET_DEFAULT_SIZES);
+
+		task->sample = MemoryContextAllocZero(cxt, sizeof(SampleState));
+		task->sample->cxt = cxt;
+		task->sample->heap = MemoryContextAllocHuge(cxt, task->job->max_rows * sizeof(SampleKey));
+	}
+	if (!task->sample->end)
+		return slice_run("choosing sample rows", sample_slice, task, error);
+
+	verdict = slice_run("choosing sample rows", sample_save_slice, task, error);
+	if (verdict == SLICE_DONE)
+	{
+		MemoryContextDelete(task->sample->cxt);
+		task->sample = NULL;
+		task->job->listed = true;
+	}
+	return verdict;
+}
+
+/* Puts the rows that sample or only names into the ledger, to be taken by key. */
+static void
+prepare_list(JobTask *task)
+{
+	SliceError	error;
+	SliceVerdict verdict;
+
+	if (task->job->sample)
+		verdict = prepare_sample(task, &error);
+	else
+	{
+		verdict = slice_run("choosing rows", only_slice, task, &error);
+		task->job->listed = verdict == SLICE_DONE;
+	}
+	if (verdict != SLICE_DONE)
+		jobtask_trouble(task, verdict, &error);
+	else if (task->job->listed && task->job->state == JOB_QUEUED)
+		task->job->state = JOB_ACTIVE;
+}
+
+/* ---- entry points ---- */
+
+static bool
+prepare_has_rows(const JobTask *task)
+{
+	dlist_iter	iter;
+
+	if (!task->job->all_prepared)
+		return true;
+	if (task->job->requeued == 0 || task->again_due > GetCurrentTimestamp())
+		return false;
+
+	/* rows to be sent once more are gathered until the merge that finds them has ended */
+	dlist_foreach(iter, &((JobTask *) task)->batches)
+	{
+		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+		if (batch->batch.state == BATCH_RETRIEVING ||
+			(task->job->online && batch->batch.state == BATCH_RUNNING))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Is there room for another batch?  Batches are prepared one ahead of what may
+ * be sent, all of them when the job is to stop after this stage.
+ */
+bool
+prepare_wanted(JobTask *task)
+{
+	int			ahead = 0;
+	dlist_iter	iter;
+
+	if (!jobtask_may_send(task))
+		return false;
+	if (task->filling != NULL)
+		return true;
+	if (!prepare_has_rows(task))
+		return false;
+	if (task->job->stage == STAGE_PREPARE)
+		return true;
+	dlist_foreach(iter, &task->batches)
+	{
+		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+		if (batch->batch.state == BATCH_PREPARED)
+			ahead++;
+		else if (task->job->online && batch->batch.state == BATCH_RUNNING && online_unsent(batch) > 0)
+			ahead++;
+	}
+	return ahead < (task->job->online ? 2 : 1);
+}
+
+/*
+ * One page of rows.  Returns false when there was nothing to take.
+ */
+bool
+prepare_work(JobTask *task)
+{
+	PrepareSlice slice;
+	Batch		fresh;
+	char		token[BATCH_TOKEN_SIZE];
+	SliceError	error;
+	SliceVerdict verdict;
+
+	if (!task->job->listed && (task->job->sample || task->job->only != NIL))
+	{
+		prepare_list(task);
+		return true;
+	}
+	if (task->filling != NULL && task->job->all_prepared &&
+		(task->job->requeued == 0 || !prepare_has_rows(task)))
+	{
+		prepare_complete(task);
+		return true;
+	}
+
+	memset(&slice, 0, sizeof(slice));
+	slice.task = task;
+	if (task->filling != NULL)
+		slice.batch = &task->filling->batch;
+	else
+	{
+		memset(&fresh, 0, sizeof(fresh));
+		fresh.job_id = task->job->id;
+		fresh.no = task->job->last_batch + 1;
+		fresh.state = BATCH_PREPARING;
+		fresh.token = token;
+		batch_new_token(token);
+		fresh.remote.total = fresh.remote.finished = -1;
+		fresh.created_at = GetCurrentTimestamp();
+		slice.batch = &fresh;
+		slice.new_batch = true;
+	}
+
+	verdict = slice_run("preparing requests", prepare_slice, &slice, &error);
+	if (verdict == SLICE_DONE)
+		prepare_remember(&slice);
+	else
+	{
+		/* the digests may name rows that were rolled back */
+		prepare_forget_requests(task);
+		jobtask_trouble(task, verdict, &error);
+	}
+
+	if (verdict == SLICE_DONE && slice.full && task->filling != NULL)
+		prepare_complete(task);
+	return verdict == SLICE_DONE;
+}

@@ -1,0 +1,266 @@
+/*-------------------------------------------------------------------------
+ *
+ * provider.c
+ *		The registry of providers, and the helpers their steps share.
+ *
+ * The registry is per process and only grows.  It is published through a
+ * rendezvous variable, so that a third module needs neither our header's
+ * symbols nor a place in our build to add a provider.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "commands/defrem.h"
+#include "fmgr.h"
+#include "nodes/parsenodes.h"
+
+#include "compat.h"
+#include "provider.h"
+
+#define MAX_PROVIDERS	64
+
+static void provider_register(const BatchProvider *provider);
+
+static ProviderRegistry registry = {DESS_BATCH_PROVIDER_API, provider_register};
+static const BatchProvider *providers[MAX_PROVIDERS];
+static int	nproviders = 0;
+
+/* Raises if the provider is not complete or its name is taken. */
+static void
+provider_register(const BatchProvider *provider)
+{
+	if (provider->name == NULL || provider->usual_models == NULL || provider->options == NULL ||
+		provider->check_options == NULL || provider->prepare_batch_file == NULL ||
+		provider->upload_batch_file == NULL || provider->create_batch_job == NULL ||
+		provider->get_batch_status == NULL || provider->retrieve_and_merge_results == NULL ||
+		provider->download_results == NULL || provider->find_batch_job == NULL ||
+		provider->cancel_batch_job == NULL || provider->remove_remote == NULL ||
+		provider->infer == NULL || provider->infer_result == NULL || provider->check_account == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("provider \"%s\" is not complete", provider->name ? provider->name : "")));
+	if (provider_find(provider->name) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("provider \"%s\" is already registered", provider->name)));
+	if (nproviders == MAX_PROVIDERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("no more than %d providers can be registered", MAX_PROVIDERS)));
+	providers[nproviders++] = provider;
+}
+
+/* Called when the library is loaded; registers the built-in providers. */
+void
+provider_init(void)
+{
+	void	  **variable = find_rendezvous_variable(DESS_BATCH_PROVIDERS);
+
+	if (*variable != NULL)
+		return;
+	provider_register(&openai_provider);
+	*variable = &registry;
+}
+
+const BatchProvider *
+provider_find(const char *name)
+{
+	for (int i = 0; i < nproviders; i++)
+	{
+		if (strcmp(providers[i]->name, name) == 0)
+			return providers[i];
+	}
+	return NULL;
+}
+
+/* A new list in the current context, in the order of registration. */
+List *
+provider_list(void)
+{
+	List	   *result = NIL;
+
+	for (int i = 0; i < nproviders; i++)
+		result = lappend(result, unconstify(BatchProvider *, providers[i]));
+	return result;
+}
+
+/* Does the text match the glob between glob and end?  Linear but for the last "*". */
+static bool
+glob_match(const char *glob, const char *end, const char *text)
+{
+	const char *star = NULL;
+	const char *retry = NULL;
+
+	while (*text != '\0')
+	{
+		if (glob < end && *glob == '*')
+		{
+			star = ++glob;
+			retry = text;
+		}
+		else if (glob < end && (*glob == '?' || *glob == *text))
+		{
+			glob++;
+			text++;
+		}
+		else if (star != NULL)
+		{
+			glob = star;
+			text = ++retry;
+		}
+		else
+			return false;
+	}
+	while (glob < end && *glob == '*')
+		glob++;
+	return glob == end;
+}
+
+/* White space around the globs does not count; letters' case does. */
+bool
+provider_glob_match(const char *globs, const char *model)
+{
+	const char *p = globs;
+
+	while (p != NULL && *p != '\0')
+	{
+		const char *start = p + strspn(p, " \t\r\n");
+		const char *comma = strchr(start, ',');
+		const char *end = comma ? comma : start + strlen(start);
+
+		p = comma ? comma + 1 : end;
+		while (end > start && strchr(" \t\r\n", end[-1]) != NULL)
+			end--;
+		if (end > start && glob_match(start, end, model))
+			return true;
+	}
+	return false;
+}
+
+/* The value of a server option, or NULL where it is not set. */
+const char *
+account_option(const Account *account, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, account->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, cell);
+
+		if (strcmp(option->defname, name) == 0)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+void
+provider_step(StageStep step, BatchStage *stage, HttpReply *reply, StepResult *result)
+{
+	if (reply != NULL)
+		reply_blot_secret(reply, stage->account->secret);
+	memset(result, 0, sizeof(StepResult));
+	step(stage, reply, result);
+}
+
+void
+step_request(StepResult *result, const char *method, const char *url)
+{
+	memset(result, 0, sizeof(StepResult));
+	result->kind = STEP_REQUEST;
+	result->request.method = method;
+	result->request.url = pstrdup(url);
+}
+
+/* Control characters, a line end above all, cannot be part of a header and are left out. */
+void
+request_header(HttpRequest *request, const char *name, const char *value)
+{
+	StringInfoData header;
+
+	initStringInfo(&header);
+	appendStringInfo(&header, "%s: ", name);
+	for (const char *p = value; *p != '\0'; p++)
+	{
+		if ((unsigned char) *p >= ' ' && *p != 0x7F)
+			appendStringInfoChar(&header, *p);
+	}
+	request->headers = lappend(request->headers, header.data);
+}
+
+void
+step_header(StepResult *result, const char *name, const char *value)
+{
+	request_header(&result->request, name, value);
+}
+
+void
+step_json_body(StepResult *result, const char *body)
+{
+	result->request.body = pstrdup(body);
+	result->request.body_length = strlen(body);
+	step_header(result, "Content-Type", "application/json");
+}
+
+void
+step_done(StepResult *result)
+{
+	memset(result, 0, sizeof(StepResult));
+	result->kind = STEP_DONE;
+}
+
+void
+step_wait(StepResult *result, int64 ms)
+{
+	memset(result, 0, sizeof(StepResult));
+	result->kind = STEP_WAIT;
+	result->wait_ms = ms;
+}
+
+void
+step_fail(StepResult *result, ErrorClass class, const char *code, const char *message)
+{
+	memset(result, 0, sizeof(StepResult));
+	result->kind = STEP_FAILED;
+	error_set(&result->error, class, code, message);
+}
+
+void
+step_fail_http(StepResult *result, const HttpReply *reply)
+{
+	memset(result, 0, sizeof(StepResult));
+	result->kind = STEP_FAILED;
+	error_from_http(&result->error, reply);
+}
+
+/*
+ * Palloc'd.  The id may come from anywhere: what is no unreserved character of
+ * a URL is percent-encoded in it.
+ */
+char *
+provider_url(const char *base_url, const char *path, const char *id)
+{
+	StringInfoData url;
+
+	initStringInfo(&url);
+	appendStringInfoString(&url, base_url);
+	for (; *path != '\0'; path++)
+	{
+		if (*path != '%')
+		{
+			appendStringInfoChar(&url, *path);
+			continue;
+		}
+		for (const char *p = id; *p != '\0'; p++)
+		{
+			unsigned char c = (unsigned char) *p;
+
+			if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+				c == '-' || c == '_' || c == '~' || (c == '.' && p > id))
+				appendStringInfoChar(&url, c);
+			else
+				appendStringInfo(&url, "%%%02X", c);
+		}
+	}
+	return url.data;
+}

@@ -1,0 +1,360 @@
+/*-------------------------------------------------------------------------
+ *
+ * provider.h
+ *		What a provider is: five stages, a few helpers, and the registry.
+ *
+ * A provider does no input or output.  It turns rows into request lines, says
+ * which HTTP request comes next, and turns replies into facts.  It never sees
+ * a socket, a table or a transaction, and it never raises an error because of
+ * what a remote party sent.
+ *
+ * provider.c has the registry and the helpers that need the backend;
+ * provider_error.c, and whatever a provider uses to write request lines and to
+ * read result lines, compile outside it as well.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_PROVIDER_H
+#define DESS_PROVIDER_H
+
+#include "datatype/timestamp.h"
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+
+#include "http.h"
+
+struct cJSON;
+
+/* What a failure means for what comes next (providers' error tables). */
+typedef enum ErrorClass
+{
+	ERROR_TEMPORARY,			/* time may heal it: try again */
+	ERROR_RATE,					/* a delay, no failed attempt */
+	ERROR_QUOTA,				/* out of money or quota: the job stops and says so */
+	ERROR_AUTH,					/* bad secret or no permission: the job stops */
+	ERROR_PERMANENT,			/* the same request will fail again */
+	ERROR_NO_SERVICE,			/* the server has no such service (no batch files) */
+	ERROR_TOO_LARGE				/* cut the batch smaller */
+} ErrorClass;
+
+typedef struct StepError
+{
+	ErrorClass	class;
+	char	   *code;			/* provider's own code, or the HTTP status as text */
+	char	   *message;		/* provider's own words, at most 200 bytes */
+	int64		retry_after_ms; /* what the provider asked for, or -1 */
+	bool		maybe_done;		/* the request may have had its effect all the same */
+} StepError;
+
+/*
+ * Codes of our own, for what no provider has said.  CODE_NOT_FOUND is worth
+ * counting: a 404 comes and goes, so that something is lost only after several
+ * of them spread over a quarter of an hour.  A step sees its own tries alone
+ * and leaves the counting to its caller.
+ */
+#define CODE_NOT_SENT		"connection_failed"
+#define CODE_BROKEN			"connection_lost"
+#define CODE_REPLY_TOO_LARGE	"reply_too_large"
+#define CODE_ADDRESS_REFUSED	"address_refused"
+#define CODE_LOCAL			"local_failure"
+#define CODE_BAD_REPLY		"bad_reply"
+#define CODE_NOT_FOUND		"not_found"
+#define CODE_UNCERTAIN		"uncertain"	/* nobody can tell whether the batch exists: ask the user */
+
+/*
+ * An account: a server of the foreign-data wrapper (or a built-in one) as seen
+ * by one role, with its secret.  Strings are "" or NULL where an option is not
+ * set; option() finds provider-specific ones.
+ */
+typedef struct Account
+{
+	char	   *server;			/* name, or "(built-in openai)" */
+	Oid			server_oid;		/* InvalidOid for built-in ones */
+	Oid			role;			/* whose mapping the secret came from (or would have) */
+	const struct BatchProvider *provider;
+	char	   *base_url;		/* without a slash at its end */
+	char	   *secret;			/* NULL when none was found */
+	char	   *secret_source;	/* "user mapping of public", "environment variable OPENAI_API_KEY" ... */
+	char	   *secret_searched;	/* places looked at, for messages */
+	bool		trusted;		/* owned by a superuser, or built in */
+	char	   *ca_file;
+	char	   *proxy;
+	int			max_concurrency;
+	int			poll_interval;	/* seconds */
+	int			request_timeout;	/* seconds */
+	int64		requests_per_minute;	/* 0: none */
+	int64		tokens_per_minute;
+	int64		max_batch_requests; /* already bounded by the provider's limits */
+	int64		max_batch_bytes;
+	int			max_active_batches;
+	int64		max_enqueued_tokens;	/* 0: none */
+	double		max_cost_per_day;	/* US dollars; negative: none */
+	double		max_cost_per_month;
+	List	   *options;		/* of DefElem: all options of the server */
+} Account;
+
+extern PGDLLEXPORT const char *account_option(const Account *account, const char *name);	/* NULL if not set */
+
+/* Provider-neutral parameters of a job. */
+typedef struct BatchParameters
+{
+	char	   *temperature;	/* JSON numbers as the user wrote them, or NULL */
+	char	   *top_p;
+	char	   *seed;
+	int64		max_output_tokens;	/* 0: not given */
+	char	   *reasoning_effort;	/* NULL: not given */
+	char	   *extra;			/* JSON object text, its members go into the body verbatim; or NULL */
+} BatchParameters;
+
+/* What all requests of a job have in common. */
+typedef struct BatchOptions
+{
+	const Account *account;
+	const char *model;
+	const char *system;			/* NULL: none */
+	const char *system_json;	/* the same as a JSON string, written once */
+	const char *model_json;
+	const char *schema;			/* JSON Schema text, or NULL */
+	BatchParameters parameters;
+	bool		department;		/* built-in prompt: reasoning off or minimal by default */
+
+	/* set by the provider's prepare_options: what stands before and after the prompt in every line */
+	char	   *line_head;
+	char	   *line_tail;
+} BatchOptions;
+
+/* One request of a batch. */
+typedef struct BatchItem
+{
+	const char *custom_id;		/* chosen by us: [a-z0-9-]+, unique in the batch */
+	const char *text;			/* rendered user prompt, UTF-8 */
+	size_t		text_length;
+} BatchItem;
+
+/* How the provider sees a batch. */
+typedef enum RemoteStatus
+{
+	REMOTE_UNKNOWN,				/* not asked yet, or a word we do not know: poll on */
+	REMOTE_QUEUED,
+	REMOTE_RUNNING,
+	REMOTE_FINISHED,			/* read outputs */
+	REMOTE_EXPIRED,				/* read outputs, the rest expired */
+	REMOTE_CANCELLED,			/* read outputs, the rest was cancelled */
+	REMOTE_FAILED,				/* error says why; read outputs if there are any */
+	REMOTE_LOST					/* the provider no longer knows it */
+} RemoteStatus;
+
+/*
+ * What is known of one batch at its provider; kept in the ledger between
+ * steps.  A step changes these fields, with palloc'd strings.
+ */
+typedef struct BatchRemote
+{
+	char	   *input_uri;		/* uploaded request file */
+	char	   *remote_id;		/* the batch */
+	char	   *remote_state;	/* the provider's word */
+	RemoteStatus status;
+	List	   *output_uris;	/* of char *: result files, to be read in this order */
+	StepError	error;			/* with REMOTE_FAILED */
+	int64		total;			/* the provider's own counts, -1: unknown */
+	int64		finished;
+} BatchRemote;
+
+/* One stage of one batch: what a step may look at and change. */
+typedef struct BatchStage
+{
+	const Account *account;
+	const char *model;
+	const char *token;			/* random, in the ledger before anything is sent; never used for a second file or batch */
+	const char *label;			/* for the provider's console: "dess_batch job 7 batch 2" */
+	int64		job_id;
+	int			batch_no;
+	TimestampTz created_at;
+	int64		requests;
+	const char *spool_file;		/* the request file */
+	int64		spool_length;
+	const char *sink_file;		/* where a download goes */
+	const char *uri;			/* which of output_uris the download is for */
+	BatchRemote *remote;
+	bool		resumed;		/* an earlier try of this stage may have had its effect */
+	int			phase;			/* the step's own counter, 0 at first */
+	int			tries;			/* the step's own counter of repeated looks, 0 at first */
+	char	   *scratch;		/* the step's own, NULL at first */
+} BatchStage;
+
+typedef enum StepKind
+{
+	STEP_REQUEST,				/* send result->request, call again with the reply */
+	STEP_WAIT,					/* call again, without a reply, after result->wait_ms */
+	STEP_DONE,
+	STEP_FAILED					/* result->error says why */
+} StepKind;
+
+typedef struct StepResult
+{
+	StepKind	kind;
+	HttpRequest request;		/* method, url, headers, body; the rest is filled in from the account */
+	int64		wait_ms;
+	StepError	error;
+} StepResult;
+
+/*
+ * Called first with reply NULL, then with each reply (or with NULL after a
+ * wait), until it says STEP_DONE or STEP_FAILED.  May be started anew at any
+ * time, with phase and tries 0 and scratch NULL: every step can be repeated.
+ * What it allocates, in its result and in stage, is in the current context.
+ * Callers go through provider_step().
+ */
+typedef void (*StageStep) (BatchStage *stage, const HttpReply *reply, StepResult *result);
+
+/* What one result line, or one online reply, says about one request. */
+typedef enum ReplyKind
+{
+	REPLY_TEXT,					/* the model's text */
+	REPLY_REFUSED,				/* the model or a filter declined */
+	REPLY_TRUNCATED,			/* cut at the token limit */
+	REPLY_EXPIRED,				/* never run */
+	REPLY_CANCELLED,
+	REPLY_FAILED				/* error says how */
+} ReplyKind;
+
+typedef struct BatchReply
+{
+	char	   *custom_id;		/* NULL when the line has none */
+	char	   *echoed_text;	/* the user prompt as echoed, where lines carry no id; else NULL */
+	ReplyKind	kind;
+	char	   *text;			/* with REPLY_TEXT; partial text with REPLY_TRUNCATED, or NULL */
+	StepError	error;			/* with REPLY_FAILED, words also with REPLY_REFUSED */
+	char	   *finish_reason;
+	char	   *model_version;
+	char	   *response_id;
+	int64		input_tokens;	/* all of them, cached ones included; 0 when unknown */
+	int64		cached_tokens;
+	int64		output_tokens;	/* all that are billed, reasoning included */
+	int64		reasoning_tokens;
+} BatchReply;
+
+/* Reads one line (without its newline).  Returns false if it is not a result line at all; *why then says so. */
+typedef bool (*LineReader) (const char *line, size_t length, BatchReply *reply, const char **why);
+
+typedef struct BatchLimits
+{
+	int64		max_requests;
+	int64		max_bytes;
+} BatchLimits;
+
+/* Server options that only this provider knows. */
+typedef struct ProviderOption
+{
+	const char *name;
+	bool		required;
+	bool		superuser_only;
+	/* NULL if the value is good, else what it should be ("chat/completions or responses") */
+	const char *(*check) (const char *value);
+} ProviderOption;
+
+typedef struct BatchProvider
+{
+	const char *name;			/* the server option "provider" */
+	const char *usual_models;	/* globs */
+	const char *base_url;		/* public address; NULL: made from options */
+	const char *const *secret_variables;	/* environment variables, NULL at the end */
+	const char *mapping_option; /* user mapping option that holds the secret */
+	bool		built_in;		/* a server without CREATE SERVER exists for superusers */
+	BatchLimits limits;
+	const ProviderOption *options;	/* ends with a NULL name */
+
+	/* NULL if this provider can send what is asked, else why not (schema, parameters), palloc'd */
+	char	   *(*check_options) (const BatchOptions *options);
+
+	/*
+	 * Optional.  Called once for the options of many lines, after
+	 * check_options, to write line_head and line_tail in the current context;
+	 * without it prepare_batch_file works them out for every line.
+	 */
+	void		(*prepare_options) (BatchOptions *options);
+
+	/* the five stages */
+	void		(*prepare_batch_file) (StringInfo line, const BatchItem *item, const BatchOptions *options);
+	StageStep	upload_batch_file;
+	StageStep	create_batch_job;
+	StageStep	get_batch_status;
+	LineReader	retrieve_and_merge_results;
+	StageStep	download_results;	/* of stage->uri into stage->sink_file */
+
+	StageStep	find_batch_job; /* after a crash: sets remote_id if the batch with this token exists; DONE without it: provably absent */
+	StageStep	cancel_batch_job;
+	StageStep	remove_remote;	/* files and job of a batch that is merged; gone already is good */
+
+	/*
+	 * Online mode: the request for one prepared line (its body lies in that
+	 * line), and the result line for its reply, whatever that is.
+	 */
+	void		(*infer) (const Account *account, const char *model, const char *line, size_t length, HttpRequest *request);
+	void		(*infer_result) (StringInfo line, const char *custom_id, const HttpReply *reply);
+
+	/* dess_batch_check: is the secret good, is the model there (stage->model may be NULL); words in stage->scratch */
+	StageStep	check_account;
+} BatchProvider;
+
+/*
+ * The registry (the factory).  A third module finds register_provider through
+ * the rendezvous variable, once dess_batch is loaded; what it registers must
+ * stay where it is until the process ends.
+ */
+#define DESS_BATCH_PROVIDERS	"dess_batch_providers"
+#define DESS_BATCH_PROVIDER_API 1
+
+typedef struct ProviderRegistry
+{
+	int			api_version;
+	void		(*register_provider) (const BatchProvider *provider);
+} ProviderRegistry;
+
+/* provider.c */
+extern void provider_init(void);
+extern PGDLLEXPORT const BatchProvider *provider_find(const char *name);	/* NULL if none */
+extern List *provider_list(void);	/* of const BatchProvider * */
+extern PGDLLEXPORT bool provider_glob_match(const char *globs, const char *model);	/* comma-separated, * and ? */
+
+/*
+ * Calls a step.  A secret that the other side echoes in a reply held in memory
+ * is blotted out first, so that it can reach no message.
+ */
+extern void provider_step(StageStep step, BatchStage *stage, HttpReply *reply, StepResult *result);
+
+/* Helpers that every provider shares; each starts the result anew, but for step_header and step_json_body. */
+extern PGDLLEXPORT void step_request(StepResult *result, const char *method, const char *url);
+extern PGDLLEXPORT void step_header(StepResult *result, const char *name, const char *value);
+extern PGDLLEXPORT void step_json_body(StepResult *result, const char *body);	/* with its Content-Type */
+extern PGDLLEXPORT void step_done(StepResult *result);
+extern PGDLLEXPORT void step_wait(StepResult *result, int64 ms);
+extern PGDLLEXPORT void step_fail(StepResult *result, ErrorClass class, const char *code, const char *message);
+/* The class of a transport failure or an HTTP status; retry-after headers are read.  Fills everything. */
+extern PGDLLEXPORT void step_fail_http(StepResult *result, const HttpReply *reply);
+extern PGDLLEXPORT void request_header(HttpRequest *request, const char *name, const char *value);
+
+/* base_url with path behind it; "%" in path stands for id, escaped for a URL. */
+extern PGDLLEXPORT char *provider_url(const char *base_url, const char *path, const char *id);
+
+/* provider_error.c */
+extern PGDLLEXPORT void error_set(StepError *error, ErrorClass class, const char *code, const char *message);
+extern PGDLLEXPORT void error_from_http(StepError *error, const HttpReply *reply);
+
+/*
+ * The same from a status (0: unknown) and a body of any shape, or from a value
+ * that was found in one; otherwise is the class when neither code nor status
+ * is known.
+ */
+extern PGDLLEXPORT void error_from_body(StepError *error, int status, const char *body, size_t length);
+extern PGDLLEXPORT void error_from_value(StepError *error, int status, const struct cJSON *value, ErrorClass otherwise);
+extern PGDLLEXPORT void error_obey_should_retry(StepError *error, const char *value);	/* that header's value, or NULL */
+extern PGDLLEXPORT bool reply_ok(const HttpReply *reply);	/* a 2xx arrived */
+extern PGDLLEXPORT int64 reply_retry_after_ms(const HttpReply *reply);	/* -1: not said */
+extern PGDLLEXPORT void reply_blot_secret(HttpReply *reply, const char *secret);
+extern const char *error_class_name(ErrorClass class);
+
+/* The built-in providers */
+extern const BatchProvider openai_provider;
+
+#endif							/* DESS_PROVIDER_H */

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.h
+ *		Control block in shared memory; exists only with preload.
+ *
+ * Locking: one spinlock over everything; nothing is done while it is held but
+ * reading and writing the block.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_SHMEM_H
+#define DESS_SHMEM_H
+
+/* To be called from _PG_init() of a preloaded library. */
+extern void shmem_init(void);
+
+/* A database whose worker could not be started: the launcher sees to it.  Nothing without preload. */
+extern void shmem_flag_database(Oid database);
+
+/* For the launcher. */
+extern void shmem_register_launcher(void);
+extern bool shmem_next_flagged(Oid *database);
+
+/* For workers: this process serves the database until it exits. */
+extern void shmem_register_worker(Oid database);
+
+/* Has somebody asked this worker to make room? */
+extern bool shmem_stop_requested(void);
+
+/* Asks the worker of a database to exit and waits at most ten seconds.  False: it is still there. */
+extern bool shmem_stop_worker(Oid database);
+
+/* Is there a worker that has registered for the database?  False without preload. */
+extern bool shmem_has_worker(Oid database);
+extern bool shmem_available(void);
+
+#endif							/* DESS_SHMEM_H */

@@ -1,0 +1,126 @@
+/*-------------------------------------------------------------------------
+ *
+ * slice.c
+ *		The worker's one error boundary.
+ *
+ * Everything that the worker does with the database goes through slice_run():
+ * one transaction, one memory context, one place where errors end.  Transfers
+ * live in contexts of their own and go on whatever happens here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "utils/memutils.h"
+
+#include "slice.h"
+#include "txn.h"
+#include "worker.h"
+
+static MemoryContext slice_context = NULL;
+static bool lock_lost = false;
+
+/* Repetition without charge, with back-off, or never: by SQLSTATE class. */
+static SliceVerdict
+slice_verdict(int sqlerrcode)
+{
+	switch (sqlerrcode)
+	{
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+		case ERRCODE_QUERY_CANCELED:
+		case ERRCODE_T_R_SERIALIZATION_FAILURE:
+		case ERRCODE_T_R_DEADLOCK_DETECTED:
+			return SLICE_AGAIN;
+		case ERRCODE_READ_ONLY_SQL_TRANSACTION:
+			return SLICE_TROUBLE;
+		default:
+			break;
+	}
+
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INTERNAL_ERROR:
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_FDW_ERROR:
+			return SLICE_TROUBLE;
+		default:
+			return SLICE_HOPELESS;
+	}
+}
+
+static SliceVerdict
+slice_recover(SliceError *error)
+{
+	ErrorData  *edata;
+	SliceVerdict verdict;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(slice_context);
+	edata = CopyErrorData();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	LWLockReleaseAll();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	RESUME_INTERRUPTS();
+	lock_lost = true;
+
+	verdict = slice_verdict(edata->sqlerrcode);
+	strlcpy(error->sqlstate, unpack_sql_state(edata->sqlerrcode), sizeof(error->sqlstate));
+	strlcpy(error->message, edata->message ? edata->message : "unknown error", sizeof(error->message));
+	error->message[pg_mbcliplen(error->message, strlen(error->message), sizeof(error->message) - 5)] = '\0';
+
+	if (verdict != SLICE_AGAIN)
+		ereport(LOG,
+				(errcode(edata->sqlerrcode),
+				 errmsg("dess_batch worker: %s", error->message),
+				 edata->detail ? errdetail_internal("%s", edata->detail) : 0,
+				 edata->context ? errcontext("%s", edata->context) : 0));
+	return verdict;
+}
+
+SliceVerdict
+slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	volatile SliceVerdict verdict = SLICE_DONE;
+
+	if (slice_context == NULL)
+		slice_context = AllocSetContextCreate(TopMemoryContext, "dess_batch slice",
+											  ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(slice_context);
+
+	PG_TRY();
+	{
+		if (!txn_begin(activity))
+		{
+			ereport(LOG, (errmsg("dess_batch worker stops because the extension is gone")));
+			proc_exit(0);
+		}
+		MemoryContextSwitchTo(slice_context);
+		fn(arg);
+		txn_commit();
+	}
+	PG_CATCH();
+	{
+		verdict = slice_recover(error);
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(caller);
+	if (lock_lost)
+	{
+		/* an abort releases session locks as well */
+		lock_lost = false;
+		worker_keep_lock();
+	}
+	return verdict;
+}

@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * slice.h
+ *		The worker's one error boundary: a bounded piece of database work in a
+ *		transaction of its own.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_SLICE_H
+#define DESS_SLICE_H
+
+/* What a failed slice means. */
+typedef enum SliceVerdict
+{
+	SLICE_DONE,
+	SLICE_AGAIN,				/* serialization, deadlock, lock timeout: repeat, nobody's fault */
+	SLICE_TROUBLE,				/* resources, I/O, internal: repeat with back-off */
+	SLICE_HOPELESS				/* the same will happen again: table gone, rights gone, bad data */
+} SliceVerdict;
+
+typedef struct SliceError
+{
+	char		sqlstate[6];
+	char		message[512];
+} SliceError;
+
+/*
+ * Runs fn(arg) in a transaction.  What it allocates lives until the next call
+ * of slice_run().  An error is caught, logged once and described in error.  The
+ * worker ends (by exit code 0) when the extension is gone.
+ */
+extern SliceVerdict slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error);
+
+#endif							/* DESS_SLICE_H */

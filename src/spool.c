@@ -1,0 +1,369 @@
+/*-------------------------------------------------------------------------
+ *
+ * spool.c
+ *		Request and result files while they travel.
+ *
+ * Files lie in <spool>/<database OID>/ and are called <job>-<batch>.requests
+ * and <job>-<batch>.results.<n>, readable by the server's user alone.  The
+ * ledger knows how many bytes of a request file are committed; what a crash
+ * left behind that is cut off by the next write.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/file_perm.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/fd.h"
+#include "utils/memutils.h"
+
+#include "guc.h"
+#include "spool.h"
+
+#define READ_CHUNK		(256 * 1024)
+
+struct SpoolReader
+{
+	int			fd;
+	char	   *buffer;
+	size_t		capacity;
+	size_t		start;			/* first byte not handed out */
+	size_t		filled;
+	int64		offset;			/* of buffer[start] in the file */
+	bool		at_end;
+	char	   *path;
+	MemoryContextCallback callback;
+};
+
+/* Directory of this database; made on the way. */
+static char *
+spool_directory(void)
+{
+	char	   *base = dess_spool_directory[0] != '\0' ? dess_spool_directory : "dess_batch";
+	char	   *path = psprintf("%s/%u", base, MyDatabaseId);
+
+	if (mkdir(base, S_IRWXU) < 0 && errno != EEXIST)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create directory \"%s\": %m", base)));
+	if (mkdir(path, S_IRWXU) < 0 && errno != EEXIST)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create directory \"%s\": %m", path)));
+	return path;
+}
+
+char *
+spool_path(int64 job_id, int batch_no, SpoolKind kind, int number)
+{
+	char	   *directory = spool_directory();
+
+	if (kind == SPOOL_REQUESTS)
+		return psprintf("%s/" INT64_FORMAT "-%d.requests", directory, job_id, batch_no);
+	return psprintf("%s/" INT64_FORMAT "-%d.results.%d", directory, job_id, batch_no, number);
+}
+
+int64
+spool_length(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+	{
+		if (errno == ENOENT)
+			return -1;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not stat file \"%s\": %m", path)));
+	}
+	return st.st_size;
+}
+
+static int
+spool_open_transient(const char *path, int flags)
+{
+	int			fd = OpenTransientFilePerm(path, flags | PG_BINARY, S_IRUSR | S_IWUSR);
+
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	return fd;
+}
+
+static void
+spool_close_transient(const char *path, int fd)
+{
+	if (CloseTransientFile(fd) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not close file \"%s\": %m", path)));
+}
+
+void
+spool_write(const char *path, int64 offset, const char *data, size_t length)
+{
+	int			fd = spool_open_transient(path, O_RDWR | O_CREAT);
+
+	if (ftruncate(fd, offset) < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not truncate file \"%s\": %m", path)));
+	while (length > 0)
+	{
+		ssize_t		written;
+
+		errno = 0;
+		written = pg_pwrite(fd, data, length, offset);
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+		{
+			/* if write didn't set errno, assume problem is no disk space */
+			if (errno == 0)
+				errno = ENOSPC;
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not write to file \"%s\": %m", path)));
+		}
+		data += written;
+		offset += written;
+		length -= written;
+	}
+	spool_close_transient(path, fd);
+}
+
+void
+spool_sync(const char *path)
+{
+	int			fd = spool_open_transient(path, O_RDWR);
+
+	if (pg_fsync(fd) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not fsync file \"%s\": %m", path)));
+	spool_close_transient(path, fd);
+}
+
+void
+spool_truncate(const char *path, int64 length)
+{
+	int			fd = spool_open_transient(path, O_RDWR | O_CREAT);
+
+	if (ftruncate(fd, length) < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not truncate file \"%s\": %m", path)));
+	spool_close_transient(path, fd);
+}
+
+static void
+spool_unlink(const char *path)
+{
+	if (unlink(path) < 0 && errno != ENOENT)
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not remove file \"%s\": %m", path)));
+}
+
+/*
+ * Calls visit for every file of this database's spool whose name is ours.
+ */
+static void
+spool_visit(void (*visit) (const char *path, int64 job_id, int batch_no, void *arg), void *arg)
+{
+	char	   *directory = spool_directory();
+	DIR		   *dir = AllocateDir(directory);
+	struct dirent *entry;
+
+	while ((entry = ReadDir(dir, directory)) != NULL)
+	{
+		long long	job_id;
+		int			batch_no;
+		char		path[MAXPGPATH];
+
+		if (sscanf(entry->d_name, "%lld-%d.", &job_id, &batch_no) != 2)
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name);
+		visit(path, job_id, batch_no, arg);
+	}
+	FreeDir(dir);
+}
+
+typedef struct RemoveArg
+{
+	int64		job_id;
+	int			batch_no;
+} RemoveArg;
+
+static void
+spool_remove_visit(const char *path, int64 job_id, int batch_no, void *arg)
+{
+	RemoveArg  *which = (RemoveArg *) arg;
+
+	if (job_id == which->job_id && batch_no == which->batch_no)
+		spool_unlink(path);
+}
+
+void
+spool_remove_batch(int64 job_id, int batch_no)
+{
+	RemoveArg	which;
+
+	which.job_id = job_id;
+	which.batch_no = batch_no;
+	spool_visit(spool_remove_visit, &which);
+}
+
+typedef struct SweepArg
+{
+	bool		(*keep) (int64 job_id, int batch_no);
+	int64		bytes;
+} SweepArg;
+
+static void
+spool_sweep_visit(const char *path, int64 job_id, int batch_no, void *arg)
+{
+	SweepArg   *sweep = (SweepArg *) arg;
+	struct stat st;
+
+	if (!sweep->keep(job_id, batch_no))
+		spool_unlink(path);
+	else if (stat(path, &st) == 0)
+		sweep->bytes += st.st_size;
+}
+
+int64
+spool_sweep(bool (*keep) (int64 job_id, int batch_no))
+{
+	SweepArg	sweep;
+
+	sweep.keep = keep;
+	sweep.bytes = 0;
+	spool_visit(spool_sweep_visit, &sweep);
+	return sweep.bytes;
+}
+
+/* ---- reading lines ---- */
+
+static void
+spool_reader_reset(void *arg)
+{
+	spool_close((SpoolReader *) arg);
+}
+
+/*
+ * Not a transient file: a reader outlives transactions, and belongs to its
+ * memory context instead.
+ */
+SpoolReader *
+spool_open(const char *path, int64 offset)
+{
+	SpoolReader *reader = palloc0(sizeof(SpoolReader));
+
+	reader->fd = -1;
+	reader->path = pstrdup(path);
+	reader->offset = offset;
+	reader->capacity = READ_CHUNK;
+	reader->buffer = palloc(reader->capacity);
+	reader->callback.func = spool_reader_reset;
+	reader->callback.arg = reader;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &reader->callback);
+
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not open file \"%s\": too many open files", path)));
+	reader->fd = BasicOpenFile(path, O_RDONLY | PG_BINARY);
+	if (reader->fd < 0)
+	{
+		ReleaseExternalFD();
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	}
+	return reader;
+}
+
+void
+spool_close(SpoolReader *reader)
+{
+	if (reader->fd < 0)
+		return;
+	close(reader->fd);
+	reader->fd = -1;
+	ReleaseExternalFD();
+}
+
+/* Reads more behind what is in the buffer; false at the end of the file. */
+static bool
+spool_fill(SpoolReader *reader)
+{
+	ssize_t		got;
+
+	if (reader->start > 0)
+	{
+		memmove(reader->buffer, reader->buffer + reader->start, reader->filled - reader->start);
+		reader->filled -= reader->start;
+		reader->start = 0;
+	}
+	if (reader->filled == reader->capacity)
+	{
+		reader->capacity *= 2;
+		reader->buffer = repalloc_huge(reader->buffer, reader->capacity);
+	}
+	do
+	{
+		got = pg_pread(reader->fd, reader->buffer + reader->filled,
+					   reader->capacity - reader->filled, reader->offset + reader->filled);
+	} while (got < 0 && errno == EINTR);
+	if (got < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read file \"%s\": %m", reader->path)));
+	reader->filled += got;
+	return got > 0;
+}
+
+char *
+spool_next_line(SpoolReader *reader, size_t *length, bool whole_file)
+{
+	size_t		searched = reader->start;
+
+	for (;;)
+	{
+		char	   *newline = memchr(reader->buffer + searched, '\n', reader->filled - searched);
+		char	   *line;
+
+		if (newline != NULL)
+		{
+			line = reader->buffer + reader->start;
+			*length = newline - line;
+			reader->start += *length + 1;
+			reader->offset += *length + 1;
+			return line;
+		}
+		searched = reader->filled - reader->start;
+		if (!spool_fill(reader))
+			break;
+	}
+
+	if (!whole_file || reader->filled == reader->start)
+		return NULL;
+	*length = reader->filled - reader->start;
+	reader->start = reader->filled;
+	reader->offset += *length;
+	return reader->buffer + reader->start - *length;
+}
+
+int64
+spool_offset(const SpoolReader *reader)
+{
+	return reader->offset;
+}

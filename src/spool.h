@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * spool.h
+ *		Request and result files while they travel.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_SPOOL_H
+#define DESS_SPOOL_H
+
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+
+typedef enum SpoolKind
+{
+	SPOOL_REQUESTS,
+	SPOOL_RESULTS				/* numbered, one a result file */
+} SpoolKind;
+
+/* Name of a file, palloc'd.  The directory of this database is made when needed. */
+extern char *spool_path(int64 job_id, int batch_no, SpoolKind kind, int number);
+
+/* Length in bytes, -1 if there is no such file. */
+extern int64 spool_length(const char *path);
+
+/*
+ * Writes data at offset, cutting off whatever stood behind it: what a crash
+ * left beyond the committed length goes.  Raises on I/O errors (53100 when
+ * the disk is full).
+ */
+extern void spool_write(const char *path, int64 offset, const char *data, size_t length);
+extern void spool_sync(const char *path);
+extern void spool_truncate(const char *path, int64 length);
+
+/* All files of one batch.  What is not there is no error. */
+extern void spool_remove_batch(int64 job_id, int batch_no);
+
+/* Removes files of batches that keep() does not claim.  Returns the bytes that are left. */
+extern int64 spool_sweep(bool (*keep) (int64 job_id, int batch_no));
+
+/* Lines of a file, from an offset; lives in the context it was opened in and is closed with it. */
+typedef struct SpoolReader SpoolReader;
+
+extern SpoolReader *spool_open(const char *path, int64 offset);
+
+/* The next line without its newline, NULL at the end.  An unfinished last line counts only if whole_file. */
+extern char *spool_next_line(SpoolReader *reader, size_t *length, bool whole_file);
+extern int64 spool_offset(const SpoolReader *reader);	/* of the next line */
+extern void spool_close(SpoolReader *reader);
+
+#endif							/* DESS_SPOOL_H */

@@ -1,0 +1,748 @@
+/*-------------------------------------------------------------------------
+ *
+ * target.c
+ *		The user's table as a job sees it: its columns, template and rules.
+ *
+ * A TargetTable outlives transactions, so it holds names, types and operators
+ * as text of statements.  Whatever happens to the table, its type or its
+ * schema marks it as changed; then its definition is compared anew, because
+ * most of such messages come from VACUUM and ANALYZE and mean nothing.
+ *
+ * Keys are in the database's encoding, as the ledger keeps them.  Prompts,
+ * names in {row}, properties and the missing word are in UTF-8.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "common/string.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#include "target_int.h"
+
+static dlist_head open_tables = DLIST_STATIC_INIT(open_tables);
+static bool callbacks_registered = false;
+
+/* ---- relations ---- */
+
+/*
+ * Starts a level of settings, for AtEOXact_GUC(), in which nobody waits longer
+ * than a second for a lock: a worker that waits holds up all jobs.  In a
+ * user's session that holds only where always is set.
+ */
+int
+target_limit_lock_wait(bool always)
+{
+	int			nestlevel = NewGUCNestLevel();
+
+	if ((always || IsBackgroundWorker) && (LockTimeout == 0 || LockTimeout > 1000))
+		(void) set_config_option("lock_timeout", "1000", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	return nestlevel;
+}
+
+/*
+ * Opens and locks a relation that can be a job's source.  Raises 42P01 when it
+ * is gone (name may be NULL), 42809 when it is none of the right kind.
+ */
+Relation
+target_open_relation(Oid relid, const char *name, LOCKMODE lockmode)
+{
+	Relation	rel = try_relation_open(relid, lockmode);
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 name != NULL ? errmsg("relation \"%s\" does not exist", name) :
+				 errmsg("relation with OID %u does not exist", relid)));
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
+		rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot send rows of \"%s\"", RelationGetRelationName(rel)),
+				 errdetail_relkind_not_supported(rel->rd_rel->relkind),
+				 errhint("Name a table, a partitioned table or a foreign table.")));
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot send rows of temporary table \"%s\"", RelationGetRelationName(rel)),
+				 errdetail("The background worker cannot see temporary tables of other sessions.")));
+	return rel;
+}
+
+/* The column of exactly that name, or NULL.  Points into the relation's descriptor. */
+Form_pg_attribute
+target_find_attribute(Relation rel, const char *name)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (!att->attisdropped && strcmp(NameStr(att->attname), name) == 0)
+			return att;
+	}
+	return NULL;
+}
+
+/* Qualified and quoted, for statements and hints. */
+char *
+target_relation_name(Relation rel)
+{
+	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+									  RelationGetRelationName(rel));
+}
+
+/* ---- encodings ---- */
+
+/* Text in another encoding, in the current context, or NULL where a character has no equal there. */
+static char *
+convert_text(Oid proc, int from, int to, const char *text, size_t length)
+{
+	size_t		room = length * MAX_CONVERSION_GROWTH + 1;
+	char	   *result;
+
+	if (!OidIsValid(proc) || !AllocSizeIsValid(room))
+		return NULL;
+	result = palloc(room);
+	if (pg_do_encoding_conversion_buf(proc, from, to, unconstify(unsigned char *, (const unsigned char *) text),
+									  length, (unsigned char *) result, room, true) != length)
+		return NULL;
+	return result;
+}
+
+const char *
+target_to_utf8(const TargetTable *table, const char *text, size_t *length)
+{
+	int			encoding = GetDatabaseEncoding();
+	const char *result;
+
+	*length = strlen(text);
+	if (encoding == PG_UTF8 || pg_is_ascii(text))
+		return text;
+	if (encoding == PG_SQL_ASCII)
+		return pg_verify_mbstr(PG_UTF8, text, *length, true) ? text : NULL;
+
+	result = convert_text(table->to_utf8, encoding, PG_UTF8, text, *length);
+	if (result != NULL)
+		*length = strlen(result);
+	return result;
+}
+
+const char *
+target_from_utf8(const TargetTable *table, const char *text)
+{
+	int			encoding = GetDatabaseEncoding();
+
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII || pg_is_ascii(text))
+		return text;
+	return convert_text(table->from_utf8, PG_UTF8, encoding, text, strlen(text));
+}
+
+static void
+open_encoding(TargetTable *table)
+{
+	int			encoding = GetDatabaseEncoding();
+
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+		return;
+	table->to_utf8 = FindDefaultConversionProc(encoding, PG_UTF8);
+	table->from_utf8 = FindDefaultConversionProc(PG_UTF8, encoding);
+}
+
+/* Text of the job itself, which must be text in UTF-8; what says what it is. */
+static char *
+own_text_to_utf8(const TargetTable *table, const char *text, const char *what)
+{
+	size_t		length;
+	const char *result = target_to_utf8(table, text, &length);
+
+	if (result == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("%s is not valid text in UTF-8", what)));
+	return pstrdup(result);
+}
+
+/* ---- columns ---- */
+
+/* "OPERATOR(schema.name)", so that no search path matters. */
+static char *
+operator_text(Oid operator)
+{
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
+	Form_pg_operator form;
+	char	   *text;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", operator);
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	text = psprintf("OPERATOR(%s.%s)",
+					quote_identifier(get_namespace_name(form->oprnamespace)),
+					NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+	return text;
+}
+
+/*
+ * Describes a column as the catalogs have it now, all but how its values are
+ * read and written as text.
+ * A key column gets its operators; raises 42883 when its type has no order.
+ */
+static void
+describe_column(TargetColumn *column, Form_pg_attribute att, bool is_key)
+{
+	TypeCacheEntry *type;
+
+	column->attnum = att->attnum;
+	column->name = pstrdup(NameStr(att->attname));
+	column->quoted = pstrdup(quote_identifier(column->name));
+	column->nullable = !att->attnotnull;
+	column->type = getBaseType(att->atttypid);
+	column->type_name = format_type_extended(column->type, -1,
+											 FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+	column->array_type = OidIsValid(get_element_type(column->type)) ? InvalidOid :
+		get_array_type(column->type);
+	if (!is_key)
+		return;
+
+	type = lookup_type_cache(column->type, TYPECACHE_EQ_OPR | TYPECACHE_GT_OPR);
+	if (!OidIsValid(type->eq_opr) || !OidIsValid(type->gt_opr))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("key column \"%s\" has type %s, which cannot be sorted",
+						column->name, format_type_be(att->atttypid))));
+	column->equal = operator_text(type->eq_opr);
+	column->greater = operator_text(type->gt_opr);
+}
+
+/* The position of a column, which is added if it is new. */
+static int
+add_column(TargetTable *table, Form_pg_attribute att, bool is_key)
+{
+	TargetColumn *column;
+	Oid			function;
+	bool		is_varlena;
+
+	for (int i = 0; i < table->ncolumns; i++)
+	{
+		if (table->columns[i].attnum == att->attnum)
+			return i;
+	}
+	column = &table->columns[table->ncolumns];
+	describe_column(column, att, is_key);
+	get_typlenbyvalalign(column->type, &column->typlen, &column->typbyval, &column->typalign);
+	getTypeOutputInfo(column->type, &function, &is_varlena);
+	fmgr_info_cxt(function, &column->output, table->context);
+	getTypeInputInfo(column->type, &function, &column->input_param);
+	fmgr_info_cxt(function, &column->input, table->context);
+	return table->ncolumns++;
+}
+
+static void
+open_keys(TargetTable *table, Relation rel, const Job *job)
+{
+	Bitmapset  *attnums = NULL;
+	ListCell   *lc;
+
+	foreach(lc, job->key_columns)
+	{
+		Form_pg_attribute att = target_find_attribute(rel, lfirst(lc));
+
+		if (att == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("key column \"%s\" of relation \"%s\" does not exist",
+							(char *) lfirst(lc), RelationGetRelationName(rel))));
+		add_column(table, att, true);
+		attnums = bms_add_member(attnums, att->attnum);
+	}
+	table->nkeys = table->ncolumns;
+	table->key_index = target_find_key(rel, attnums, NULL);
+}
+
+/* A column that answers are written to.  property is NULL for a single target. */
+static void
+add_target(TargetTable *table, Relation rel, const char *name, char *property)
+{
+	Form_pg_attribute att = target_find_attribute(rel, name);
+	int			before = table->ncolumns;
+
+	if (att == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("target column \"%s\" of relation \"%s\" does not exist",
+						name, RelationGetRelationName(rel)),
+				 errhint("Run \"ALTER %s %s ADD COLUMN %s text;\".",
+						 table->relkind == RELKIND_FOREIGN_TABLE ? "FOREIGN TABLE" : "TABLE",
+						 table->name, quote_identifier(name))));
+	if (att->attgenerated != '\0' || att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS)
+		ereport(ERROR,
+				(errcode(ERRCODE_GENERATED_ALWAYS),
+				 errmsg("target column \"%s\" of relation \"%s\" is always generated",
+						name, RelationGetRelationName(rel))));
+	if (add_column(table, att, false) < before)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_COLUMN),
+				 errmsg("column \"%s\" cannot be a target, because it is one already or part of the key",
+						name)));
+	table->properties[table->ntargets++] = property;
+}
+
+static bool
+property_is_special(const char *property)
+{
+	return property[0] == '$';
+}
+
+static void
+open_target_columns(TargetTable *table, Relation rel, const char *target_columns)
+{
+	Jsonb	   *object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(target_columns)));
+	JsonbIterator *it = JsonbIteratorInit(&object->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *property = NULL;
+
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			property = own_text_to_utf8(table, pnstrdup(value.val.string.val, value.val.string.len),
+										"a property of target_columns");
+			if (property_is_special(property) &&
+				strcmp(property, "$answer") != 0 && strcmp(property, "$outcome") != 0 &&
+				strcmp(property, "$job") != 0 && strcmp(property, "$model") != 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("target_columns has no special property \"%s\"", property),
+						 errhint("Special properties are \"$answer\", \"$outcome\", \"$job\" and \"$model\".")));
+		}
+		else if (token == WJB_VALUE)
+		{
+			if (value.type != jbvString)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("target_columns must be an object of column names")));
+			add_target(table, rel, pnstrdup(value.val.string.val, value.val.string.len), property);
+		}
+	}
+}
+
+/* ---- template ---- */
+
+static bool
+list_has_name(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Is the type's text a JSON value as it stands? */
+static bool
+type_is_json_value(Oid type)
+{
+	switch (type)
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case NUMERICOID:
+		case JSONOID:
+		case JSONBOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static void
+raise_template_error(const TargetTable *table, Relation rel, const char *prompt, const TemplateError *error)
+{
+	int			character = pg_verify_mbstr_len(PG_UTF8, prompt, error->position, true) + 1;
+	StringInfoData names;
+	const char *name;
+
+	switch (error->kind)
+	{
+		case TEMPLATE_OK:
+			break;
+		case TEMPLATE_UNKNOWN_COLUMN:
+			initStringInfo(&names);
+			for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
+			{
+				Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+
+				if (!att->attisdropped)
+					appendStringInfo(&names, "{%s}, ", NameStr(att->attname));
+			}
+			name = target_from_utf8(table, error->name);
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("placeholder {%s} names no column of relation \"%s\"",
+							name != NULL ? name : "?", RelationGetRelationName(rel)),
+					 errhint("Placeholders are %s{row}. Double a brace that is meant as text.", names.data)));
+		case TEMPLATE_UNCLOSED_BRACE:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("brace at character %d of the prompt is not closed", character),
+					 errhint("Double a brace that is meant as text.")));
+		case TEMPLATE_STRAY_BRACE:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("brace at character %d of the prompt closes nothing", character),
+					 errhint("Double a brace that is meant as text.")));
+		case TEMPLATE_EMPTY_NAME:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("placeholder at character %d of the prompt names no column", character),
+					 errhint("Double a brace that is meant as text.")));
+	}
+	elog(ERROR, "could not parse the prompt");
+}
+
+/* {row} shows the columns that submit resolved, and no fewer. */
+static void
+check_input_columns(Relation rel, const Job *job)
+{
+	ListCell   *lc;
+
+	if (strstr(job->prompt, "{row}") == NULL)
+		return;
+	foreach(lc, job->input_columns)
+	{
+		if (target_find_attribute(rel, lfirst(lc)) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("input column \"%s\" of relation \"%s\" does not exist",
+							(char *) lfirst(lc), RelationGetRelationName(rel))));
+	}
+}
+
+/* Columns whose names are not text in UTF-8 cannot be named in a prompt, so the template does not know them. */
+static void
+open_template(TargetTable *table, Relation rel, const Job *job)
+{
+	int			natts = RelationGetNumberOfAttributes(rel);
+	TemplateColumn *columns = palloc0_array(TemplateColumn, natts + 1);
+	Form_pg_attribute *attributes = palloc_array(Form_pg_attribute, natts + 1);
+	bool	   *used = palloc0_array(bool, natts + 1);
+	char	   *prompt = own_text_to_utf8(table, job->prompt, "the prompt");
+	TemplateError error;
+
+	check_input_columns(rel, job);
+	table->inputs = palloc_array(int, natts + 1);
+	table->input_is_boolean = palloc0_array(bool, natts + 1);
+	for (int i = 0; i < natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+		Oid			type = getBaseType(att->atttypid);
+		const char *name;
+		size_t		length;
+
+		if (att->attisdropped)
+			continue;
+		name = target_to_utf8(table, NameStr(att->attname), &length);
+		if (name == NULL)
+			continue;
+		attributes[table->ninputs] = att;
+		table->input_is_boolean[table->ninputs] = type == BOOLOID;
+		columns[table->ninputs].name = pstrdup(name);
+		columns[table->ninputs].is_json = type_is_json_value(type);
+		columns[table->ninputs].in_row = list_has_name(job->input_columns, NameStr(att->attname));
+		columns[table->ninputs].counts = list_has_name(job->counting_columns, NameStr(att->attname));
+		table->ninputs++;
+	}
+
+	table->template = template_parse(prompt, columns, table->ninputs, &error);
+	if (table->template == NULL)
+		raise_template_error(table, rel, prompt, &error);
+	template_used_columns(table->template, used);
+	for (int i = 0; i < table->ninputs; i++)
+		table->inputs[i] = used[i] ? add_column(table, attributes[i], false) : -1;
+}
+
+/* ---- rules and digest ---- */
+
+static void
+open_rules(TargetTable *table, const Job *job)
+{
+	AnswerRules *rules = &table->rules;
+	AnswerColumn *columns = palloc0_array(AnswerColumn, table->ntargets + 1);
+
+	rules->department = job->department;
+	rules->missing = job->missing == NULL ? NULL :
+		own_text_to_utf8(table, job->missing, "the missing word");
+	rules->expect_json = job->response_schema != NULL;
+
+	for (int i = 0; i < table->ntargets; i++)
+	{
+		Oid			type = table->columns[table->nkeys + i].type;
+		bool		is_json = type == JSONOID || type == JSONBOID;
+		bool		is_array = OidIsValid(get_element_type(type));
+
+		if (table->properties[i] == NULL)
+		{
+			rules->target_is_json = is_json;
+			rules->target_is_array = is_array;
+		}
+		else if (!property_is_special(table->properties[i]))
+		{
+			columns[rules->ncolumns].property = table->properties[i];
+			columns[rules->ncolumns].is_json = is_json;
+			columns[rules->ncolumns].is_array = is_array;
+			rules->ncolumns++;
+		}
+	}
+	rules->columns = rules->ncolumns > 0 ? columns : NULL;
+}
+
+static void
+append_with_length(StringInfo out, const char *text)
+{
+	uint32		length = text == NULL ? PG_UINT32_MAX : pg_hton32((uint32) strlen(text));
+
+	appendBinaryStringInfo(out, (char *) &length, sizeof(length));
+	if (text != NULL)
+		appendStringInfoString(out, text);
+}
+
+/* One spelling of a JSON text, so that blanks and the order of members do not matter. */
+static char *
+normal_json(const char *text)
+{
+	if (text == NULL)
+		return NULL;
+	return DatumGetCString(DirectFunctionCall1(jsonb_out,
+											   DirectFunctionCall1(jsonb_in, CStringGetDatum(text))));
+}
+
+/* What makes requests of two jobs the same, beside their text. */
+static void
+open_constant(TargetTable *table, const Job *job)
+{
+	StringInfoData constant;
+
+	initStringInfo(&constant);
+	append_with_length(&constant, job->model);
+	append_with_length(&constant, job->system_prompt);
+	append_with_length(&constant, normal_json(job->response_schema));
+	append_with_length(&constant, normal_json(job->parameters));
+	digest_sha256(NULL, 0, constant.data, constant.len, &table->constant);
+}
+
+/* ---- opening ---- */
+
+/* Must not raise; called at any time. */
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &open_tables)
+	{
+		TargetTable *table = dlist_container(TargetTable, link, iter.cur);
+
+		if (relid == InvalidOid || relid == table->relid || relid == table->key_index)
+			table->changed = true;
+	}
+}
+
+static void
+catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	relation_changed(arg, InvalidOid);
+}
+
+static void
+forget_table(void *arg)
+{
+	TargetTable *table = (TargetTable *) arg;
+
+	dlist_delete(&table->link);
+	target_free_plans(table);
+}
+
+static void
+watch_table(TargetTable *table)
+{
+	MemoryContextCallback *callback = palloc0_object(MemoryContextCallback);
+
+	if (!callbacks_registered)
+	{
+		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, catalog_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(TYPEOID, catalog_changed, (Datum) 0);
+		callbacks_registered = true;
+	}
+	callback->func = forget_table;
+	callback->arg = table;
+	dlist_push_tail(&open_tables, &table->link);
+	MemoryContextRegisterResetCallback(table->context, callback);
+}
+
+TargetTable *
+target_open(const Job *job)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch target",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	TargetTable *table = palloc0_object(TargetTable);
+	int			nestlevel = target_limit_lock_wait(false);
+	Relation	rel = target_open_relation(job->source, job->source_name, AccessShareLock);
+	int			natts = RelationGetNumberOfAttributes(rel);
+
+	table->context = context;
+	table->relid = job->source;
+	table->relkind = rel->rd_rel->relkind;
+	table->name = target_relation_name(rel);
+	table->from = psprintf("%s%s AS " TARGET_ALIAS,
+						   table->relkind == RELKIND_RELATION ? "ONLY " : "", table->name);
+	table->where_sql = job->where_sql == NULL ? NULL : pstrdup(job->where_sql);
+	table->overwrite = job->overwrite;
+	table->columns = palloc0_array(TargetColumn, natts + 1);
+	table->properties = palloc0_array(char *, natts + 1);
+
+	open_encoding(table);
+	open_keys(table, rel, job);
+	if (job->target_columns != NULL)
+		open_target_columns(table, rel, job->target_columns);
+	else if (job->target != NULL)
+		add_target(table, rel, job->target, NULL);
+	open_template(table, rel, job);
+	open_rules(table, job);
+	open_constant(table, job);
+	watch_table(table);
+
+	relation_close(rel, NoLock);
+	AtEOXact_GUC(false, nestlevel);
+	MemoryContextSwitchTo(caller);
+	return table;
+}
+
+/* ---- is it still what it was? ---- */
+
+static bool
+column_is_same(const TargetTable *table, int i)
+{
+	const TargetColumn *old = &table->columns[i];
+	HeapTuple	tuple = SearchSysCacheAttNum(table->relid, old->attnum);
+	Form_pg_attribute att;
+	TargetColumn now;
+	bool		is_key = i < table->nkeys;
+	bool		is_target = !is_key && i < table->nkeys + table->ntargets;
+	bool		writable;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	att = (Form_pg_attribute) GETSTRUCT(tuple);
+	describe_column(&now, att, is_key);
+	writable = att->attgenerated == '\0' && att->attidentity != ATTRIBUTE_IDENTITY_ALWAYS;
+	ReleaseSysCache(tuple);
+
+	return strcmp(now.name, old->name) == 0 &&
+		now.nullable == old->nullable &&
+		now.type == old->type &&
+		strcmp(now.type_name, old->type_name) == 0 &&
+		(!is_key || (strcmp(now.equal, old->equal) == 0 && strcmp(now.greater, old->greater) == 0)) &&
+		(!is_target || writable);
+}
+
+static bool
+definition_is_same(const TargetTable *table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table->relid));
+	Form_pg_class class;
+	char	   *namespace;
+	bool		same;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	class = (Form_pg_class) GETSTRUCT(tuple);
+	namespace = get_namespace_name(class->relnamespace);
+	same = namespace != NULL && class->relkind == table->relkind &&
+		strcmp(quote_qualified_identifier(namespace, NameStr(class->relname)), table->name) == 0;
+	ReleaseSysCache(tuple);
+
+	if (OidIsValid(table->key_index) &&
+		!SearchSysCacheExists1(INDEXRELID, ObjectIdGetDatum(table->key_index)))
+		return false;
+	for (int i = 0; i < table->ncolumns && same; i++)
+		same = column_is_same(table, i);
+	return same;
+}
+
+bool
+target_is_current(TargetTable *table)
+{
+	if (!table->changed)
+		return true;
+
+	/* what arrives while the catalogs are read counts again */
+	table->changed = false;
+	if (definition_is_same(table))
+		return true;
+	table->changed = true;
+	return false;
+}
+
+/* ---- what callers ask ---- */
+
+List *
+target_columns_read(const TargetTable *table)
+{
+	List	   *names = NIL;
+
+	for (int i = 0; i < table->ninputs; i++)
+	{
+		if (table->inputs[i] >= 0)
+			names = lappend(names, pstrdup(table->columns[table->inputs[i]].name));
+	}
+	return names;
+}
+
+int
+target_column_count(const TargetTable *table)
+{
+	return table->ntargets;
+}
+
+const char *
+target_column_property(const TargetTable *table, int i)
+{
+	return table->properties[i];
+}
+
+const AnswerRules *
+target_answer_rules(const TargetTable *table)
+{
+	return &table->rules;
+}

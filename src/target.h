@@ -1,0 +1,105 @@
+/*-------------------------------------------------------------------------
+ *
+ * target.h
+ *		The user's table: read rows to send, lock and write answers.
+ *
+ * All statements run as the role that usercxt_effective_role() names; the
+ * caller has entered its UserContext.  Text leaves in UTF-8 and comes back in
+ * UTF-8; conversion from and to the database's encoding happens here.  Keys
+ * are the ledger's and stay in the database's encoding, as what is in a Job.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_TARGET_H
+#define DESS_TARGET_H
+
+#include "jobstore.h"
+
+typedef struct TargetTable TargetTable;
+
+/* One row of the user's table, rendered. */
+typedef struct TargetRow
+{
+	char	   *key;			/* as the ledger keeps it */
+	char	   *text;			/* rendered prompt, UTF-8; NULL: nothing to read, or not convertible */
+	size_t		text_length;
+	bool		convertible;	/* false: bytes that are not text in UTF-8, or more than 32 MB of them */
+	bool		wanted;			/* filter and NULL target hold */
+	bool		target_null;	/* all targets are null */
+	Digest		hash;
+	uint64		held;			/* digest of what the targets hold; 0: all null */
+} TargetRow;
+
+typedef struct TargetWrite
+{
+	int			item;			/* caller's index */
+	const char *key;
+	char	  **values;			/* one text or NULL per written column, UTF-8 */
+	/* out */
+	bool		written;
+	char	   *sqlstate;		/* why not; NULL: nothing was raised, but the row was passed over */
+	char	   *message;		/* UTF-8, at most 200 bytes */
+} TargetWrite;
+
+/*
+ * Opens the table of a job: resolves columns and types, parses the template,
+ * builds the statements.  Raises when something the job needs is gone (42P01,
+ * 42703, ...).  Lives in the current memory context.
+ */
+extern TargetTable *target_open(const Job *job);
+
+/*
+ * True while nothing has changed the table's definition since target_open().
+ * Needs a transaction.  Once false, every function that reads or writes raises
+ * 40001: the table must be opened anew.
+ */
+extern bool target_is_current(TargetTable *table);
+
+/* Columns that leave the database, as a list of char *, in the database's encoding. */
+extern List *target_columns_read(const TargetTable *table);
+extern int	target_column_count(const TargetTable *table);	/* of written columns */
+extern const char *target_column_property(const TargetTable *table, int i);	/* "property", "$answer", ...; NULL for a single target */
+extern const struct AnswerRules *target_answer_rules(const TargetTable *table);
+
+/*
+ * Reads at most limit rows after last_key (NULL: from the start) in key order.
+ * wanted tells which of them the job takes; those that it does not are not
+ * rendered, and need not be there.  A result shorter than limit is the table's
+ * end, unless more is set: then the rows were too large to be read at once.
+ */
+extern int	target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow **rows, bool *more);
+
+/* Reads rows by key, in no order; missing ones are absent from the result. */
+extern int	target_read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows);
+
+/* Like target_read_keys(), locking; rows that others have locked are absent. */
+extern int	target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows);
+
+/*
+ * Writes answers.  A row whose UPDATE raises gets its sqlstate and message;
+ * the others are written all the same.  Errors that a repetition may heal
+ * (serialization, deadlock, lock timeout, cancel) are raised.
+ */
+extern void target_write(TargetTable *table, TargetWrite *writes, int nwrites);
+
+/* How many of the next limit rows after last_key the job would take; *last_key moves on, NULL at the end. */
+extern int64 target_count_page(TargetTable *table, char **last_key, int limit);
+
+/* Keys for sample: the n rows with the smallest digests among those that meet where_sql, one page at a time. */
+extern int	target_read_key_page(TargetTable *table, const char *last_key, int limit, char ***keys, bool **matches);
+
+/* The canonical ledger form of a key given as a JSON object; raises 22023 when it does not name all key columns. */
+extern char *target_key_from_json(Oid source, List *key_columns, Jsonb *row_key);
+
+/* ---- for submit ---- */
+
+/* Key columns of a relation: those given, checked; else the primary key, else a unique index on NOT NULL columns. */
+extern List *target_resolve_key(Oid source, List *given, char **kinds);
+
+/* where_sql checked and deparsed with every name qualified. */
+extern char *target_resolve_where(Oid source, const char *where_sql);
+
+/* Rights of the current user on everything that is read and written; raises 42501. */
+extern void target_check_rights(TargetTable *table);
+
+#endif							/* DESS_TARGET_H */

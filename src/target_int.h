@@ -1,0 +1,135 @@
+/*-------------------------------------------------------------------------
+ *
+ * target_int.h
+ *		What the files of target share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_TARGET_INT_H
+#define DESS_TARGET_INT_H
+
+#include "access/attnum.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "lib/ilist.h"
+#include "lib/stringinfo.h"
+#include "nodes/bitmapset.h"
+#include "utils/rel.h"
+
+#include "answer.h"
+#include "target.h"
+#include "template.h"
+
+/*
+ * The name that the table has in every statement.  where_sql is kept with it:
+ * a subquery refers to the row by this name, everything else by the columns'
+ * names alone.  So where_sql may only stand where the table is the one thing
+ * that FROM names.
+ */
+#define TARGET_ALIAS	"t"
+
+/* A request is never larger, so a row with more text than this is not read. */
+#define TARGET_TEXT_LIMIT	(32 * 1024 * 1024)
+
+/* A column that is read or written.  Domains count as what they are made of. */
+typedef struct TargetColumn
+{
+	AttrNumber	attnum;
+	char	   *name;			/* in the database's encoding */
+	char	   *quoted;
+	bool		nullable;
+	Oid			type;
+	char	   *type_name;		/* as SQL, qualified, without length */
+	Oid			array_type;		/* that many values travel in; InvalidOid: they travel as text[] */
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	FmgrInfo	output;
+	FmgrInfo	input;
+	Oid			input_param;
+	char	   *equal;			/* OPERATOR(...), for key columns */
+	char	   *greater;
+} TargetColumn;
+
+/* Which rows and columns a page shows. */
+typedef enum TargetPageKind
+{
+	PAGE_ROWS,					/* all columns */
+	PAGE_KEYS					/* keys, and whether the targets are null */
+} TargetPageKind;
+
+#define TARGET_PAGE_KINDS	(PAGE_KEYS + 1)
+
+struct TargetTable
+{
+	MemoryContext context;
+	dlist_node	link;			/* in the list of open tables */
+	bool		changed;		/* something happened since the definition was compared */
+	char	   *definition;		/* what must stay the same, as text */
+
+	Oid			relid;
+	char		relkind;
+	Oid			key_index;		/* InvalidOid for foreign tables */
+	char	   *name;			/* relation, qualified and quoted */
+	char	   *from;			/* the same as an item of FROM, with alias */
+	char	   *where_sql;		/* NULL: all rows */
+	bool		overwrite;
+
+	/* key columns, then targets, then what else the template reads */
+	TargetColumn *columns;
+	int			ncolumns;
+	int			nkeys;
+	int			ntargets;
+	char	  **properties;		/* of the targets; NULL for a single one */
+
+	Template   *template;
+	int		   *inputs;			/* template column -> column, or -1 */
+	bool	   *input_is_boolean;
+	int			ninputs;		/* columns that the template knows */
+	AnswerRules rules;
+	Digest		constant;		/* of what all requests have in common */
+
+	Oid			to_utf8;		/* conversion functions, where encodings differ */
+	Oid			from_utf8;
+
+	/* statements, prepared when first needed; pages by how many key columns decide where they start */
+	SPIPlanPtr	page_plans[TARGET_PAGE_KINDS][2][INDEX_MAX_KEYS + 1];
+	SPIPlanPtr	wanted_plan;
+	SPIPlanPtr	read_plan;
+	SPIPlanPtr	lock_plan;
+	SPIPlanPtr	write_plan;
+};
+
+/* ---- target.c ---- */
+
+extern Relation target_open_relation(Oid relid, const char *name, LOCKMODE lockmode);
+extern Form_pg_attribute target_find_attribute(Relation rel, const char *name);
+extern char *target_relation_name(Relation rel);
+extern int	target_limit_lock_wait(bool always);
+
+/* UTF-8 text of a database text and back; NULL when it cannot be. Result may be the argument. */
+extern const char *target_to_utf8(const TargetTable *table, const char *text, size_t *length);
+extern const char *target_from_utf8(const TargetTable *table, const char *text);
+
+/* ---- target_statement.c ---- */
+
+/* Between these two SPI is connected, the table locked and as it was opened; begin returns what end wants. */
+extern int	target_begin(TargetTable *table, LOCKMODE lockmode, bool impatient);
+extern void target_end(int nestlevel);
+
+/* Parameters for them: one key, and arrays of keys or values in the database's encoding; raise what input functions raise. */
+extern Datum target_value(TargetColumn *column, const char *text);
+extern Datum target_array(TargetColumn *column, char *const *texts, int ntexts);
+
+extern SPIPlanPtr target_page_plan(TargetTable *table, TargetPageKind kind, bool only_wanted, int level);
+extern SPIPlanPtr target_keys_plan(TargetTable *table, bool lock);
+extern SPIPlanPtr target_write_plan(TargetTable *table);
+extern bool target_writes_by_position(const TargetTable *table);
+extern bool target_wanted_is_cheap(TargetTable *table, int limit);
+extern void target_free_plans(TargetTable *table);
+
+/* ---- target_resolve.c ---- */
+
+extern Oid	target_find_key(Relation rel, const Bitmapset *wanted, List **attnums);
+
+#endif							/* DESS_TARGET_INT_H */

@@ -1,0 +1,485 @@
+/*-------------------------------------------------------------------------
+ *
+ * target_read.c
+ *		Reads rows of a user's table: page by page, and by key.
+ *
+ * Rows go from the executor straight into a receiver that renders them, so no
+ * more than one row is held beside the result, and reading can stop when the
+ * result has become large.  Output functions run in a context that is reset
+ * for every row; what is returned lies in the caller's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "catalog/pg_class.h"
+#include "executor/tuptable.h"
+#include "nodes/params.h"
+#include "tcop/dest.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "target_int.h"
+
+/* A page ends early when its texts are larger than this. */
+#define PAGE_TEXT_BYTES		(16 * 1024 * 1024)
+
+/* ---- receiving ---- */
+
+typedef struct Receiver
+{
+	DestReceiver dest;			/* must be first */
+	TargetTable *table;
+	MemoryContext result;
+	MemoryContext scratch;		/* of one row */
+	int			nrows;
+	bool		full;			/* no more, please */
+} Receiver;
+
+static void
+receiver_startup(DestReceiver *self, int operation, TupleDesc typeinfo)
+{
+}
+
+static void
+receiver_shutdown(DestReceiver *self)
+{
+}
+
+static void
+receiver_init(Receiver *receiver, TargetTable *table, bool (*receive) (TupleTableSlot *, DestReceiver *))
+{
+	memset(receiver, 0, sizeof(*receiver));
+	receiver->dest.receiveSlot = receive;
+	receiver->dest.rStartup = receiver_startup;
+	receiver->dest.rShutdown = receiver_shutdown;
+	receiver->dest.rDestroy = receiver_shutdown;
+	receiver->dest.mydest = DestTuplestore;
+	receiver->table = table;
+	receiver->result = CurrentMemoryContext;
+	receiver->scratch = AllocSetContextCreate(CurrentMemoryContext, "dess_batch row",
+											  ALLOCSET_DEFAULT_SIZES);
+}
+
+/* The row's key in the given context. */
+static char *
+slot_key(Receiver *receiver, TupleTableSlot *slot, MemoryContext context)
+{
+	TargetTable *table = receiver->table;
+	MemoryContext before = MemoryContextSwitchTo(receiver->scratch);
+	char	  **values = palloc_array(char *, table->nkeys);
+	char	   *key;
+
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		if (slot->tts_isnull[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("key column \"%s\" of table %s is null",
+							table->columns[i].name, table->name)));
+		values[i] = OutputFunctionCall(&table->columns[i].output, slot->tts_values[i]);
+	}
+	MemoryContextSwitchTo(context);
+	key = key_join(values, table->nkeys);
+	MemoryContextSwitchTo(before);
+	return key;
+}
+
+/* ---- rows ---- */
+
+typedef struct RowReceiver
+{
+	Receiver	base;			/* must be first */
+	bool		render_all;		/* and not only wanted rows */
+	bool		bounded;		/* stop when there is much text */
+	TargetRow  *rows;
+	int			capacity;
+	size_t		bytes;
+	StringInfoData text;
+	StringInfoData parts;
+} RowReceiver;
+
+/* What a digest needs to tell texts apart wherever they end. */
+static void
+append_part(StringInfo parts, const char *text)
+{
+	uint32		length = text == NULL ? PG_UINT32_MAX : pg_hton32((uint32) strlen(text));
+
+	appendBinaryStringInfo(parts, (char *) &length, sizeof(length));
+	if (text != NULL)
+		appendStringInfoString(parts, text);
+}
+
+static void
+row_set_held(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
+{
+	TargetTable *table = receiver->base.table;
+	Digest		digest;
+
+	row->target_null = true;
+	resetStringInfo(&receiver->parts);
+	for (int i = table->nkeys; i < table->nkeys + table->ntargets; i++)
+	{
+		if (slot->tts_isnull[i])
+			append_part(&receiver->parts, NULL);
+		else
+		{
+			append_part(&receiver->parts,
+						OutputFunctionCall(&table->columns[i].output, slot->tts_values[i]));
+			row->target_null = false;
+		}
+	}
+	if (row->target_null)
+		return;
+	digest_sha256(NULL, 0, receiver->parts.data, receiver->parts.len, &digest);
+	row->held = digest_hash64(&digest);
+	if (row->held == 0)
+		row->held = 1;
+}
+
+/* Would the row's text be too long for any request?  Looks without fetching it. */
+static bool
+slot_is_too_large(const TargetTable *table, TupleTableSlot *slot)
+{
+	size_t		total = 0;
+
+	for (int i = 0; i < table->ninputs; i++)
+	{
+		int			column = table->inputs[i];
+
+		if (column >= 0 && !slot->tts_isnull[column] && table->columns[column].typlen == -1)
+			total += toast_raw_datum_size(slot->tts_values[column]);
+	}
+	return total > TARGET_TEXT_LIMIT;
+}
+
+/* The text of an input in the database's encoding, or NULL for null. */
+static const char *
+input_text(TargetTable *table, TupleTableSlot *slot, int input)
+{
+	int			column = table->inputs[input];
+
+	if (column < 0 || slot->tts_isnull[column])
+		return NULL;
+	if (table->input_is_boolean[input])
+		return DatumGetBool(slot->tts_values[column]) ? "true" : "false";
+	return OutputFunctionCall(&table->columns[column].output, slot->tts_values[column]);
+}
+
+/*
+ * Texts of what the template reads, in UTF-8.  Returns false when they cannot
+ * be had; parts then holds what stands for them in the row's digest.
+ */
+static bool
+row_read_inputs(RowReceiver *receiver, TupleTableSlot *slot, const char **values)
+{
+	TargetTable *table = receiver->base.table;
+	bool		convertible = true;
+
+	resetStringInfo(&receiver->parts);
+	if (slot_is_too_large(table, slot))
+	{
+		append_part(&receiver->parts, "too large");
+		return false;
+	}
+	for (int i = 0; i < table->ninputs; i++)
+	{
+		const char *text = input_text(table, slot, i);
+		size_t		length;
+
+		values[i] = text == NULL ? NULL : target_to_utf8(table, text, &length);
+		if (text != NULL && values[i] == NULL)
+			convertible = false;
+	}
+	for (int i = 0; i < table->ninputs && !convertible; i++)
+		append_part(&receiver->parts, input_text(table, slot, i));
+	return convertible;
+}
+
+static void
+row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
+{
+	TargetTable *table = receiver->base.table;
+	const char **values = palloc_array(const char *, table->ninputs + 1);
+
+	row->convertible = row_read_inputs(receiver, slot, values);
+	if (!row->convertible)
+	{
+		digest_sha256(table->constant.bytes, DIGEST_LENGTH,
+					  receiver->parts.data, receiver->parts.len, &row->hash);
+		return;
+	}
+
+	resetStringInfo(&receiver->text);
+	if (template_render(table->template, values, &receiver->text))
+	{
+		row->text_length = receiver->text.len;
+		row->text = MemoryContextAlloc(receiver->base.result, receiver->text.len + 1);
+		memcpy(row->text, receiver->text.data, receiver->text.len + 1);
+		receiver->bytes += receiver->text.len;
+	}
+	digest_sha256(table->constant.bytes, DIGEST_LENGTH,
+				  receiver->text.data, receiver->text.len, &row->hash);
+}
+
+static bool
+receive_row(TupleTableSlot *slot, DestReceiver *self)
+{
+	RowReceiver *receiver = (RowReceiver *) self;
+	TargetTable *table = receiver->base.table;
+	MemoryContext before;
+	TargetRow  *row;
+
+	slot_getallattrs(slot);
+	MemoryContextReset(receiver->base.scratch);
+	if (receiver->base.nrows == receiver->capacity)
+	{
+		receiver->capacity *= 2;
+		receiver->rows = repalloc_array(receiver->rows, TargetRow, receiver->capacity);
+	}
+	row = &receiver->rows[receiver->base.nrows++];
+	memset(row, 0, sizeof(*row));
+	row->convertible = true;
+	row->key = slot_key(&receiver->base, slot, receiver->base.result);
+
+	before = MemoryContextSwitchTo(receiver->base.scratch);
+	row_set_held(receiver, slot, row);
+	row->wanted = DatumGetBool(slot->tts_values[table->ncolumns]) &&
+		(table->overwrite || row->target_null);
+	if (row->wanted || receiver->render_all)
+		row_render(receiver, slot, row);
+	MemoryContextSwitchTo(before);
+
+	receiver->base.full = receiver->bounded && receiver->bytes >= PAGE_TEXT_BYTES;
+	return !receiver->base.full;
+}
+
+static void
+row_receiver_init(RowReceiver *receiver, TargetTable *table, int expected)
+{
+	memset(receiver, 0, sizeof(*receiver));
+	receiver_init(&receiver->base, table, receive_row);
+	receiver->capacity = Max(expected, 16);
+	receiver->rows = palloc_array(TargetRow, receiver->capacity);
+	initStringInfo(&receiver->text);
+	initStringInfo(&receiver->parts);
+}
+
+static int
+row_receiver_end(RowReceiver *receiver, TargetRow **rows)
+{
+	MemoryContextDelete(receiver->base.scratch);
+	pfree(receiver->text.data);
+	pfree(receiver->parts.data);
+	*rows = receiver->rows;
+	return receiver->base.nrows;
+}
+
+/* ---- executing ---- */
+
+static void
+execute(SPIPlanPtr plan, ParamListInfo params, Receiver *receiver)
+{
+	SPIExecuteOptions options;
+	int			rc;
+
+	memset(&options, 0, sizeof(options));
+	options.params = params;
+	options.dest = &receiver->dest;
+	rc = SPI_execute_plan_extended(plan, &options);
+	if (rc != SPI_OK_SELECT)
+		elog(ERROR, "could not read a table: %s", SPI_result_code_string(rc));
+}
+
+static void
+set_parameter(ParamListInfo params, int i, Oid type, Datum value)
+{
+	params->params[i].value = value;
+	params->params[i].isnull = false;
+	params->params[i].pflags = PARAM_FLAG_CONST;
+	params->params[i].ptype = type;
+}
+
+/*
+ * The next rows after last_key, at most limit of them, in key order.  SPI is
+ * connected.  One statement for each level of the key, see target_statement.c.
+ */
+static void
+read_page(TargetTable *table, TargetPageKind kind, bool only_wanted,
+		  const char *last_key, int limit, Receiver *receiver)
+{
+	ParamListInfo params = makeParamList(table->nkeys + 1);
+	char	  **values = palloc_array(char *, table->nkeys);
+	int			level = last_key == NULL ? 0 : table->nkeys;
+
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		set_parameter(params, i, table->columns[i].type, (Datum) 0);
+		params->params[i].isnull = true;
+	}
+	if (last_key != NULL)
+	{
+		key_split(last_key, table->nkeys, values);
+		for (int i = 0; i < table->nkeys; i++)
+			set_parameter(params, i, table->columns[i].type, target_value(&table->columns[i], values[i]));
+	}
+
+	do
+	{
+		set_parameter(params, table->nkeys, INT8OID, Int64GetDatum(limit - receiver->nrows));
+		execute(target_page_plan(table, kind, only_wanted, level), params, receiver);
+	} while (--level > 0 && receiver->nrows < limit && !receiver->full);
+}
+
+int
+target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow **rows, bool *more)
+{
+	RowReceiver receiver;
+	int			nestlevel;
+
+	row_receiver_init(&receiver, table, limit);
+	receiver.bounded = true;
+
+	nestlevel = target_begin(table, AccessShareLock, false);
+	read_page(table, PAGE_ROWS, target_wanted_is_cheap(table, limit), last_key, limit, &receiver.base);
+	target_end(nestlevel);
+
+	*more = receiver.base.full;
+	return row_receiver_end(&receiver, rows);
+}
+
+/* ---- by key ---- */
+
+static ParamListInfo
+key_parameters(TargetTable *table, char **keys, int nkeys)
+{
+	ParamListInfo params = makeParamList(table->nkeys);
+	char	  **values = palloc_array(char *, table->nkeys);
+	char	 ***columns = palloc_array(char **, table->nkeys);
+
+	for (int i = 0; i < table->nkeys; i++)
+		columns[i] = palloc_array(char *, nkeys);
+	for (int row = 0; row < nkeys; row++)
+	{
+		key_split(keys[row], table->nkeys, values);
+		for (int i = 0; i < table->nkeys; i++)
+			columns[i][row] = values[i];
+	}
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		Oid			type = table->columns[i].array_type;
+
+		set_parameter(params, i, OidIsValid(type) ? type : TEXTARRAYOID,
+					  target_array(&table->columns[i], columns[i], nkeys));
+	}
+	return params;
+}
+
+static int
+read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool lock)
+{
+	RowReceiver receiver;
+	int			nestlevel;
+
+	row_receiver_init(&receiver, table, nkeys);
+	receiver.render_all = true;
+
+	nestlevel = target_begin(table, lock ? RowShareLock : AccessShareLock, lock);
+	execute(target_keys_plan(table, lock), key_parameters(table, keys, nkeys), &receiver.base);
+	target_end(nestlevel);
+
+	return row_receiver_end(&receiver, rows);
+}
+
+int
+target_read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
+{
+	return read_keys(table, keys, nkeys, rows, false);
+}
+
+/* A foreign server's locks cannot be skipped, so there nothing is locked. */
+int
+target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
+{
+	return read_keys(table, keys, nkeys, rows, table->relkind != RELKIND_FOREIGN_TABLE);
+}
+
+/* ---- keys alone ---- */
+
+typedef struct KeyReceiver
+{
+	Receiver	base;			/* must be first */
+	int			limit;
+	char	  **keys;			/* NULL: only the last one is kept */
+	bool	   *matches;
+	char	   *last_key;
+	int64		nwanted;
+} KeyReceiver;
+
+static bool
+receive_key(TupleTableSlot *slot, DestReceiver *self)
+{
+	KeyReceiver *receiver = (KeyReceiver *) self;
+	TargetTable *table = receiver->base.table;
+	int			row = receiver->base.nrows++;
+	bool		target_null;
+	bool		matches;
+
+	slot_getallattrs(slot);
+	MemoryContextReset(receiver->base.scratch);
+	target_null = DatumGetBool(slot->tts_values[table->nkeys]);
+	matches = DatumGetBool(slot->tts_values[table->nkeys + 1]);
+
+	if (matches && (table->overwrite || target_null))
+		receiver->nwanted++;
+	if (receiver->keys != NULL)
+	{
+		receiver->keys[row] = slot_key(&receiver->base, slot, receiver->base.result);
+		receiver->matches[row] = matches;
+	}
+	else if (row + 1 == receiver->limit)
+		receiver->last_key = slot_key(&receiver->base, slot, receiver->base.result);
+	return true;
+}
+
+int64
+target_count_page(TargetTable *table, char **last_key, int limit)
+{
+	KeyReceiver receiver;
+	int			nestlevel;
+
+	memset(&receiver, 0, sizeof(receiver));
+	receiver_init(&receiver.base, table, receive_key);
+	receiver.limit = limit;
+
+	nestlevel = target_begin(table, AccessShareLock, false);
+	read_page(table, PAGE_KEYS, target_wanted_is_cheap(table, limit), *last_key, limit, &receiver.base);
+	target_end(nestlevel);
+
+	MemoryContextDelete(receiver.base.scratch);
+	*last_key = receiver.last_key;
+	return receiver.nwanted;
+}
+
+int
+target_read_key_page(TargetTable *table, const char *last_key, int limit, char ***keys, bool **matches)
+{
+	KeyReceiver receiver;
+	int			nestlevel;
+
+	memset(&receiver, 0, sizeof(receiver));
+	receiver_init(&receiver.base, table, receive_key);
+	receiver.limit = limit;
+	receiver.keys = palloc_array(char *, limit);
+	receiver.matches = palloc_array(bool, limit);
+
+	nestlevel = target_begin(table, AccessShareLock, false);
+	read_page(table, PAGE_KEYS, false, last_key, limit, &receiver.base);
+	target_end(nestlevel);
+
+	MemoryContextDelete(receiver.base.scratch);
+	*keys = receiver.keys;
+	*matches = receiver.matches;
+	return receiver.base.nrows;
+}

@@ -1,0 +1,539 @@
+/*-------------------------------------------------------------------------
+ *
+ * target_statement.c
+ *		The statements on a user's table, and the rights that they need.
+ *
+ * Pages are read in key order.  Where a composite key starts is not told by
+ * one condition but by one statement for every key column, from the last one
+ * to the first: (a = $1 AND b > $2), then (a > $1).  Each starts in the index
+ * at once, whatever schema the operators live in, and each can be sent to a
+ * foreign server; an OR of them starts at the first row of a, and a row
+ * comparison needs operators of one name and is not sent.
+ *
+ * A page is a slice of the table.  Whether a row is wanted is computed in the
+ * select list, so that a statement never runs long because few rows are.  Only
+ * where the planner knows a cheap way to all wanted rows at once (a partial
+ * index on the null target, say) are the others left out by WHERE.
+ *
+ * Parameters have the type of their column, without its length, so that they
+ * are constants for the planner and for foreign servers.  The length, and what
+ * a domain asks for, is enforced by the assignment, which raises where a cast
+ * would cut.  Arrays cannot be elements of arrays and travel as text.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "nodes/plannodes.h"
+#include "optimizer/cost.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/plancache.h"
+#include "utils/resowner.h"
+#include "utils/syscache.h"
+
+#include "target_int.h"
+
+/* No statement that reads all wanted rows may cost more, in the planner's units: about a second's work. */
+#define CHEAP_COST	20000.0
+
+/* ---- pieces of statements ---- */
+
+static void
+append_target_null(StringInfo sql, const TargetTable *table)
+{
+	if (table->ntargets == 0)
+		appendStringInfoString(sql, "true");
+	for (int i = 0; i < table->ntargets; i++)
+		appendStringInfo(sql, "%s" TARGET_ALIAS ".%s IS NULL", i > 0 ? " AND " : "",
+						 table->columns[table->nkeys + i].quoted);
+}
+
+static void
+append_where(StringInfo sql, const TargetTable *table)
+{
+	if (table->where_sql == NULL)
+		appendStringInfoString(sql, "true");
+	else
+		appendStringInfo(sql, "((%s) IS TRUE)", table->where_sql);
+}
+
+/* c1, c2, ...: columns of the kind, for PAGE_KEYS whether the targets are null, and whether where_sql holds. */
+static void
+append_select_list(StringInfo sql, const TargetTable *table, TargetPageKind kind)
+{
+	int			ncolumns = kind == PAGE_ROWS ? table->ncolumns : table->nkeys;
+
+	for (int i = 0; i < ncolumns; i++)
+		appendStringInfo(sql, TARGET_ALIAS ".%s AS c%d, ", table->columns[i].quoted, i + 1);
+	if (kind == PAGE_KEYS)
+	{
+		append_target_null(sql, table);
+		appendStringInfo(sql, " AS c%d, ", ++ncolumns);
+	}
+	append_where(sql, table);
+	appendStringInfo(sql, " AS c%d", ncolumns + 1);
+}
+
+/* Rows after the key in $1, $2, ... that have its first level - 1 columns; level 0: all rows. */
+static void
+append_start(StringInfo sql, const TargetTable *table, int level)
+{
+	appendStringInfoString(sql, "true");
+	for (int i = 0; i < level; i++)
+		appendStringInfo(sql, " AND " TARGET_ALIAS ".%s %s $%d", table->columns[i].quoted,
+						 i < level - 1 ? table->columns[i].equal : table->columns[i].greater, i + 1);
+
+	/* nobody keeps nulls out of a foreign table's key */
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		if (table->columns[i].nullable)
+			appendStringInfo(sql, " AND " TARGET_ALIAS ".%s IS NOT NULL", table->columns[i].quoted);
+	}
+}
+
+static void
+append_wanted(StringInfo sql, const TargetTable *table)
+{
+	append_where(sql, table);
+	if (!table->overwrite)
+	{
+		appendStringInfoString(sql, " AND ");
+		append_target_null(sql, table);
+	}
+}
+
+/* "unnest($1, ...)" for keys, and behind them values. */
+static void
+append_unnest(StringInfo sql, int narrays)
+{
+	appendStringInfoString(sql, "pg_catalog.unnest(");
+	for (int i = 0; i < narrays; i++)
+		appendStringInfo(sql, "%s$%d", i > 0 ? ", " : "", i + 1);
+	appendStringInfoChar(sql, ')');
+}
+
+/* An element of what was unnested, as a value of the column. */
+static void
+append_element(StringInfo sql, const TargetColumn *column, char letter, int number)
+{
+	appendStringInfo(sql, "v.%c%d", letter, number);
+	if (!OidIsValid(column->array_type))
+		appendStringInfo(sql, "::%s", column->type_name);
+}
+
+/* The table's key equals that of v. */
+static void
+append_key_match(StringInfo sql, const TargetTable *table)
+{
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		appendStringInfo(sql, "%s" TARGET_ALIAS ".%s %s ", i > 0 ? " AND " : "",
+						 table->columns[i].quoted, table->columns[i].equal);
+		append_element(sql, &table->columns[i], 'k', i + 1);
+	}
+}
+
+static bool
+key_is_one_element(const TargetTable *table)
+{
+	return table->nkeys == 1 && OidIsValid(table->columns[0].array_type);
+}
+
+/* ---- statements ---- */
+
+/* Parameters: the key's columns, the limit. */
+static char *
+page_sql(const TargetTable *table, TargetPageKind kind, bool only_wanted, int level)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	if (only_wanted)
+		appendStringInfoString(&sql, "SELECT * FROM (");
+	appendStringInfoString(&sql, "SELECT ");
+	append_select_list(&sql, table, kind);
+	appendStringInfo(&sql, " FROM %s WHERE ", table->from);
+	append_start(&sql, table, level);
+
+	/*
+	 * OFFSET 0 keeps the limit out of the planner's sight: it takes the way
+	 * to all wanted rows whose cost was asked for, and not the primary key in
+	 * the hope of meeting enough of them soon.
+	 */
+	if (only_wanted)
+	{
+		appendStringInfoString(&sql, " AND ");
+		append_wanted(&sql, table);
+		appendStringInfoString(&sql, " OFFSET 0) AS " TARGET_ALIAS);
+	}
+	appendStringInfoString(&sql, " ORDER BY ");
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		if (only_wanted)
+			appendStringInfo(&sql, "%s" TARGET_ALIAS ".c%d", i > 0 ? ", " : "", i + 1);
+		else
+			appendStringInfo(&sql, "%s" TARGET_ALIAS ".%s", i > 0 ? ", " : "", table->columns[i].quoted);
+	}
+	appendStringInfo(&sql, " LIMIT $%d", table->nkeys + 1);
+	return sql.data;
+}
+
+/* No parameters. */
+static char *
+wanted_sql(const TargetTable *table)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT " TARGET_ALIAS ".%s FROM %s WHERE ", table->columns[0].quoted, table->from);
+	append_wanted(&sql, table);
+	return sql.data;
+}
+
+/* Parameters: an array for each key column. */
+static char *
+keys_sql(const TargetTable *table, bool lock)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	append_select_list(&sql, table, PAGE_ROWS);
+	appendStringInfo(&sql, " FROM %s WHERE ", table->from);
+	if (key_is_one_element(table))
+		appendStringInfo(&sql, TARGET_ALIAS ".%s %s ANY ($1)",
+						 table->columns[0].quoted, table->columns[0].equal);
+	else
+	{
+		/* in a subquery, so that where_sql does not see v */
+		appendStringInfoString(&sql, "EXISTS (SELECT FROM ");
+		append_unnest(&sql, table->nkeys);
+		appendStringInfoString(&sql, " AS v(");
+		for (int i = 0; i < table->nkeys; i++)
+			appendStringInfo(&sql, "%sk%d", i > 0 ? ", " : "", i + 1);
+		appendStringInfoString(&sql, ") WHERE ");
+		append_key_match(&sql, table);
+		appendStringInfoChar(&sql, ')');
+	}
+	if (lock)
+		appendStringInfoString(&sql, " FOR NO KEY UPDATE OF " TARGET_ALIAS " SKIP LOCKED");
+	return sql.data;
+}
+
+/*
+ * On a foreign table an UPDATE with FROM locks and fetches the whole remote
+ * table and writes row by row.  This form is one remote statement.
+ */
+bool
+target_writes_by_position(const TargetTable *table)
+{
+	if (table->relkind != RELKIND_FOREIGN_TABLE || !key_is_one_element(table))
+		return false;
+	for (int i = 0; i < table->ntargets; i++)
+	{
+		if (!OidIsValid(table->columns[table->nkeys + i].array_type))
+			return false;
+	}
+	return true;
+}
+
+static void
+append_position(StringInfo sql, const TargetTable *table)
+{
+	const TargetColumn *key = &table->columns[0];
+
+	appendStringInfo(sql, "pg_catalog.array_position($1, " TARGET_ALIAS ".%s::%s)",
+					 key->quoted, key->type_name);
+}
+
+/* Parameters: an array for each key column, an array for each target.  Returns the numbers of rows written, from 1. */
+static char *
+write_sql(const TargetTable *table)
+{
+	bool		by_position = target_writes_by_position(table);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "UPDATE %s SET ", table->from);
+	for (int i = 0; i < table->ntargets; i++)
+	{
+		const TargetColumn *target = &table->columns[table->nkeys + i];
+
+		appendStringInfo(&sql, "%s%s = ", i > 0 ? ", " : "", target->quoted);
+		if (by_position)
+		{
+			appendStringInfo(&sql, "($%d)[", table->nkeys + i + 1);
+			append_position(&sql, table);
+			appendStringInfoChar(&sql, ']');
+		}
+		else
+			append_element(&sql, target, 'v', i + 1);
+	}
+	if (by_position)
+	{
+		appendStringInfo(&sql, " WHERE " TARGET_ALIAS ".%s %s ANY ($1) RETURNING ",
+						 table->columns[0].quoted, table->columns[0].equal);
+		append_position(&sql, table);
+		appendStringInfoString(&sql, "::bigint");
+		return sql.data;
+	}
+
+	appendStringInfoString(&sql, " FROM ");
+	append_unnest(&sql, table->nkeys + table->ntargets);
+	appendStringInfoString(&sql, " WITH ORDINALITY AS v(");
+	for (int i = 0; i < table->nkeys; i++)
+		appendStringInfo(&sql, "k%d, ", i + 1);
+	for (int i = 0; i < table->ntargets; i++)
+		appendStringInfo(&sql, "v%d, ", i + 1);
+	appendStringInfoString(&sql, "n) WHERE ");
+	append_key_match(&sql, table);
+	appendStringInfoString(&sql, " RETURNING v.n");
+	return sql.data;
+}
+
+/* ---- parameters ---- */
+
+Datum
+target_value(TargetColumn *column, const char *text)
+{
+	return InputFunctionCall(&column->input, unconstify(char *, text), column->input_param, -1);
+}
+
+Datum
+target_array(TargetColumn *column, char *const *texts, int ntexts)
+{
+	bool		typed = OidIsValid(column->array_type);
+	Datum	   *values = palloc_array(Datum, ntexts + 1);
+	bool	   *nulls = palloc_array(bool, ntexts + 1);
+	int			dims[1];
+	int			lbs[1];
+
+	for (int i = 0; i < ntexts; i++)
+	{
+		nulls[i] = texts[i] == NULL;
+		values[i] = nulls[i] ? (Datum) 0 :
+			typed ? target_value(column, texts[i]) : CStringGetTextDatum(texts[i]);
+	}
+	dims[0] = ntexts;
+	lbs[0] = 1;
+	if (typed)
+		return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lbs, column->type,
+												  column->typlen, column->typbyval, column->typalign));
+	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lbs, TEXTOID,
+											  -1, false, TYPALIGN_INT));
+}
+
+/* Types of the parameters of a page, which there are one more of than key columns. */
+static int
+page_types(const TargetTable *table, Oid *types)
+{
+	for (int i = 0; i < table->nkeys; i++)
+		types[i] = table->columns[i].type;
+	types[table->nkeys] = INT8OID;
+	return table->nkeys + 1;
+}
+
+/* Types of arrays for the first ncolumns columns. */
+static Oid *
+array_types(const TargetTable *table, int ncolumns)
+{
+	Oid		   *types = palloc_array(Oid, ncolumns);
+
+	for (int i = 0; i < ncolumns; i++)
+		types[i] = OidIsValid(table->columns[i].array_type) ? table->columns[i].array_type : TEXTARRAYOID;
+	return types;
+}
+
+/* ---- plans ---- */
+
+static SPIPlanPtr
+prepare(const char *sql, int nargs, Oid *types, int options)
+{
+	SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types, options);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not keep the plan of \"%s\"", sql);
+	return plan;
+}
+
+/*
+ * Plans see the values of their parameters each time: where a page starts and
+ * how many keys there are make all the difference.
+ */
+SPIPlanPtr
+target_page_plan(TargetTable *table, TargetPageKind kind, bool only_wanted, int level)
+{
+	SPIPlanPtr *plan = &table->page_plans[kind][only_wanted][level];
+	Oid			types[INDEX_MAX_KEYS + 1];
+	int			nargs = page_types(table, types);
+
+	if (*plan == NULL)
+		*plan = prepare(page_sql(table, kind, only_wanted, level), nargs, types,
+						CURSOR_OPT_CUSTOM_PLAN);
+	return *plan;
+}
+
+SPIPlanPtr
+target_keys_plan(TargetTable *table, bool lock)
+{
+	SPIPlanPtr *plan = lock ? &table->lock_plan : &table->read_plan;
+
+	if (*plan == NULL)
+		*plan = prepare(keys_sql(table, lock), table->nkeys, array_types(table, table->nkeys),
+						CURSOR_OPT_CUSTOM_PLAN);
+	return *plan;
+}
+
+SPIPlanPtr
+target_write_plan(TargetTable *table)
+{
+	int			narrays = table->nkeys + table->ntargets;
+
+	if (table->write_plan == NULL)
+		table->write_plan = prepare(write_sql(table), narrays, array_types(table, narrays),
+									CURSOR_OPT_CUSTOM_PLAN);
+	return table->write_plan;
+}
+
+static void
+free_plan(SPIPlanPtr *plan)
+{
+	if (*plan != NULL)
+		SPI_freeplan(*plan);
+	*plan = NULL;
+}
+
+/* Needs neither a transaction nor SPI, so that a memory context may do it. */
+void
+target_free_plans(TargetTable *table)
+{
+	for (int kind = 0; kind < TARGET_PAGE_KINDS; kind++)
+	{
+		for (int level = 0; level <= INDEX_MAX_KEYS; level++)
+		{
+			free_plan(&table->page_plans[kind][false][level]);
+			free_plan(&table->page_plans[kind][true][level]);
+		}
+	}
+	free_plan(&table->wanted_plan);
+	free_plan(&table->read_plan);
+	free_plan(&table->lock_plan);
+	free_plan(&table->write_plan);
+}
+
+/* ---- is there a cheap way to all wanted rows? ---- */
+
+static double
+table_rows(const TargetTable *table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table->relid));
+	double		rows;
+
+	if (!HeapTupleIsValid(tuple))
+		return -1;
+	rows = ((Form_pg_class) GETSTRUCT(tuple))->reltuples;
+	ReleaseSysCache(tuple);
+	return rows;
+}
+
+/*
+ * True if reading only wanted rows, limit at a time, costs less than walking
+ * through all rows by their key, and no statement of it much.  What the
+ * statistics say about a table that was not analyzed for long can make this
+ * slow, but never let one statement run long.  The cost of a foreign table is
+ * a guess, so that is always walked through.
+ */
+bool
+target_wanted_is_cheap(TargetTable *table, int limit)
+{
+	CachedPlan *cached;
+	Plan	   *plan;
+	double		statements;
+	double		walk;
+	bool		cheap;
+
+	if (table->relkind == RELKIND_FOREIGN_TABLE ||
+		(table->where_sql == NULL && (table->overwrite || table->ntargets == 0)))
+		return false;
+	if (table->wanted_plan == NULL)
+		table->wanted_plan = prepare(wanted_sql(table), 0, NULL, 0);
+
+	cached = SPI_plan_get_cached_plan(table->wanted_plan);
+	if (cached == NULL)
+		return false;
+	plan = linitial_node(PlannedStmt, cached->stmt_list)->planTree;
+	statements = 1 + floor(plan->plan_rows / limit);
+	walk = table_rows(table) * (cpu_tuple_cost + cpu_index_tuple_cost + cpu_operator_cost);
+	cheap = plan->total_cost <= CHEAP_COST && statements * plan->total_cost <= walk;
+	ReleaseCachedPlan(cached, CurrentResourceOwner);
+	return cheap;
+}
+
+/* ---- around every use ---- */
+
+int
+target_begin(TargetTable *table, LOCKMODE lockmode, bool impatient)
+{
+	int			nestlevel = target_limit_lock_wait(impatient);
+
+	LockRelationOid(table->relid, lockmode);
+	if (!target_is_current(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("definition of table %s was changed meanwhile", table->name)));
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	return nestlevel;
+}
+
+void
+target_end(int nestlevel)
+{
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not disconnect from SPI");
+	AtEOXact_GUC(false, nestlevel);
+}
+
+/* ---- rights ---- */
+
+/* Checks the rights for a statement as its execution would, but does nothing else. */
+static void
+check_statement(const char *sql, int nargs, Oid *types)
+{
+	Datum	   *values = palloc0_array(Datum, nargs);
+	char	   *nulls = palloc(nargs);
+	int			rc;
+
+	memset(nulls, 'n', nargs);
+	rc = SPI_execute_with_args(psprintf("EXPLAIN %s", sql), nargs, types, values, nulls, false, 0);
+	if (rc != SPI_OK_UTILITY)
+		elog(ERROR, "could not check the rights for \"%s\": %s", sql, SPI_result_code_string(rc));
+}
+
+void
+target_check_rights(TargetTable *table)
+{
+	int			narrays = table->nkeys + table->ntargets;
+	int			nestlevel = target_begin(table, AccessShareLock, false);
+	Oid			types[INDEX_MAX_KEYS + 1];
+	int			nargs = page_types(table, types);
+
+	check_statement(page_sql(table, PAGE_ROWS, false, 0), nargs, types);
+	if (table->ntargets > 0)
+	{
+		if (table->relkind != RELKIND_FOREIGN_TABLE)
+			check_statement(keys_sql(table, true), table->nkeys, array_types(table, table->nkeys));
+		check_statement(write_sql(table), narrays, array_types(table, narrays));
+	}
+	target_end(nestlevel);
+}

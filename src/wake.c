@@ -1,0 +1,198 @@
+/*-------------------------------------------------------------------------
+ *
+ * wake.c
+ *		Waking or starting the worker when a transaction that wrote work
+ *		commits.
+ *
+ * There is no shared memory without preload, so the worker is found through
+ * the lock that it holds: a session lock of the default method on the wrapper
+ * (sub-object 77), which nobody's pg_advisory_unlock_all() releases.  What
+ * runs at commit must not raise: its memory is taken when the library is
+ * loaded.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_foreign_data_wrapper.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/backendid.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/sinvaladt.h"
+#include "utils/memutils.h"
+
+#include "shmem.h"
+#include "wake.h"
+
+#define WORKER_LOCK_SUBOBJECT	77
+#define WORKER_RESTART_SECONDS	5
+
+static bool wake_needed = false;
+static int	wake_level;			/* nesting level of the transaction that needs it */
+static Oid	wake_wrapper;
+static MemoryContext wake_context = NULL;
+
+Oid
+wake_wrapper_oid(void)
+{
+	return get_foreign_data_wrapper_oid("dess_batch", true);
+}
+
+static void
+worker_locktag(LOCKTAG *tag, Oid database, Oid wrapper)
+{
+	SET_LOCKTAG_OBJECT(*tag, database, ForeignDataWrapperRelationId, wrapper,
+					   WORKER_LOCK_SUBOBJECT);
+}
+
+bool
+wake_lock_worker(Oid wrapper)
+{
+	LOCKTAG		tag;
+
+	worker_locktag(&tag, MyDatabaseId, wrapper);
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+wake_unlock_worker(Oid wrapper)
+{
+	LOCKTAG		tag;
+
+	worker_locktag(&tag, MyDatabaseId, wrapper);
+	LockRelease(&tag, ExclusiveLock, true);
+}
+
+bool
+wake_worker(Oid database, Oid wrapper)
+{
+	LOCKTAG		tag;
+	VirtualTransactionId *holders;
+	MemoryContext caller = MemoryContextSwitchTo(wake_context);
+	int			nholders;
+	bool		found = false;
+
+	worker_locktag(&tag, database, wrapper);
+	holders = GetLockConflicts(&tag, ExclusiveLock, &nholders);
+	if (nholders > 0)
+	{
+		PGPROC	   *proc = BackendIdGetProc(holders[0].backendId);
+
+		if (proc != NULL)
+		{
+			SetLatch(&proc->procLatch);
+			found = true;
+		}
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(wake_context);
+	return found;
+}
+
+bool
+wake_start_worker_handle(Oid database, BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = WORKER_RESTART_SECONDS;
+	strlcpy(worker.bgw_library_name, "dess_batch", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "dess_batch_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "dess_batch worker for database %u", database);
+	strlcpy(worker.bgw_type, "dess_batch worker", BGW_MAXLEN);
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	worker.bgw_notify_pid = handle != NULL ? MyProcPid : 0;
+	return RegisterDynamicBackgroundWorker(&worker, handle);
+}
+
+bool
+wake_start_worker(Oid database)
+{
+	return wake_start_worker_handle(database, NULL);
+}
+
+/* The work is committed and visible: somebody must look at it. */
+static void
+wake_commit(void)
+{
+	if (wake_worker(MyDatabaseId, wake_wrapper) || wake_start_worker(MyDatabaseId))
+		return;
+	shmem_flag_database(MyDatabaseId);
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("no background worker slot is free for dess_batch"),
+			 errdetail("The job is committed and waits."),
+			 errhint("Increase max_worker_processes, or call dess_batch_start() when a slot is free.")));
+}
+
+static void
+wake_xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (wake_needed)
+				wake_commit();
+			wake_needed = false;
+			break;
+		case XACT_EVENT_ABORT:
+			wake_needed = false;
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (wake_needed)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has changed dess_batch jobs")));
+			break;
+		case XACT_EVENT_PARALLEL_COMMIT:
+		case XACT_EVENT_PARALLEL_ABORT:
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PARALLEL_PRE_COMMIT:
+			break;
+	}
+}
+
+static void
+wake_subxact_callback(SubXactEvent event, SubTransactionId my, SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (!wake_needed || wake_level < level)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		wake_needed = false;
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		wake_level = level - 1;
+}
+
+void
+wake_at_commit(void)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (wake_context == NULL)
+	{
+		/* room for all backends, so that nothing is allocated at commit */
+		Size		size = 4096 + 16 * sizeof(VirtualTransactionId) * (MaxBackends + 1);
+
+		wake_context = AllocSetContextCreate(TopMemoryContext, "dess_batch wake",
+											 size, size, size);
+	}
+	wake_wrapper = wake_wrapper_oid();
+	wake_level = wake_needed ? Min(wake_level, level) : level;
+	wake_needed = true;
+}
+
+void
+wake_init(void)
+{
+	RegisterXactCallback(wake_xact_callback, NULL);
+	RegisterSubXactCallback(wake_subxact_callback, NULL);
+}

@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * wake.h
+ *		Waking or starting the worker when a transaction that wrote work
+ *		commits, and the lock that makes it the only one of its database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_WAKE_H
+#define DESS_WAKE_H
+
+#include "postmaster/bgworker.h"
+
+/* Remembers that this transaction wrote work.  Raises 0A000 at PREPARE TRANSACTION. */
+extern void wake_at_commit(void);
+
+/* Registers a worker for a database.  False: no slot is free. */
+extern bool wake_start_worker(Oid database);
+extern bool wake_start_worker_handle(Oid database, BackgroundWorkerHandle **handle);
+
+/* Sets the latch of the worker of a database, if there is one. */
+extern bool wake_worker(Oid database, Oid wrapper);
+
+/* The worker's lock, held by the session.  Needs a transaction. */
+extern bool wake_lock_worker(Oid wrapper);
+extern void wake_unlock_worker(Oid wrapper);
+
+/* OID of the wrapper "dess_batch", or InvalidOid.  Needs a transaction. */
+extern Oid	wake_wrapper_oid(void);
+
+extern void wake_init(void);
+
+#endif							/* DESS_WAKE_H */

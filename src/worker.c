@@ -1,0 +1,244 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		One database's process: everything that is waited for, in one loop.
+ *
+ * There is one worker a database: it holds a session lock, and one that finds
+ * the lock taken wakes the holder and goes.  An idle worker gives the lock
+ * back, looks again with a fresh snapshot and takes it again if there is work,
+ * so no commit falls between its last look and its exit: who commits after
+ * that look finds no holder and starts a new worker.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "pipeline.h"
+#include "shmem.h"
+#include "wake.h"
+#include "worker.h"
+
+/* empty jobs are forgotten after this */
+#define EMPTY_JOB_SECONDS	60
+
+static bool connected = false;
+static Oid	wrapper_oid = InvalidOid;
+static bool holds_lock = false;
+
+/*
+ * A database that cannot be connected to (it may be gone) is no reason to be
+ * started again.  Shared memory has been left when this is called.
+ */
+static void
+worker_no_restart(int code, Datum arg)
+{
+	if (!connected)
+		_exit(0);
+}
+
+static void
+lock_slice(void *arg)
+{
+	Oid			wrapper = wake_wrapper_oid();
+
+	holds_lock = OidIsValid(wrapper) && wake_lock_worker(wrapper);
+	if (OidIsValid(wrapper) && !holds_lock)
+		wake_worker(MyDatabaseId, wrapper);
+	wrapper_oid = wrapper;
+}
+
+static void
+unlock_slice(void *arg)
+{
+	wake_unlock_worker(wrapper_oid);
+	holds_lock = false;
+}
+
+static void
+worker_take_lock(void)
+{
+	SliceError	error;
+
+	if (slice_run("starting", lock_slice, NULL, &error) != SLICE_DONE)
+		proc_exit(1);
+	if (!holds_lock)
+		proc_exit(0);
+}
+
+void
+worker_keep_lock(void)
+{
+	if (!holds_lock)
+		return;
+	holds_lock = false;
+	worker_take_lock();
+}
+
+static void
+purge_slice(void *arg)
+{
+	bool	   *more = (bool *) arg;
+	TimestampTz now = GetCurrentTimestamp();
+	int64		removed;
+
+	*more = jobstore_purge(now - (int64) dess_job_retention * USECS_PER_MINUTE,
+						   now - EMPTY_JOB_SECONDS * USECS_PER_SEC, &removed);
+}
+
+/* Forgets old jobs, a few a transaction. */
+static void
+worker_purge(void)
+{
+	bool		more = true;
+	SliceError	error;
+
+	while (more)
+	{
+		if (slice_run("forgetting old jobs", purge_slice, &more, &error) != SLICE_DONE)
+			return;
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+any_work_slice(void *arg)
+{
+	*(bool *) arg = jobstore_any_work();
+}
+
+/*
+ * Nothing has been left to do for a while: exits, unless work has come in
+ * between.
+ */
+static void
+worker_exit_if_idle(void)
+{
+	bool		work = true;
+	SliceError	error;
+
+	worker_purge();
+	if (slice_run("giving up the lock", unlock_slice, NULL, &error) != SLICE_DONE)
+		proc_exit(1);
+	if (slice_run("looking for jobs", any_work_slice, &work, &error) != SLICE_DONE)
+		proc_exit(1);
+	if (!work)
+		proc_exit(0);
+	worker_take_lock();
+	pipeline_refresh();
+}
+
+static void
+worker_start(Oid database)
+{
+	on_proc_exit(worker_no_restart, (Datum) 0);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	connected = true;
+
+	if (RecoveryInProgress() || IsBinaryUpgrade)
+		proc_exit(0);
+	/* "creating" must not be forgotten by a crash: a second batch would be paid */
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("application_name", "dess_batch", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	shmem_register_worker(database);
+}
+
+static void
+worker_reload(void)
+{
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
+}
+
+/* How long the loop may sleep; idle_since is when the last work was seen. */
+static long
+worker_timeout(TimestampTz idle_since)
+{
+	long		idle;
+
+	if (!dess_enabled)
+		return -1;
+	if (!pipeline_is_idle())
+		return pipeline_timeout_ms();
+	idle = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   TimestampTzPlusMilliseconds(idle_since, dess_idle_timeout));
+	return Max(idle, 1);
+}
+
+static void
+worker_loop(void)
+{
+	MemoryContext turn = AllocSetContextCreate(TopMemoryContext, "dess_batch turn",
+											   ALLOCSET_DEFAULT_SIZES);
+	TimestampTz idle_since = GetCurrentTimestamp();
+
+	MemoryContextSwitchTo(turn);
+	for (;;)
+	{
+		bool		busy = false;
+		bool		woken;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+			worker_reload();
+		if (shmem_stop_requested())
+			proc_exit(0);
+
+		pipeline_finished_transfers();
+		if (dess_enabled)
+			busy = pipeline_work();
+		if (!pipeline_is_idle())
+			idle_since = GetCurrentTimestamp();
+		else if (dess_enabled &&
+				 TimestampDifferenceExceeds(idle_since, GetCurrentTimestamp(), dess_idle_timeout))
+		{
+			worker_exit_if_idle();
+			idle_since = GetCurrentTimestamp();
+		}
+
+		woken = http_wait(busy ? 0 : worker_timeout(idle_since), PG_WAIT_EXTENSION);
+		if (woken)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (ConfigReloadPending)
+				worker_reload();
+			if (shmem_stop_requested())
+				proc_exit(0);
+			if (dess_enabled)
+				pipeline_refresh();
+		}
+		MemoryContextReset(turn);
+	}
+}
+
+void
+dess_batch_worker_main(Datum main_arg)
+{
+	worker_start(DatumGetObjectId(main_arg));
+	worker_take_lock();
+	http_init();
+	pipeline_init();
+	worker_loop();
+}

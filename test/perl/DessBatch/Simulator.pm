@@ -1,0 +1,138 @@
+# DessBatch/Simulator.pm
+#		A running provider simulator (test/simulator) and its control plane.
+
+package DessBatch::Simulator;
+
+use strict;
+use warnings;
+
+use Carp;
+use HTTP::Tiny;
+use JSON::PP;
+use POSIX qw(:sys_wait_h);
+use Time::HiRes qw(sleep time);
+
+use PostgreSQL::Test::Utils;
+
+my %running;
+
+# Options: program, directory (a new one), log (a file), key, batch_ms (how long
+# each state of a batch lasts), arguments (reference to an array).
+sub new
+{
+	my ($class, %options) = @_;
+	my $directory = $options{directory};
+	my $self = bless {
+		key => $options{key} // 'test-key',
+		log => $options{log},
+		json => JSON::PP->new->utf8->canonical->allow_nonref,
+		http => HTTP::Tiny->new(timeout => 30)
+	}, $class;
+	my @command = (
+		$options{program}, '--port', 0,
+		'--port-file', "$directory/address", '--data', "$directory/spool",
+		'--key', $self->{key}, '--batch-ms', $options{batch_ms} // 100,
+		'--parent', $$, @{ $options{arguments} // [] });
+
+	defined($self->{pid} = fork) or croak "could not fork: $!";
+	if ($self->{pid} == 0)
+	{
+		open(STDOUT, '>', $self->{log}) && open(STDERR, '>&', \*STDOUT)
+		  && exec { $command[0] } @command;
+		POSIX::_exit(127);
+	}
+	$running{ $self->{pid} } = 1;
+	$self->{url} = $self->_wait_for_address("$directory/address");
+	return $self;
+}
+
+# "http://127.0.0.1:PORT", without a slash at its end
+sub url { return $_[0]{url}; }
+sub key { return $_[0]{key}; }
+sub pid { return $_[0]{pid}; }
+
+# GET or POST of /_sim/NAME; both return what the reply holds.
+sub get
+{
+	my ($self, $name) = @_;
+	return $self->_reply($self->{http}->get("$self->{url}/_sim/$name"), $name);
+}
+
+sub post
+{
+	my ($self, $name, $data) = @_;
+	my $body = $self->{json}->encode($data // {});
+
+	return $self->_reply(
+		$self->{http}->post(
+			"$self->{url}/_sim/$name",
+			{
+				content => $body,
+				headers => { 'Content-Type' => 'application/json' }
+			}),
+		$name);
+}
+
+# Ends it by its process id; more than once does no harm.
+sub stop
+{
+	my ($self) = @_;
+	return _stop($self->{pid});
+}
+
+sub _stop
+{
+	my ($pid) = @_;
+
+	return unless delete $running{$pid};
+	local $?;
+	kill 'TERM', $pid;
+	my $deadline = time + 10;
+	while (waitpid($pid, WNOHANG) == 0)
+	{
+		kill 'KILL', $pid if time > $deadline;
+		sleep 0.02;
+	}
+	return;
+}
+
+sub _wait_for_address
+{
+	my ($self, $file) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	while (time < $deadline)
+	{
+		if (-s $file)
+		{
+			my $address = slurp_file($file);
+			chomp $address;
+			return $address;
+		}
+		if (waitpid($self->{pid}, WNOHANG) != 0)
+		{
+			delete $running{ $self->{pid} };
+			croak "the simulator did not start: " . slurp_file($self->{log});
+		}
+		sleep 0.02;
+	}
+	croak "the simulator says no address";
+}
+
+sub _reply
+{
+	my ($self, $response, $name) = @_;
+
+	croak "simulator, $name: $response->{status} $response->{reason} $response->{content}"
+	  unless $response->{success};
+	return length $response->{content}
+	  ? $self->{json}->decode($response->{content})
+	  : undef;
+}
+
+END
+{
+	_stop($_) foreach keys %running;
+}
+
+1;

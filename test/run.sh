@@ -1,0 +1,176 @@
+#!/bin/bash
+#
+# Runs the tests and counts them: run.sh [part or file ...]
+#
+# Parts are unit (test/unit), regress (test/sql), isolation (test/specs) and
+# tap (test/t); without arguments, all of them.  A part that breaks off, finds
+# no test or skips one counts as failed.  The last line is "N passed, N failed".
+
+. "$(dirname "$0")/scratch.sh"
+
+PART_TIMEOUT=${PART_TIMEOUT:-600}
+
+passed=0
+failed=0
+
+# count PART STATUS PASSED FAILED: a part that failed without a failed test,
+# or ran none, is a failure of its own
+count()
+{
+	local part=$1 status=$2 good=$3 bad=$4
+
+	[ "$status" -ne 124 ] || echo "$part: stopped after $PART_TIMEOUT seconds"
+	if [ "$bad" -eq 0 ] && { [ "$status" -ne 0 ] || [ "$good" -eq 0 ]; }
+	then
+		echo "$part: ended with exit status $status after $good tests"
+		bad=1
+	fi
+	echo "$part: $good passed, $bad failed"
+	passed=$((passed + good))
+	failed=$((failed + bad))
+}
+
+matches()
+{
+	grep -cE "$1" "$2"
+}
+
+# sum FILE N: adds up the Nth number of the lines "N passed, N failed" in FILE
+sum()
+{
+	sed -nE 's/^.*\b([0-9]+) passed, ([0-9]+) failed.*$/\1 \2/p' "$1" 2>/dev/null |
+		awk -v n="$2" '{ s += $n } END { print s + 0 }'
+}
+
+limited()
+{
+	timeout --foreground --kill-after=30 "$PART_TIMEOUT" "$@"
+}
+
+limited_as_server_user()
+{
+	as_server_user timeout --foreground --kill-after=30 "$PART_TIMEOUT" "$@"
+}
+
+run_unit()
+{
+	local log=$scratch/unit.log
+
+	limited env -u MAKEFLAGS -u MAKELEVEL \
+		make -s --no-print-directory -C "$top/test/unit" check 2>&1 | tee "$log"
+	count unit "${PIPESTATUS[0]}" "$(sum "$log" 1)" "$(sum "$log" 2)"
+}
+
+# run_regress PART PROGRAM NAME...: pg_regress and its twin for isolation tests
+# say "test NAME ... ok" up to PostgreSQL 15 and "ok N - NAME" from 16 on
+run_regress()
+{
+	local part=$1 program=$2 output=$scratch/$1 log=$scratch/$1.log
+	local status
+	shift 2
+
+	as_server_user mkdir -p "$output"
+	as_server_user cp -r "$tree/expected" "$output"
+	limited_as_server_user "$program" --bindir="$pg_bin" \
+		--inputdir="$tree/test" --outputdir="$output" \
+		--temp-instance="$output/instance" --temp-config="$tree/test/regress.conf" \
+		--encoding=UTF8 --no-locale --dbname=contrib_regression "$@" 2>&1 | tee "$log"
+	status=${PIPESTATUS[0]}
+	count "$part" "$status" \
+		"$(matches '^(ok [0-9]+ |(test|   ) .* \.\.\. ok)' "$log")" \
+		"$(matches '^(not ok [0-9]+ |(test|   ) .* \.\.\. FAILED)' "$log")"
+	if [ "$status" -ne 0 ]
+	then
+		head -n 400 "$output/regression.diffs" 2>/dev/null
+		grep -hE 'PANIC|FATAL|terminated by signal' "$output"/log/*.log 2>/dev/null | head -n 20
+	fi
+}
+
+# run_tap FILE...
+run_tap()
+{
+	local log=$scratch/tap.log
+	local status
+
+	as_server_user mkdir -p "$scratch/tap/tmp_check"
+	limited_as_server_user env TESTDIR="$scratch/tap" \
+		PERL5LIB="$pg_lib/pgxs/src/test/perl:$tree/test/perl" \
+		perl test/tap.pl "$scratch/tap/counts" "$@" 2>&1 | tee "$log"
+	status=${PIPESTATUS[0]}
+	count tap "$status" "$(sum "$scratch/tap/counts" 1)" "$(sum "$scratch/tap/counts" 2)"
+}
+
+# names SUFFIX PATH...: what pg_regress calls these files
+names()
+{
+	local suffix=$1 path
+	shift
+
+	for path in "$@"
+	do
+		basename "$path" "$suffix"
+	done
+}
+
+# What a failed run leaves behind for whoever looks into it.
+keep_logs()
+{
+	rm -rf "$top/tmp_check"
+	mkdir -p "$top/tmp_check" &&
+		(cd "$scratch" &&
+			find . \( -path ./pg -o -path ./tree \) -prune -o -type f \
+				\( -name '*.log' -o -name '*.diffs' -o -name '*.out' -o -name 'regress_log_*' \) \
+				-print0 | tar -cf - --null --files-from=-) |
+		tar -C "$top/tmp_check" --no-same-owner -xf - &&
+		echo "The logs of this run are in tmp_check."
+}
+
+[ $# -gt 0 ] || set -- unit regress isolation tap
+
+parts=
+sql=()
+specs=()
+tap=()
+shopt -s nullglob
+cd "$top" || exit
+for argument in "$@"
+do
+	case $argument in
+		unit) parts+=" unit" ;;
+		regress) parts+=" regress" sql+=(test/sql/*.sql) ;;
+		isolation) parts+=" isolation" specs+=(test/specs/*.spec) ;;
+		tap) parts+=" tap" tap+=(test/t/*.pl) ;;
+		*.sql) parts+=" regress" sql+=("$argument") ;;
+		*.spec) parts+=" isolation" specs+=("$argument") ;;
+		*.pl) parts+=" tap" tap+=("$argument") ;;
+		*) echo "run.sh: neither a part nor a test: $argument" >&2; exit 2 ;;
+	esac
+done
+
+if ! make_scratch
+then
+	echo "could not prepare a scratch installation in /tmp" >&2
+	echo "0 passed, 1 failed"
+	exit 1
+fi
+cd "$tree" || exit
+
+for part in unit regress isolation tap
+do
+	[[ " $parts " == *" $part "* ]] || continue
+	echo
+	echo "== $part"
+	case $part in
+		unit) run_unit ;;
+		regress) run_regress "$part" "$PG_REGRESS" $(names .sql "${sql[@]}") ;;
+		isolation) run_regress "$part" \
+			"$pg_lib/pgxs/src/test/isolation/pg_isolation_regress" \
+			$(names .spec "${specs[@]}") ;;
+		tap) run_tap "${tap[@]}" ;;
+	esac
+done
+
+echo
+[ "$failed" -eq 0 ] || keep_logs
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,58 @@
+# Runs TAP tests, two files at a time: tap.pl COUNTS FILE...
+#
+# It counts single tests and writes "N passed, N failed" into COUNTS.  What
+# prove lets pass is a failure here: a skipped test and one marked "todo",
+# because a missing tool must not look like a success.
+
+use strict;
+use warnings;
+
+use TAP::Harness;
+
+my $file_timeout = $ENV{FILE_TIMEOUT} // 300;
+
+my $passed = 0;
+my $failed = 0;
+
+sub count_file
+{
+	my ($file, $parser) = @_;
+	my %bad = map { $_ => 'failed' } $parser->failed;
+
+	$bad{$_} = 'skipped' foreach $parser->skipped;
+	$bad{$_} = 'marked todo' foreach $parser->todo;
+
+	my $ran = $parser->tests_run;
+	my $missing = ($parser->tests_planned // $ran) - $ran;
+	my $broken = $parser->skip_all || $parser->has_problems || $ran == 0;
+
+	print "$file: test $_ $bad{$_}\n" foreach sort { $a <=> $b } keys %bad;
+	print "$file: skipped altogether: ", $parser->skip_all, "\n"
+	  if $parser->skip_all;
+	print "$file: $missing tests did not run\n" if $missing > 0;
+
+	my $failures = keys(%bad) + ($missing > 0 ? $missing : 0);
+	$failures = 1 if $failures == 0 && $broken;
+
+	$passed += $ran - keys %bad;
+	$failed += $failures;
+	return;
+}
+
+my $counts = shift @ARGV;
+die "tap.pl: no tests given\n" unless @ARGV;
+
+my $harness = TAP::Harness->new(
+	{
+		jobs => 2,
+		timer => 1,
+		failures => 1,
+		exec => [ 'timeout', '--foreground', $file_timeout, $^X ]
+	});
+my $result = $harness->runtests(@ARGV);
+
+count_file($_, $result->parsers($_)) foreach $result->descriptions;
+open(my $file, '>', $counts) or die "could not write \"$counts\": $!";
+print $file "$passed passed, $failed failed\n";
+close($file);
+exit($failed ? 1 : 0);
