@@ -235,9 +235,18 @@ CREATE TABLE dess_batch.usage (
 	PRIMARY KEY (day, owner, server, model, mode, label)
 ) WITH (fillfactor = 50);
 
-SELECT pg_catalog.pg_extension_config_dump(c.oid::pg_catalog.regclass, '')
-FROM pg_catalog.pg_class c
-WHERE c.relnamespace = 'dess_batch'::pg_catalog.regnamespace AND c.relkind IN ('r', 'S');
+-- one statement each: they all change the same row of pg_extension
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.ledger', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.job_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.job', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.batch', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.item', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.result', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.answer', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.again_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.again', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.settled', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.usage', '');
 
 -- ------------------------------------------------------- helpers of the views
 
@@ -319,13 +328,13 @@ FROM dess_batch.batch b
 				   pg_catalog.substr(h.hashes, (u.n::integer - 1) * 32 + 1, 32) AS hash
 			FROM dess_batch.item g
 				CROSS JOIN LATERAL (SELECT g.hashes || ''::bytea AS hashes OFFSET 0) h
-				CROSS JOIN LATERAL pg_catalog.unnest(g.keys, g.attempts) WITH ORDINALITY AS u(key, attempts, n)
+				CROSS JOIN LATERAL unnest(g.keys, g.attempts) WITH ORDINALITY AS u(key, attempts, n)
 			WHERE g.job_id = b.job_id AND g.batch_no = b.no
 			OFFSET 0
 		) i FULL JOIN (
 			SELECT u.*, 0 AS none, g.finished_at
 			FROM dess_batch.result g
-				CROSS JOIN LATERAL pg_catalog.unnest(
+				CROSS JOIN LATERAL unnest(
 					g.nos, g.outcomes, g.error_codes, g.errors, g.input_tokens, g.cached_tokens,
 					g.output_tokens, g.reasoning_tokens, g.finish_reasons, g.model_versions, g.response_ids)
 					AS u(no, outcome, error_code, error, input_tokens, cached_tokens,

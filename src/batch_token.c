@@ -31,6 +31,15 @@ batch_new_token(char *token)
 }
 
 void
+batch_renew_token(char *token)
+{
+	char		fresh[BATCH_TOKEN_SIZE];
+
+	batch_new_token(fresh);
+	memcpy(token + TOKEN_IN_ID, fresh + TOKEN_IN_ID, BATCH_TOKEN_SIZE - TOKEN_IN_ID);
+}
+
+void
 batch_custom_id(char *buffer, size_t size, const char *token, int no)
 {
 	snprintf(buffer, size, "%.*s-%d", TOKEN_IN_ID, token, no);

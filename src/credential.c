@@ -313,6 +313,20 @@ server_serves(const ForeignServer *server, const char *model)
 	return globs != NULL && provider_glob_match(globs, model);
 }
 
+/*
+ * May a server of this owner take the role's rows without being named?  A
+ * superuser has everybody's rights, which would let anybody's server of models
+ * "*" catch a superuser's rows: for him only his own memberships count.
+ */
+static bool
+trusts_owner(Oid role, Oid owner)
+{
+	if (superuser_arg(owner) || role == owner)
+		return true;
+	return superuser_arg(role) ? is_member_of_role_nosuper(role, owner) :
+		has_privs_of_role(role, owner);
+}
+
 /* Sorts one server into the search. */
 static void
 consider_server(ServerSearch *search, Oid serverid)
@@ -324,8 +338,7 @@ consider_server(ServerSearch *search, Oid serverid)
 
 	if (!may_use(server, search->role))
 		search->no_usage = server;
-	else if (!superuser_arg(server->owner) &&
-			 !has_privs_of_role(search->role, server->owner))
+	else if (!trusts_owner(search->role, server->owner))
 		search->stranger = server;
 	else
 	{

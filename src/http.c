@@ -8,9 +8,8 @@
  *
  * A transfer is first kept in a list and given to libcurl by http_wait(), when
  * the descriptors of its files are reserved.  Connections are reserved apart
- * from transfers, since one connection can carry many and an idle one still
- * takes a descriptor: libcurl is allowed as many as are reserved, and holds
- * back the transfers beyond that.
+ * from transfers, since they outlive them: libcurl is allowed as many as are
+ * reserved, and holds back the transfers beyond that.
  *
  * A transfer's struct and its memory are one context; deleting the context, by
  * whomever and for whatever error, is what ends the transfer.
@@ -34,6 +33,7 @@
 #define GIVE_MAX 64				/* transfers given to libcurl by one http_wait() */
 #define READY_MAX 64			/* sockets looked after by one http_wait() */
 #define RETRY_MS 1000			/* when to ask again for a descriptor that was refused */
+#define ABSENCE_MS 1000			/* what the caller may take between two calls of http_wait() */
 #define SPARE_CONNECTIONS 16	/* to other hosts, that stay open unused */
 
 static MemoryContext http_context = NULL;
@@ -49,6 +49,9 @@ static bool waiting_blocked = false;	/* no descriptor for one of them */
 static int	reserved_connections = 0;
 static int	allowed_connections = 0;	/* what libcurl was told last */
 
+static int64 left_at = -1;		/* when http_wait() last returned */
+static int64 absent_ms = 0;		/* see wait_clock() */
+
 static int64 timer_at = -1;		/* when libcurl wants to be called, -1: never */
 static int	watch_error = 0;	/* errno of a socket that could not be watched */
 
@@ -61,6 +64,17 @@ monotonic_ms(void)
 
 	INSTR_TIME_SET_CURRENT(now);
 	return (int64) INSTR_TIME_GET_MICROSEC(now) / 1000;
+}
+
+/*
+ * A clock that stands still while the caller is away from http_wait() for more
+ * than a moment: what a server sends meanwhile nobody has read, and it must not
+ * be called idle for that.
+ */
+static int64
+wait_clock(void)
+{
+	return monotonic_ms() - absent_ms;
 }
 
 static int
@@ -134,7 +148,7 @@ create_multi(void)
 
 	if (curl_multi_setopt(created, CURLMOPT_SOCKETFUNCTION, watch_socket) == CURLM_OK &&
 		curl_multi_setopt(created, CURLMOPT_TIMERFUNCTION, set_timer) == CURLM_OK &&
-		curl_multi_setopt(created, CURLMOPT_PIPELINING, CURLPIPE_MULTIPLEX) == CURLM_OK &&
+		curl_multi_setopt(created, CURLMOPT_PIPELINING, CURLPIPE_NOTHING) == CURLM_OK &&
 		curl_multi_setopt(created, CURLMOPT_MAXCONNECTS, (long) max_safe_fds) == CURLM_OK)
 		return created;
 
@@ -483,7 +497,7 @@ look_at_transfer(HttpTransfer *transfer, int64 now)
 static void
 look_at_due_transfers(void)
 {
-	int64		now = monotonic_ms();
+	int64		now = wait_clock();
 
 	while (!pairingheap_is_empty(looks))
 	{
@@ -500,7 +514,7 @@ look_at_due_transfers(void)
 static void
 give_waiting(void)
 {
-	int64		now = monotonic_ms();
+	int64		now = wait_clock();
 	int			seen = 0;
 	dlist_mutable_iter iter;
 
@@ -597,8 +611,8 @@ sleep_ms(long timeout_ms)
 		HttpTransfer *next = pairingheap_container(HttpTransfer, look_node,
 												   pairingheap_first(looks));
 
-		if (until < 0 || next->look_at < until)
-			until = next->look_at;
+		if (until < 0 || next->look_at + absent_ms < until)
+			until = next->look_at + absent_ms;
 	}
 	if (until < 0)
 		return timeout_ms;
@@ -615,11 +629,15 @@ http_wait(long timeout_ms, uint32 wait_event_info)
 	int			count;
 
 	http_init();
+	if (left_at >= 0)
+		absent_ms += Max(monotonic_ms() - left_at - ABSENCE_MS, 0);
+
 	give_waiting();
 	count = socket_set_wait(sleep_ms(timeout_ms), wait_event_info, ready, READY_MAX, &latch_set);
 	drive(ready, count);
 	look_at_due_transfers();
 	reserve_connections(running_count);
+	left_at = monotonic_ms();
 
 	/* the transfers concerned run into their timeouts */
 	if (watch_error != 0)

@@ -17,7 +17,6 @@
 #include "http_address.h"
 #include "http_transfer.h"
 #include "storage/fd.h"
-#include "utils/memutils.h"
 
 #define USER_AGENT "dess_batch/1.0"
 #define SINK_BUFFER_SIZE (128 * 1024)
@@ -232,29 +231,20 @@ describe_reply(HttpTransfer *transfer)
 }
 
 /*
- * HTTP/2 where it is offered, but not for POST.  A server ends an HTTP/2
- * connection in the middle of others' requests, and libcurl, which repeats those
- * that the server did not begin, does not tell them from those that it did; no
- * POST may be repeated in such doubt.  Ends of HTTP/1.1 connections are
- * announced with the last reply.
- *
- * With HTTP/2, requests wait for the first connection to say whether it takes
- * many at once.  Without TLS libcurl learns that from the first reply only,
- * which would hold up all the others.
+ * HTTP/1.1, like the providers' own Python clients.  With HTTP/2, libcurl 7.88
+ * spins while flow control holds up an upload, and starves requests when a host
+ * has connections of both versions.  Besides, a server that closes an HTTP/2
+ * connection leaves behind requests of which libcurl does not say whether they
+ * were begun, and a POST in such doubt may have cost money; the last reply of an
+ * HTTP/1.1 connection announces its end.
  */
 static bool
 describe_connection(HttpTransfer *transfer)
 {
-	const HttpRequest *request = &transfer->request;
-	const char *proxy = address_choose_proxy(request);
-	bool		multiplex = pg_strncasecmp(request->url, "https:", strlen("https:")) == 0 &&
-		strcmp(request->method, "POST") != 0;
+	const char *proxy = address_choose_proxy(&transfer->request);
 
 	transfer->through_proxy = proxy[0] != '\0';
-
-	return set_option(transfer, CURLOPT_HTTP_VERSION,
-					  (long) (multiplex ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1)) &&
-		set_option(transfer, CURLOPT_PIPEWAIT, multiplex ? 1L : 0L) &&
+	return set_option(transfer, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1) &&
 		set_option(transfer, CURLOPT_PROXY, proxy) &&
 		set_option(transfer, CURLOPT_NOPROXY, "") &&
 		set_option(transfer, CURLOPT_HEADEROPT, (long) CURLHEADER_SEPARATE) &&
@@ -267,18 +257,23 @@ describe_connection(HttpTransfer *transfer)
 		set_option(transfer, CURLOPT_PREREQDATA, transfer);
 }
 
+static bool
+describe_protocols(HttpTransfer *transfer)
+{
+#if LIBCURL_VERSION_NUM >= 0x075500
+	return set_option(transfer, CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+	return set_option(transfer, CURLOPT_PROTOCOLS, (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+}
+
 /* An account's CA bundle replaces the system's certificates, it does not add to them. */
 static bool
 describe_security(HttpTransfer *transfer)
 {
 	const char *ca_file = transfer->request.ca_file;
 
-	return
-#if LIBCURL_VERSION_NUM >= 0x075500
-		set_option(transfer, CURLOPT_PROTOCOLS_STR, "http,https") &&
-#else
-		set_option(transfer, CURLOPT_PROTOCOLS, (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS)) &&
-#endif
+	return describe_protocols(transfer) &&
 		set_option(transfer, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L) &&
 		set_option(transfer, CURLOPT_FOLLOWLOCATION, 0L) &&
 		set_option(transfer, CURLOPT_SSL_VERIFYPEER, 1L) &&
@@ -292,11 +287,12 @@ describe_security(HttpTransfer *transfer)
 static bool
 describe_process(HttpTransfer *transfer)
 {
-	return set_option(transfer, CURLOPT_NOSIGNAL, 1L) &&
 #if LIBCURL_VERSION_NUM >= 0x075700
 	/* giving up does not wait for a name server that does not answer */
-		set_option(transfer, CURLOPT_QUICK_EXIT, 1L) &&
+	if (!set_option(transfer, CURLOPT_QUICK_EXIT, 1L))
+		return false;
 #endif
+	return set_option(transfer, CURLOPT_NOSIGNAL, 1L) &&
 		set_option(transfer, CURLOPT_PRIVATE, transfer) &&
 		set_option(transfer, CURLOPT_ERRORBUFFER, transfer->curl_message);
 }

@@ -76,29 +76,6 @@ transfer_fail(HttpTransfer *transfer, HttpFailure failure, const char *format,..
  * ----------
  */
 
-/* Appends and puts a NUL behind.  False when out of memory. */
-static bool
-buffer_append(Buffer *buffer, const char *data, size_t length)
-{
-	size_t		needed = buffer->length + length + 1;
-
-	if (needed > buffer->size)
-	{
-		size_t		size = Max(needed, Max(1024, buffer->size * 2));
-		char	   *larger = realloc(buffer->data, size);
-
-		if (larger == NULL)
-			return false;
-		buffer->data = larger;
-		buffer->size = size;
-	}
-
-	memcpy(buffer->data + buffer->length, data, length);
-	buffer->length += length;
-	buffer->data[buffer->length] = '\0';
-	return true;
-}
-
 /* A reply can be an access token, so it is wiped. */
 static void
 buffer_free(Buffer *buffer)
@@ -107,6 +84,41 @@ buffer_free(Buffer *buffer)
 		explicit_bzero(buffer->data, buffer->size);
 	free(buffer->data);
 	memset(buffer, 0, sizeof(*buffer));
+}
+
+/* Makes room for that many bytes in all.  False when out of memory. */
+static bool
+buffer_grow(Buffer *buffer, size_t needed)
+{
+	Buffer		larger;
+
+	/* not realloc, which would leave the old bytes lying about */
+	larger.length = buffer->length;
+	larger.size = Max(needed, Max(1024, buffer->size * 2));
+	larger.data = malloc(larger.size);
+	if (larger.data == NULL)
+		return false;
+	if (buffer->length > 0)
+		memcpy(larger.data, buffer->data, buffer->length);
+
+	buffer_free(buffer);
+	*buffer = larger;
+	return true;
+}
+
+/* Appends and puts a NUL behind.  False when out of memory. */
+static bool
+buffer_append(Buffer *buffer, const char *data, size_t length)
+{
+	size_t		needed = buffer->length + length + 1;
+
+	if (needed > buffer->size && !buffer_grow(buffer, needed))
+		return false;
+
+	memcpy(buffer->data + buffer->length, data, length);
+	buffer->length += length;
+	buffer->data[buffer->length] = '\0';
+	return true;
 }
 
 /* ----------

@@ -44,7 +44,7 @@ struct HttpTransfer
 	/* looked at from time to time, see http.c */
 	pairingheap_node look_node;
 	bool		look_planned;
-	int64		look_at;		/* milliseconds of a monotonic clock, as all times here */
+	int64		look_at;		/* milliseconds of http.c's wait_clock(), as all times here */
 	int64		given_at;		/* when libcurl got it */
 	int64		progress_at;
 	int64		progress_mark;	/* bytes moved by then */
@@ -79,7 +79,10 @@ struct HttpTransfer
 extern void curl_enter(sigset_t *saved);
 extern void curl_leave(const sigset_t *saved);
 
-/* Copies the request into the current context.  Raises when out of memory; what was acquired by then is in the transfer. */
+/*
+ * Copies the request into the current context.  Raises when out of memory; what
+ * was acquired by then is in the transfer.
+ */
 extern void transfer_copy_request(HttpTransfer *transfer, const HttpRequest *request);
 
 /* Reserves the descriptors of the transfer's files.  False: none left now. */

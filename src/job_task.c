@@ -75,6 +75,7 @@ jobtask_add_batch(JobTask *task, const Batch *batch)
 												   pstrdup(lfirst(lc)));
 	result->step_cxt = AllocSetContextCreate(cxt, "dess_batch step", ALLOCSET_SMALL_SIZES);
 	result->due = batch->next_poll_at;
+	result->resumed = batch->state == BATCH_UPLOADING;
 	MemoryContextSwitchTo(caller);
 
 	dlist_push_tail(&task->batches, &result->node);
@@ -182,6 +183,8 @@ jobtask_options(JobTask *task)
 												  ALLOCSET_SMALL_SIZES);
 		caller = MemoryContextSwitchTo(task->options_cxt);
 		task->options = parameters_to_options(task->job, account);
+		if (account->provider->prepare_options != NULL)
+			account->provider->prepare_options(task->options);
 		MemoryContextSwitchTo(caller);
 	}
 	task->options->account = account;

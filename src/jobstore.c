@@ -202,7 +202,7 @@ read_job(const Ledger *ledger, uint64 row)
 /* ---- making and loading ---- */
 
 static Statement insert_job = {
-	"INSERT INTO dess_batch.job (owner, owner_name, submitted_by, source, source_name, target, model, mode, "
+	.sql = "INSERT INTO dess_batch.job (owner, owner_name, submitted_by, source, source_name, target, model, mode, "
 	"provider, server, server_name, label, key_columns, key_kinds, prompt, system_prompt, department, "
 	"input_columns, counting_columns, where_sql, overwrite, response_schema, target_columns, missing, "
 	"parameters, max_rows, sample, only_outcomes, max_cost, max_failed, keep, args, stage, extension_version) "
@@ -286,35 +286,35 @@ load_jobs(Statement *statement, const Args *args, const Ledger *ledger)
 }
 
 /*
- * Jobs that nothing keeps from going on, or with batches at the provider, or
- * with something left there.  Found by the two partial indexes.
+ * Jobs with anything left to do: those that nothing keeps from going on; paused
+ * ones with batches in the given states; and those with something to be removed
+ * at the provider.  The first condition finds candidates by partial indexes.
  */
-#define WORKING_JOBS \
-	"SELECT o.id FROM dess_batch.job o WHERE " JOB_IS_OPEN("o.") " AND o.control IN ('run', 'cancel', 'fail') " \
+#define WORKING_JOBS(batch_states) \
+	"j.id IN (" \
+	"SELECT o.id FROM dess_batch.job o WHERE " JOB_IS_OPEN("o.") " AND o.control <> 'pause' " \
 	"UNION " \
 	"SELECT b.job_id FROM dess_batch.batch b WHERE " BATCH_IS_OPEN("b.") \
-	" AND (b.state IN ('uploading', 'uploaded', 'creating', 'running', 'retrieving') OR " BATCH_REMAINS("b.") ")"
+	" AND (b.state IN (" batch_states ") OR " BATCH_REMAINS("b.") ")) " \
+	"AND j.control <> 'hold' AND (" \
+	JOB_IS_OPEN("j.") " AND j.control <> 'pause' " \
+	"OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") " AND CASE " \
+	"WHEN " JOB_IS_OPEN("j.") " THEN b.state IN (" batch_states ") OR " BATCH_IS_FINAL("b.") " " \
+	"ELSE " BATCH_REMAINS("b.") " END))"
 
-/* A paused job's batch that is prepared, or lies uploaded, waits with it; a final job's batches do nothing but go. */
-#define STILL_WORKING \
-	"j.control <> 'hold' AND (" \
-	JOB_IS_OPEN("j.") " AND (j.control <> 'pause' OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id " \
-	"AND " BATCH_IS_OPEN("b.") " AND (b.state IN ('uploading', 'uploaded', 'creating', 'running', 'retrieving') " \
-	"OR " BATCH_IS_FINAL("b.") "))) " \
-	"OR NOT " JOB_IS_OPEN("j.") " AND EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id " \
-	"AND " BATCH_IS_OPEN("b.") " AND " BATCH_REMAINS("b.") "))"
-
+/* What was begun for a paused job is brought to an end; but only what is paid for keeps a worker. */
 static Statement select_working_jobs = {
-	"SELECT " JOB_COLUMNS " FROM dess_batch.job j "
-	"WHERE j.id IN (" WORKING_JOBS ") AND " STILL_WORKING " ORDER BY j.id"
+	.sql = "SELECT " JOB_COLUMNS " FROM dess_batch.job j WHERE "
+	WORKING_JOBS("'uploading', 'uploaded', 'creating', 'running', 'retrieving'") " ORDER BY j.id"
 };
 
 static Statement any_working_job = {
-	"SELECT EXISTS (SELECT FROM dess_batch.job j WHERE j.id IN (" WORKING_JOBS ") AND " STILL_WORKING ")"
+	.sql = "SELECT EXISTS (SELECT FROM dess_batch.job j WHERE "
+	WORKING_JOBS("'creating', 'running', 'retrieving'") ")"
 };
 
 static Statement select_job = {
-	"SELECT " JOB_COLUMNS " FROM dess_batch.job j WHERE j.id = $1"
+	.sql = "SELECT " JOB_COLUMNS " FROM dess_batch.job j WHERE j.id = $1"
 };
 
 List *
@@ -361,7 +361,7 @@ jobstore_load_job(int64 id)
 /* ---- other jobs on the same table and target ---- */
 
 static Statement select_conflict = {
-	"SELECT 'job ' || j.id || ' with key (' || array_to_string(ARRAY(SELECT quote_ident(c) FROM unnest(j.key_columns) c), ', ') || ')' "
+	.sql = "SELECT 'job ' || j.id || ' with key (' || array_to_string(ARRAY(SELECT quote_ident(c) FROM unnest(j.key_columns) c), ', ') || ')' "
 	"FROM dess_batch.job j "
 	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $1 AND j.target IS NOT DISTINCT FROM $2 AND j.key_columns <> $3 "
 	"ORDER BY j.id LIMIT 1"
@@ -385,7 +385,7 @@ jobstore_conflicting_key(Oid source, const char *target, List *key_columns)
 }
 
 static Statement any_rival = {
-	"SELECT EXISTS (SELECT FROM dess_batch.job j WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 "
+	.sql = "SELECT EXISTS (SELECT FROM dess_batch.job j WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 "
 	"AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1)"
 };
 
@@ -408,7 +408,7 @@ jobstore_has_rival(const Job *job)
 
 /* ---- progress ---- */
 
-/* Runs an UPDATE of one job; false when it touched none. */
+/* Runs an UPDATE of one job; false when it touched none.  The arguments may live in any context. */
 static bool
 update_job(Statement *statement, const Args *args)
 {
@@ -421,14 +421,11 @@ update_job(Statement *statement, const Args *args)
 	return n > 0;
 }
 
-/*
- * Arguments are collected before ledger_open(), in the caller's context.
- */
 bool
 jobstore_job_started(int64 id)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.job SET state = 'active', started_at = now() WHERE id = $1 AND state = 'queued'"
+		.sql = "UPDATE dess_batch.job SET state = 'active', started_at = now() WHERE id = $1 AND state = 'queued'"
 	};
 	Args		args = {0};
 
@@ -440,7 +437,7 @@ bool
 jobstore_set_listed(int64 id)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.job SET listed = true WHERE id = $1 AND NOT listed"
+		.sql = "UPDATE dess_batch.job SET listed = true WHERE id = $1 AND NOT listed"
 	};
 	Args		args = {0};
 
@@ -452,7 +449,7 @@ bool
 jobstore_advance(int64 id, const char *last_key, int64 taken, bool all_prepared, int last_batch)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.job j SET last_key = coalesce($2, j.last_key), taken = j.taken + $3, "
+		.sql = "UPDATE dess_batch.job j SET last_key = coalesce($2, j.last_key), taken = j.taken + $3, "
 		"all_prepared = j.all_prepared OR $4, last_batch = greatest(j.last_batch, $5) "
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.")
 	};
@@ -470,7 +467,7 @@ void
 jobstore_set_counted(int64 id, int64 counted)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.job SET counted = $2 WHERE id = $1"
+		.sql = "UPDATE dess_batch.job SET counted = $2 WHERE id = $1"
 	};
 	Args		args = {0};
 
@@ -483,7 +480,7 @@ void
 jobstore_set_batch_bytes(int64 id, int64 bytes)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.job SET batch_bytes = $2 WHERE id = $1"
+		.sql = "UPDATE dess_batch.job SET batch_bytes = $2 WHERE id = $1"
 	};
 	Args		args = {0};
 
@@ -510,7 +507,7 @@ bool
 jobstore_finish(int64 id, JobState state, const char *error_code, const char *error)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.job j SET state = $2, finished_at = now(), "
+		.sql = "UPDATE dess_batch.job j SET state = $2, finished_at = now(), "
 		"error_code = CASE WHEN $4 IS NULL THEN j.error_code ELSE $3 END, error = coalesce($4, j.error) "
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND ($2 <> 'done' OR j.requeued = 0)"
 	};
@@ -527,7 +524,7 @@ void
 jobstore_set_failing(int64 id, const char *error_code, const char *error)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.job j SET control = 'fail', error_code = $2, error = $3 "
+		.sql = "UPDATE dess_batch.job j SET control = 'fail', error_code = $2, error = $3 "
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control IN ('run', 'pause')"
 	};
 
@@ -538,7 +535,7 @@ bool
 jobstore_pause(int64 id, const char *error_code, const char *error)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.job j SET control = 'pause', error_code = $2, error = $3 "
+		.sql = "UPDATE dess_batch.job j SET control = 'pause', error_code = $2, error = $3 "
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control = 'run'"
 	};
 
@@ -550,7 +547,7 @@ bool
 jobstore_note_error(int64 id, const char *error_code, const char *error)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.job j SET error_code = $2, error = $3 "
+		.sql = "UPDATE dess_batch.job j SET error_code = $2, error = $3 "
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.")
 		" AND (j.error_code, j.error) IS DISTINCT FROM ($2, $3)"
 	};

@@ -213,6 +213,7 @@ extern List *jobstore_load_jobs(void);	/* of Job *: those with anything left to 
 extern Job *jobstore_load_job(int64 id);	/* any job, or NULL */
 extern bool jobstore_any_work(void);
 extern char *jobstore_conflicting_key(Oid source, const char *target, List *key_columns);	/* another job in flight uses another key: its number and key in words; else NULL */
+extern List *jobstore_known_targets(Oid source); /* columns that jobs in the ledger write on this table */
 extern bool jobstore_job_started(int64 id);
 extern bool jobstore_set_listed(int64 id);
 /* taken is added; last_key NULL, all_prepared false and last_batch 0 leave what is there. */
@@ -248,7 +249,6 @@ extern void jobstore_count_answers(int64 job_id, int64 *answers, int64 *failed);
 extern void jobstore_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates);
 
 extern bool jobstore_batch_is_open(int64 job_id, int no);	/* exists and is not final */
-extern void jobstore_count_answers(int64 job_id, int64 *answers, int64 *failed);	/* of what was sent */
 
 /* ---- items, results ---- */
 /*

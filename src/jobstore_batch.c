@@ -42,7 +42,7 @@ batch_state_name(BatchState state)
 /* ---- loading ---- */
 
 static Statement select_batches = {
-	"SELECT b.job_id, b.no, b.state, b.token, b.items, b.requests, b.bytes, "
+	.sql = "SELECT b.job_id, b.no, b.state, b.token, b.items, b.requests, b.bytes, "
 	"b.input_uri, b.remote_id, b.remote_state, b.remote_status, b.output_uris, b.remote_error, "
 	"b.remote_total, b.remote_finished, b.polls, "
 	"b.ok + b.missing + b.empty + b.failed + b.again, b.failed, "
@@ -180,14 +180,14 @@ void
 jobstore_insert_batch(const Batch *batch)
 {
 	static Statement insert = {
-		"INSERT INTO dess_batch.batch (job_id, no, token, input_uri, remote_id, remote_state, remote_status, "
+		.sql = "INSERT INTO dess_batch.batch (job_id, no, token, input_uri, remote_id, remote_state, remote_status, "
 		"remote_error, output_uris, remote_total, remote_finished, polls, next_poll_at, "
 		"state, items, requests, bytes, created_at) "
 		"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN cardinality($9) > 0 THEN $9 END, $10, $11, $12, $13, "
 		"$14, $15, $16, $17, coalesce($18, now()))"
 	};
 	static Statement follow = {
-		"UPDATE dess_batch.job SET last_batch = $2 WHERE id = $1 AND last_batch < $2"
+		.sql = "UPDATE dess_batch.job SET last_batch = $2 WHERE id = $1 AND last_batch < $2"
 	};
 	Ledger		ledger;
 	Args		args = {0};
@@ -212,7 +212,7 @@ bool
 jobstore_move_batch(const Batch *batch, BatchState from, BatchState to)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.batch b SET " BATCH_SAVES ", state = $15, "
+		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES ", state = $15, "
 		"finished_at = CASE WHEN $15 IN ('done', 'cancelled', 'failed') THEN now() ELSE b.finished_at END "
 		"WHERE b.job_id = $1 AND b.no = $2 AND b.state = $14"
 	};
@@ -233,7 +233,7 @@ void
 jobstore_save_batch(const Batch *batch)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.batch b SET " BATCH_SAVES "WHERE b.job_id = $1 AND b.no = $2"
+		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES "WHERE b.job_id = $1 AND b.no = $2"
 	};
 	Ledger		ledger;
 	Args		args = {0};
@@ -248,7 +248,7 @@ void
 jobstore_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.batch b SET items = b.items + $3, requests = b.requests + $4, bytes = b.bytes + $5 "
+		.sql = "UPDATE dess_batch.batch b SET items = b.items + $3, requests = b.requests + $4, bytes = b.bytes + $5 "
 		"WHERE b.job_id = $1 AND b.no = $2"
 	};
 	Ledger		ledger;
@@ -268,7 +268,7 @@ void
 jobstore_batch_error(int64 job_id, int no, const char *code, const char *message)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.batch SET error_code = $3, error = $4 WHERE job_id = $1 AND no = $2"
+		.sql = "UPDATE dess_batch.batch SET error_code = $3, error = $4 WHERE job_id = $1 AND no = $2"
 	};
 	Ledger		ledger;
 	Args		args = {0};
@@ -286,7 +286,7 @@ void
 jobstore_batch_cleaned(int64 job_id, int no)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.batch SET remote_deleted_at = now() "
+		.sql = "UPDATE dess_batch.batch SET remote_deleted_at = now() "
 		"WHERE job_id = $1 AND no = $2 AND remote_deleted_at IS NULL"
 	};
 	Ledger		ledger;
@@ -305,7 +305,7 @@ void
 jobstore_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.batch b SET unmatched = b.unmatched + $3, duplicates = b.duplicates + $4 "
+		.sql = "UPDATE dess_batch.batch b SET unmatched = b.unmatched + $3, duplicates = b.duplicates + $4 "
 		"WHERE b.job_id = $1 AND b.no = $2"
 	};
 	Ledger		ledger;
@@ -324,7 +324,7 @@ void
 jobstore_count_answers(int64 job_id, int64 *answers, int64 *failed)
 {
 	static Statement statement = {
-		"SELECT sum(b.ok + b.missing + b.failed)::bigint, sum(b.failed)::bigint "
+		.sql = "SELECT sum(b.ok + b.missing + b.failed)::bigint, sum(b.failed)::bigint "
 		"FROM dess_batch.batch b WHERE b.job_id = $1 AND b.no > 0"
 	};
 	Ledger		ledger;
@@ -343,7 +343,7 @@ void
 batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 {
 	static Statement statement = {
-		"UPDATE dess_batch.batch b SET ok = b.ok + $3, missing = b.missing + $4, empty = b.empty + $5, "
+		.sql = "UPDATE dess_batch.batch b SET ok = b.ok + $3, missing = b.missing + $4, empty = b.empty + $5, "
 		"failed = b.failed + $6, again = b.again + $7, "
 		"input_tokens = b.input_tokens + $8, cached_tokens = b.cached_tokens + $9, "
 		"output_tokens = b.output_tokens + $10, reasoning_tokens = b.reasoning_tokens + $11 "

@@ -86,6 +86,9 @@ extern List *ledger_get_list(const Ledger *ledger, uint64 row, int column);	/* o
 /* Position of a name, or -1. */
 extern int	name_position(const char *const *names, int nnames, const char *name);
 
+/* ---- jobstore_key.c ---- */
+extern char *key_join_list(List *values);	/* of char * */
+
 /* ---- jobstore.c ---- */
 extern const char *const job_state_names[];
 extern const char *const job_control_names[];

@@ -12,7 +12,7 @@
 
 #include "lib/stringinfo.h"
 
-#include "jobstore.h"
+#include "jobstore_int.h"
 
 #define SEPARATOR	'\t'
 #define ESCAPE		'\\'
@@ -38,6 +38,18 @@ key_join(char *const *values, int nvalues)
 		}
 	}
 	return key.data;
+}
+
+char *
+key_join_list(List *values)
+{
+	char	  **texts = palloc_array(char *, list_length(values) + 1);
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, values)
+		texts[n++] = lfirst(lc);
+	return key_join(texts, n);
 }
 
 /* Raises when the key does not have that many columns. */

@@ -13,6 +13,9 @@
 
 #include "pipeline.h"
 
+/* a row is sent this often at most */
+#define MAX_ATTEMPTS		3
+
 typedef struct MergeState
 {
 	MemoryContext cxt;

@@ -451,9 +451,10 @@ online_reply(TransferOwner *owner, HttpTransfer *transfer)
 	OnlineRequest *request = (OnlineRequest *) owner;
 	BatchTask  *batch = owner->batch;
 	Channel    *channel = batch->job->channel;
-	const HttpReply *reply = http_reply(transfer);
+	HttpReply  *reply = http_reply(transfer);
 	int			in_flight = channel->online_in_flight;
 
+	reply_blot_secret(reply, channel->account->secret);
 	dlist_delete(&request->node);
 	batch->online->nin_flight--;
 	channel->online_in_flight--;

@@ -22,6 +22,9 @@
 #include "json.h"
 #include "provider_openai.h"
 
+/* what stands in a line between the custom_id and the body */
+#define LINE_BETWEEN	"\",\"method\":\"POST\",\"url\":\"/v1%s\",\"body\":"
+
 static const char *const effort_words[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
 
 const char *
@@ -48,7 +51,10 @@ model_base_name(const char *model)
 	return strncmp(model, "ft:", 3) == 0 ? model + 3 : model;
 }
 
-/* Is the model of a generation that thinks first: o1 and its kin, gpt-5 and later?  The number is one digit and ends there. */
+/*
+ * Is the model of a generation that thinks first: o1 and its kin, gpt-5 and
+ * later?  The number is one digit and ends there: gpt-35 is no such model.
+ */
 static bool
 model_reasons(const char *model)
 {
@@ -64,7 +70,10 @@ model_reasons(const char *model)
 static const char *
 model_least_effort(const char *model)
 {
-	static const char *const variants[] = {"-pro", "-chat", "-codex", "-search", "-image", "-audio", "-realtime", "-deep", "o1-mini", "o1-preview"};
+	static const char *const variants[] = {
+		"-pro", "-chat", "-codex", "-search", "-image", "-audio", "-realtime", "-deep",
+		"o1-mini", "o1-preview"
+	};
 	const char *name = model_base_name(model);
 
 	if (!model_reasons(model))
@@ -189,11 +198,17 @@ schema_has_type(JsonValue *schema, const char *type)
 	return false;
 }
 
-/* Does the schema, with all that is in it, meet the rules of strict mode?  As deep as the JSON reader allows. */
+/*
+ * Does the schema, with all that is in it, meet the rules of strict mode?
+ * Recurses no deeper than the JSON reader allows.
+ */
 static bool
 schema_is_strict(JsonValue *schema)
 {
-	static const char *const foreign[] = {"allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "patternProperties"};
+	static const char *const foreign[] = {
+		"allOf", "oneOf", "not", "if", "then", "else",
+		"dependentRequired", "dependentSchemas", "patternProperties"
+	};
 	JsonValue  *properties;
 	JsonValue  *items;
 
@@ -216,7 +231,10 @@ schema_is_strict(JsonValue *schema)
 		all_are_strict(json_member(schema, "definitions"));
 }
 
-/* A schema may demand strict mode only where it meets strict mode's rules; changing the user's schema so that it does would change what may be answered. */
+/*
+ * Strict mode is asked for only where the schema meets its rules as it stands.
+ * Changing the user's schema until it does would change what may be answered.
+ */
 static bool
 schema_text_is_strict(const char *text)
 {
@@ -270,7 +288,7 @@ openai_write_head(StringInfo out, const BatchOptions *options, OpenAIEndpoint en
 	JsonDoc    *doc;
 	JsonValue  *extra = extra_open(options, &doc);
 
-	appendStringInfo(out, "\",\"method\":\"POST\",\"url\":\"/v1%s\",\"body\":{\"model\":", openai_endpoint_path(endpoint));
+	appendStringInfo(out, LINE_BETWEEN "{\"model\":", openai_endpoint_path(endpoint));
 	append_text(out, options->model_json, options->model);
 	switch (endpoint)
 	{
@@ -322,10 +340,18 @@ append_effort(StringInfo out, const BatchOptions *options, OpenAIEndpoint endpoi
 		effort = model_least_effort(options->model);
 	if (effort == NULL || extra_names(extra, endpoint == OPENAI_CHAT ? "reasoning_effort" : "reasoning"))
 		return;
-	appendStringInfoString(out, endpoint == OPENAI_CHAT ? ",\"reasoning_effort\":" : ",\"reasoning\":{\"effort\":");
-	json_append_cstring(out, effort);
-	if (endpoint == OPENAI_RESPONSES)
-		appendStringInfoChar(out, '}');
+	switch (endpoint)
+	{
+		case OPENAI_CHAT:
+			appendStringInfoString(out, ",\"reasoning_effort\":");
+			json_append_cstring(out, effort);
+			break;
+		case OPENAI_RESPONSES:
+			appendStringInfoString(out, ",\"reasoning\":{\"effort\":");
+			json_append_cstring(out, effort);
+			appendStringInfoChar(out, '}');
+			break;
+	}
 }
 
 static void
@@ -336,10 +362,16 @@ append_schema(StringInfo out, const BatchOptions *options, OpenAIEndpoint endpoi
 	if (options->schema == NULL || extra_names(extra, endpoint == OPENAI_CHAT ? "response_format" : "text"))
 		return;
 	strict = schema_text_is_strict(options->schema) ? "true" : "false";
-	if (endpoint == OPENAI_CHAT)
-		appendStringInfo(out, ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"answer\",\"strict\":%s", strict);
-	else
-		appendStringInfo(out, ",\"text\":{\"format\":{\"type\":\"json_schema\",\"name\":\"answer\",\"strict\":%s", strict);
+	switch (endpoint)
+	{
+		case OPENAI_CHAT:
+			appendStringInfoString(out, ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{");
+			break;
+		case OPENAI_RESPONSES:
+			appendStringInfoString(out, ",\"text\":{\"format\":{\"type\":\"json_schema\",");
+			break;
+	}
+	appendStringInfo(out, "\"name\":\"answer\",\"strict\":%s", strict);
 	append_member(out, "schema", options->schema);
 	appendStringInfoString(out, "}}");
 }
@@ -400,8 +432,7 @@ openai_split_line(const char *line, size_t length, OpenAIEndpoint *endpoint,
 	for (int i = 0; i < lengthof(endpoints); i++)
 	{
 		char		between[100];
-		size_t		n = snprintf(between, sizeof(between), "\",\"method\":\"POST\",\"url\":\"/v1%s\",\"body\":",
-								 openai_endpoint_path(endpoints[i]));
+		size_t		n = snprintf(between, sizeof(between), LINE_BETWEEN, openai_endpoint_path(endpoints[i]));
 
 		if (rest > n + 1 && memcmp(quote, between, n) == 0)
 		{
@@ -416,18 +447,30 @@ openai_split_line(const char *line, size_t length, OpenAIEndpoint *endpoint,
 
 /* ---- checks ---- */
 
-/* Is the text a JSON number between the two, and an integer if that is asked? */
+/* Is the text a JSON number from least to most? */
 static bool
-is_number(const char *text, double least, double most, bool integer)
+is_number(const char *text, double least, double most)
 {
 	const char *why;
 	double		value;
 
-	if (strspn(text, integer ? "-0123456789" : "-+.eE0123456789") != strlen(text) ||
-		!json_is_valid(text, strlen(text), &why))
+	if (strspn(text, "-+.eE0123456789") != strlen(text) || !json_is_valid(text, strlen(text), &why))
 		return false;
 	value = strtod(text, NULL);
 	return value >= least && value <= most;
+}
+
+/* Is the text a JSON number and a 64-bit integer? */
+static bool
+is_integer(const char *text)
+{
+	const char *why;
+
+	if (strspn(text, "-0123456789") != strlen(text) || !json_is_valid(text, strlen(text), &why))
+		return false;
+	errno = 0;
+	(void) strtoll(text, NULL, 10);
+	return errno == 0;
 }
 
 static char *
@@ -435,24 +478,28 @@ check_parameters(const BatchParameters *parameters, OpenAIEndpoint endpoint)
 {
 	bool		known = (parameters->reasoning_effort == NULL);
 
-	if (parameters->temperature != NULL && !is_number(parameters->temperature, 0, 2, false))
-		return psprintf("parameter \"temperature\" must be a number from 0 to 2, not \"%s\"", parameters->temperature);
-	if (parameters->top_p != NULL && !is_number(parameters->top_p, 0, 1, false))
-		return psprintf("parameter \"top_p\" must be a number from 0 to 1, not \"%s\"", parameters->top_p);
+	if (parameters->temperature != NULL && !is_number(parameters->temperature, 0, 2))
+		return psprintf("parameter \"temperature\" must be a number from 0 to 2, not \"%s\"",
+						parameters->temperature);
+	if (parameters->top_p != NULL && !is_number(parameters->top_p, 0, 1))
+		return psprintf("parameter \"top_p\" must be a number from 0 to 1, not \"%s\"",
+						parameters->top_p);
 	if (parameters->seed != NULL && endpoint == OPENAI_RESPONSES)
 		return pstrdup("parameter \"seed\" is not known to the endpoint \"responses\"");
-	if (parameters->seed != NULL && !is_number(parameters->seed, -9223372036854775808.0, 9223372036854775807.0, true))
-		return psprintf("parameter \"seed\" must be a 64-bit integer, not \"%s\"", parameters->seed);
+	if (parameters->seed != NULL && !is_integer(parameters->seed))
+		return psprintf("parameter \"seed\" must be a 64-bit integer, not \"%s\"",
+						parameters->seed);
 	if (parameters->max_output_tokens < 0)
 		return pstrdup("parameter \"max_output_tokens\" must be positive");
-	if (endpoint == OPENAI_RESPONSES && parameters->max_output_tokens > 0 && parameters->max_output_tokens < 16)
+	if (endpoint == OPENAI_RESPONSES &&
+		parameters->max_output_tokens > 0 && parameters->max_output_tokens < 16)
 		return pstrdup("parameter \"max_output_tokens\" must be at least 16 for the endpoint \"responses\"");
 
 	for (int i = 0; i < lengthof(effort_words) && !known; i++)
 		known = (strcmp(parameters->reasoning_effort, effort_words[i]) == 0);
 	if (!known)
-		return psprintf("parameter \"reasoning_effort\" must be none, minimal, low, medium, high, xhigh or max, not \"%s\"",
-						parameters->reasoning_effort);
+		return psprintf("parameter \"reasoning_effort\" must be none, minimal, low, medium, high, "
+						"xhigh or max, not \"%s\"", parameters->reasoning_effort);
 	return NULL;
 }
 
@@ -477,7 +524,10 @@ check_schema(const BatchOptions *options)
 static char *
 check_extra(const BatchOptions *options, OpenAIEndpoint endpoint)
 {
-	static const char *const refused[] = {"model", "messages", "input", "prompt", "previous_response_id", "conversation", "stream", "stream_options", "background"};
+	static const char *const refused[] = {
+		"model", "messages", "input", "prompt", "previous_response_id", "conversation",
+		"stream", "stream_options", "background"
+	};
 	const char *why;
 	const char *text = options->parameters.extra;
 	JsonDoc    *doc = json_parse(text, strlen(text), &why);
@@ -496,7 +546,8 @@ check_extra(const BatchOptions *options, OpenAIEndpoint endpoint)
 	}
 	if (result == NULL && endpoint == OPENAI_RESPONSES && options->schema != NULL &&
 		extra_names(extra, "text") && json_path(extra, "text.format") == NULL)
-		result = pstrdup("parameter \"extra\" replaces \"text\" without a \"format\", so that response_schema would be lost");
+		result = pstrdup("parameter \"extra\" replaces \"text\" without a \"format\", "
+						 "so that response_schema would be lost");
 	json_free(doc);
 	return result;
 }

@@ -20,15 +20,15 @@
 #define LIST_PAGES		100
 #define CLOCK_SKEW		3600	/* seconds */
 
-/*
- * The root of a 2xx reply's document, or NULL; *doc is to be freed either way.
- */
+/* The root of a 2xx reply's document, or NULL; *doc is to be freed either way. */
 JsonValue *
 openai_open_reply(const HttpReply *reply, JsonDoc **doc)
 {
 	const char *why;
 
-	*doc = (reply_ok(reply) && reply->body != NULL) ? json_parse(reply->body, reply->body_length, &why) : NULL;
+	*doc = NULL;
+	if (reply_ok(reply) && reply->body != NULL)
+		*doc = json_parse(reply->body, reply->body_length, &why);
 	return *doc ? json_root(*doc) : NULL;
 }
 
@@ -95,7 +95,8 @@ read_batch_error(JsonValue *batch, StepError *error)
 	if (error->code == NULL)
 		error->code = pstrdup("failed");
 	if (line >= 0)
-		error_set(error, error->class, error->code, psprintf("line " INT64_FORMAT ": %s", line, error->message));
+		error_set(error, error->class, error->code,
+				  psprintf("line " INT64_FORMAT ": %s", line, error->message));
 }
 
 /* Takes over what a batch object says; false if it is none. */

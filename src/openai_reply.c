@@ -60,7 +60,9 @@ reply_failed(BatchReply *reply, ErrorClass class, const char *code, const char *
 static void
 reply_from_error(BatchReply *reply, int status, JsonValue *value)
 {
-	static const char *const refusals[] = {"content_filter", "content_policy_violation", "invalid_prompt", "ResponsibleAIPolicyViolation"};
+	static const char *const refusals[] = {
+		"content_filter", "content_policy_violation", "invalid_prompt", "ResponsibleAIPolicyViolation"
+	};
 	const char *code;
 
 	reply->kind = REPLY_FAILED;
@@ -95,12 +97,17 @@ read_usage(JsonValue *body, BatchReply *reply)
 	JsonValue  *usage = json_member(body, "usage");
 
 	reply->input_tokens = read_tokens(usage, "prompt_tokens", "input_tokens");
-	reply->cached_tokens = read_tokens(usage, "prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens");
+	reply->cached_tokens = read_tokens(usage, "prompt_tokens_details.cached_tokens",
+									   "input_tokens_details.cached_tokens");
 	reply->output_tokens = read_tokens(usage, "completion_tokens", "output_tokens");
-	reply->reasoning_tokens = read_tokens(usage, "completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens");
+	reply->reasoning_tokens = read_tokens(usage, "completion_tokens_details.reasoning_tokens",
+										  "output_tokens_details.reasoning_tokens");
 }
 
-/* Appends what is text in a message's content; *refusal is set to a refusal found there.  Returns whether there was any text, be it empty. */
+/*
+ * Appends what is text in a message's content; *refusal is set to a refusal
+ * found there.  Returns whether there was any text, be it empty.
+ */
 static bool
 append_content(StringInfo text, JsonValue *content, const char **refusal)
 {
@@ -248,7 +255,8 @@ read_result(JsonValue *line, BatchReply *reply)
 	JsonValue  *response = json_member(line, "response");
 	JsonValue  *body = json_member(response, "body");
 	JsonValue  *error = json_member(line, "error");
-	bool		answered = json_is_array(json_member(body, "choices")) || json_is_array(json_member(body, "output"));
+	bool		is_chat = json_is_array(json_member(body, "choices"));
+	bool		answered = is_chat || json_is_array(json_member(body, "output"));
 	int64		status = json_member_int64(response, "status_code", answered ? 200 : 0);
 
 	if (status < 0 || status > 999)
@@ -261,7 +269,7 @@ read_result(JsonValue *line, BatchReply *reply)
 		reply_from_error(reply, (int) status, error);
 	else if (answered && status >= 200 && status < 300)
 	{
-		if (json_is_array(json_member(body, "choices")))
+		if (is_chat)
 			read_chat(body, reply);
 		else
 			read_response(body, reply);

@@ -47,6 +47,7 @@ typedef struct BatchTask
 	HttpTransfer *transfer;		/* NULL: none */
 	int			downloaded;		/* result files that are in the spool */
 	bool		cancel_sent;	/* the provider was told */
+	bool		resumed;		/* an upload may have had its effect without our knowing its name */
 	bool		asked;			/* in creating: the batch is known not to exist at the provider */
 
 	TimestampTz due;			/* nothing happens before this */
@@ -93,7 +94,12 @@ typedef struct JobTask
 	bool		told;			/* the reason of waiting stands in the ledger */
 } JobTask;
 
-/* ---- pipeline.c ---- */
+/* ---- pipeline.c: the five stages ---- */
+extern bool batch_work(BatchTask *batch);	/* one turn of a batch; false: nothing was due */
+extern bool batch_needs_cleaning(const BatchTask *batch);
+extern void batch_take_reply(BatchTask *batch, HttpReply *reply);
+
+/* ---- pipeline_loop.c: whose turn it is ---- */
 extern void pipeline_init(void);
 extern void pipeline_refresh(void); /* look at the ledger again */
 extern void pipeline_finished_transfers(void);
@@ -127,6 +133,9 @@ extern double dice(void);
 /* ---- prepare.c: stage 1 ---- */
 extern bool prepare_wanted(JobTask *task);
 extern bool prepare_work(JobTask *task);	/* one slice; false: nothing to do now */
+
+/* ---- prepare_list.c: sample and only ---- */
+extern void prepare_list(JobTask *task);
 
 /* ---- merge.c: stage 5 ---- */
 extern void merge_work(BatchTask *batch);	/* one slice */

@@ -26,6 +26,8 @@
 #define FILE_POLLS			24	/* 1, 2, 4, 8, 16, then 30 s each: ten minutes */
 #define FILE_POLLS_404		6
 #define CREATE_TRIES_404	5	/* 2, 4, 8, 16 s between them */
+#define LIST_OF_UPLOADS		"/files?purpose=batch&limit=1000&order=desc"
+#define LIST_OF_BATCHES		"/batches?limit=100"
 #define LIST_LOOKS			3	/* a batch may be listed late: 2 and 8 s between them */
 
 static OpenAIEndpoint
@@ -134,7 +136,9 @@ has_no_service(const HttpReply *reply)
 static bool
 is_final(const StepError *error)
 {
-	return error->class == ERROR_PERMANENT || error->class == ERROR_NO_SERVICE || error->class == ERROR_TOO_LARGE;
+	return error->class == ERROR_PERMANENT ||
+		error->class == ERROR_NO_SERVICE ||
+		error->class == ERROR_TOO_LARGE;
 }
 
 /* ---- upload ---- */
@@ -175,9 +179,10 @@ uploads_ask(BatchStage *stage, StepResult *result)
 	ListWalk	walk;
 
 	openai_walk_load(stage, &walk);
-	send_request(stage, result, "GET",
-				 walk.after[0] != '\0' ? "/files?purpose=batch&limit=1000&order=desc&after=%" : "/files?purpose=batch&limit=1000&order=desc",
-				 walk.after);
+	if (walk.after[0] == '\0')
+		send_request(stage, result, "GET", LIST_OF_UPLOADS, NULL);
+	else
+		send_request(stage, result, "GET", LIST_OF_UPLOADS "&after=%", walk.after);
 }
 
 /*
@@ -266,7 +271,8 @@ upload_wait(BatchStage *stage, StepResult *result)
 
 	stage->phase = UPLOAD_POLLING;
 	if (stage->tries++ >= FILE_POLLS)
-		step_fail(result, ERROR_TEMPORARY, "file_not_ready", "the provider has not processed the uploaded file within ten minutes");
+		step_fail(result, ERROR_TEMPORARY, "file_not_ready",
+				  "the provider has not processed the uploaded file within ten minutes");
 	else
 		step_wait(result, ms);
 }
@@ -359,7 +365,8 @@ openai_create(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
 	StringInfoData body;
 
-	if (reply != NULL && reply->failure == HTTP_OK && reply->status == 404 && ++stage->tries < CREATE_TRIES_404)
+	if (reply != NULL && reply->failure == HTTP_OK && reply->status == 404 &&
+		++stage->tries < CREATE_TRIES_404)
 	{
 		/* the file may not have come through to where batches are made */
 		step_wait(result, INT64CONST(1000) << stage->tries);
@@ -377,10 +384,11 @@ openai_create(BatchStage *stage, const HttpReply *reply, StepResult *result)
 	initStringInfo(&body);
 	appendStringInfoString(&body, "{\"input_file_id\":");
 	json_append_cstring(&body, stage->remote->input_uri);
-	appendStringInfo(&body, ",\"endpoint\":\"/v1%s\",\"completion_window\":\"24h\",\"metadata\":{\"dess_batch\":",
-					 openai_endpoint_path(endpoint_of(stage->account)));
+	appendStringInfo(&body, ",\"endpoint\":\"/v1%s\"", openai_endpoint_path(endpoint_of(stage->account)));
+	appendStringInfoString(&body, ",\"completion_window\":\"24h\",\"metadata\":{\"dess_batch\":");
 	json_append_cstring(&body, stage->token);
-	appendStringInfo(&body, ",\"job\":\"" INT64_FORMAT "\",\"batch\":\"%d\"}}", stage->job_id, stage->batch_no);
+	appendStringInfo(&body, ",\"job\":\"" INT64_FORMAT "\",\"batch\":\"%d\"}}",
+					 stage->job_id, stage->batch_no);
 	send_request(stage, result, "POST", "/batches", NULL);
 	step_json_body(result, body.data);
 }
@@ -417,7 +425,10 @@ find_ask(BatchStage *stage, StepResult *result)
 	ListWalk	walk;
 
 	openai_walk_load(stage, &walk);
-	send_request(stage, result, "GET", walk.after[0] != '\0' ? "/batches?limit=100&after=%" : "/batches?limit=100", walk.after);
+	if (walk.after[0] == '\0')
+		send_request(stage, result, "GET", LIST_OF_BATCHES, NULL);
+	else
+		send_request(stage, result, "GET", LIST_OF_BATCHES "&after=%", walk.after);
 }
 
 /* Nothing on this look; an absence is believed after several. */
@@ -442,7 +453,8 @@ find_fail(StepResult *result, const HttpReply *reply, bool readable)
 {
 	step_fail_http(result, reply);
 	if (readable)
-		step_fail(result, ERROR_PERMANENT, CODE_UNCERTAIN, "the provider's list of batches does not tell whether the batch exists");
+		step_fail(result, ERROR_PERMANENT, CODE_UNCERTAIN,
+				  "the provider's list of batches does not tell whether the batch exists");
 	else if (has_no_service(reply) || is_final(&result->error))
 		step_fail(result, ERROR_PERMANENT, CODE_UNCERTAIN, result->error.message);
 	result->error.maybe_done = true;
@@ -631,7 +643,8 @@ describe_models(JsonValue *models, const char *model)
 		return psprintf("model \"%s\" is not among the %d models of the list", model, count);
 	shutdown = json_member_string(found, "shutdown_date");
 	if (shutdown != NULL)
-		return psprintf("model \"%s\" is there, and will be shut down on %s", model, json_excerpt(shutdown, 40));
+		return psprintf("model \"%s\" is there, and will be shut down on %s",
+						model, json_excerpt(shutdown, 40));
 	return psprintf("model \"%s\" is there", model);
 }
 

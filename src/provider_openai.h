@@ -31,7 +31,7 @@ extern void openai_write_line(StringInfo line, const BatchItem *item, const char
 
 extern void openai_append_json(StringInfo out, const char *json, size_t length);
 
-/* The parts of such a line: its endpoint's path and its body, both within the line.  False if it is none of ours. */
+/* The endpoint and the body, which lies within the line, of such a line.  False if it is none. */
 extern bool openai_split_line(const char *line, size_t length, OpenAIEndpoint *endpoint,
 							  const char **body, size_t *body_length);
 

@@ -21,10 +21,11 @@
 
 #include "slice.h"
 #include "txn.h"
-#include "worker.h"
 
 static MemoryContext slice_context = NULL;
 static bool lock_lost = false;
+static bool extension_seen = false;
+void		(*slice_after_abort) (void) = NULL;
 
 /* Repetition without charge, with back-off, or never: by SQLSTATE class. */
 static SliceVerdict
@@ -102,9 +103,12 @@ slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *e
 	{
 		if (!txn_begin(activity))
 		{
-			ereport(LOG, (errmsg("dess_batch worker stops because the extension is gone")));
+			/* at the first look that is no news: not every database has the extension */
+			if (extension_seen)
+				ereport(LOG, (errmsg("dess_batch worker stops because the extension is gone")));
 			proc_exit(0);
 		}
+		extension_seen = true;
 		MemoryContextSwitchTo(slice_context);
 		fn(arg);
 		txn_commit();
@@ -118,9 +122,9 @@ slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *e
 	MemoryContextSwitchTo(caller);
 	if (lock_lost)
 	{
-		/* an abort releases session locks as well */
 		lock_lost = false;
-		worker_keep_lock();
+		if (slice_after_abort != NULL)
+			slice_after_abort();
 	}
 	return verdict;
 }

@@ -31,4 +31,7 @@ typedef struct SliceError
  */
 extern SliceVerdict slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error);
 
+/* Called after a failed slice: an abort releases session locks as well. */
+extern void (*slice_after_abort) (void);
+
 #endif							/* DESS_SLICE_H */

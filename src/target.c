@@ -170,8 +170,8 @@ open_encoding(TargetTable *table)
 }
 
 /* Text of the job itself, which must be text in UTF-8; what says what it is. */
-static char *
-own_text_to_utf8(const TargetTable *table, const char *text, const char *what)
+char *
+target_own_text(const TargetTable *table, const char *text, const char *what)
 {
 	size_t		length;
 	const char *result = target_to_utf8(table, text, &length);
@@ -236,8 +236,8 @@ describe_column(TargetColumn *column, Form_pg_attribute att, bool is_key)
 }
 
 /* The position of a column, which is added if it is new. */
-static int
-add_column(TargetTable *table, Form_pg_attribute att, bool is_key)
+int
+target_add_column(TargetTable *table, Form_pg_attribute att, bool is_key)
 {
 	TargetColumn *column;
 	Oid			function;
@@ -273,7 +273,7 @@ open_keys(TargetTable *table, Relation rel, const Job *job)
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("key column \"%s\" of relation \"%s\" does not exist",
 							(char *) lfirst(lc), RelationGetRelationName(rel))));
-		add_column(table, att, true);
+		target_add_column(table, att, true);
 		attnums = bms_add_member(attnums, att->attnum);
 	}
 	table->nkeys = table->ncolumns;
@@ -292,7 +292,7 @@ add_target(TargetTable *table, Relation rel, const char *name, char *property)
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("target column \"%s\" of relation \"%s\" does not exist",
 						name, RelationGetRelationName(rel)),
-				 errhint("Run \"ALTER %s %s ADD COLUMN %s text;\".",
+				 errhint("Run: ALTER %s %s ADD COLUMN %s text;",
 						 table->relkind == RELKIND_FOREIGN_TABLE ? "FOREIGN TABLE" : "TABLE",
 						 table->name, quote_identifier(name))));
 	if (att->attgenerated != '\0' || att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS)
@@ -300,7 +300,7 @@ add_target(TargetTable *table, Relation rel, const char *name, char *property)
 				(errcode(ERRCODE_GENERATED_ALWAYS),
 				 errmsg("target column \"%s\" of relation \"%s\" is always generated",
 						name, RelationGetRelationName(rel))));
-	if (add_column(table, att, false) < before)
+	if (target_add_column(table, att, false) < before)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_COLUMN),
 				 errmsg("column \"%s\" cannot be a target, because it is one already or part of the key",
@@ -327,7 +327,7 @@ open_target_columns(TargetTable *table, Relation rel, const char *target_columns
 	{
 		if (token == WJB_KEY)
 		{
-			property = own_text_to_utf8(table, pnstrdup(value.val.string.val, value.val.string.len),
+			property = target_own_text(table, pnstrdup(value.val.string.val, value.val.string.len),
 										"a property of target_columns");
 			if (property_is_special(property) &&
 				strcmp(property, "$answer") != 0 && strcmp(property, "$outcome") != 0 &&
@@ -348,148 +348,6 @@ open_target_columns(TargetTable *table, Relation rel, const char *target_columns
 	}
 }
 
-/* ---- template ---- */
-
-static bool
-list_has_name(List *names, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* Is the type's text a JSON value as it stands? */
-static bool
-type_is_json_value(Oid type)
-{
-	switch (type)
-	{
-		case BOOLOID:
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-		case FLOAT4OID:
-		case FLOAT8OID:
-		case NUMERICOID:
-		case JSONOID:
-		case JSONBOID:
-			return true;
-		default:
-			return false;
-	}
-}
-
-static void
-raise_template_error(const TargetTable *table, Relation rel, const char *prompt, const TemplateError *error)
-{
-	int			character = pg_verify_mbstr_len(PG_UTF8, prompt, error->position, true) + 1;
-	StringInfoData names;
-	const char *name;
-
-	switch (error->kind)
-	{
-		case TEMPLATE_OK:
-			break;
-		case TEMPLATE_UNKNOWN_COLUMN:
-			initStringInfo(&names);
-			for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
-			{
-				Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
-
-				if (!att->attisdropped)
-					appendStringInfo(&names, "{%s}, ", NameStr(att->attname));
-			}
-			name = target_from_utf8(table, error->name);
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("placeholder {%s} names no column of relation \"%s\"",
-							name != NULL ? name : "?", RelationGetRelationName(rel)),
-					 errhint("Placeholders are %s{row}. Double a brace that is meant as text.", names.data)));
-		case TEMPLATE_UNCLOSED_BRACE:
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("brace at character %d of the prompt is not closed", character),
-					 errhint("Double a brace that is meant as text.")));
-		case TEMPLATE_STRAY_BRACE:
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("brace at character %d of the prompt closes nothing", character),
-					 errhint("Double a brace that is meant as text.")));
-		case TEMPLATE_EMPTY_NAME:
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("placeholder at character %d of the prompt names no column", character),
-					 errhint("Double a brace that is meant as text.")));
-	}
-	elog(ERROR, "could not parse the prompt");
-}
-
-/* {row} shows the columns that submit resolved, and no fewer. */
-static void
-check_input_columns(Relation rel, const Job *job)
-{
-	ListCell   *lc;
-
-	if (strstr(job->prompt, "{row}") == NULL)
-		return;
-	foreach(lc, job->input_columns)
-	{
-		if (target_find_attribute(rel, lfirst(lc)) == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("input column \"%s\" of relation \"%s\" does not exist",
-							(char *) lfirst(lc), RelationGetRelationName(rel))));
-	}
-}
-
-/* Columns whose names are not text in UTF-8 cannot be named in a prompt, so the template does not know them. */
-static void
-open_template(TargetTable *table, Relation rel, const Job *job)
-{
-	int			natts = RelationGetNumberOfAttributes(rel);
-	TemplateColumn *columns = palloc0_array(TemplateColumn, natts + 1);
-	Form_pg_attribute *attributes = palloc_array(Form_pg_attribute, natts + 1);
-	bool	   *used = palloc0_array(bool, natts + 1);
-	char	   *prompt = own_text_to_utf8(table, job->prompt, "the prompt");
-	TemplateError error;
-
-	check_input_columns(rel, job);
-	table->inputs = palloc_array(int, natts + 1);
-	table->input_is_boolean = palloc0_array(bool, natts + 1);
-	for (int i = 0; i < natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
-		Oid			type = getBaseType(att->atttypid);
-		const char *name;
-		size_t		length;
-
-		if (att->attisdropped)
-			continue;
-		name = target_to_utf8(table, NameStr(att->attname), &length);
-		if (name == NULL)
-			continue;
-		attributes[table->ninputs] = att;
-		table->input_is_boolean[table->ninputs] = type == BOOLOID;
-		columns[table->ninputs].name = pstrdup(name);
-		columns[table->ninputs].is_json = type_is_json_value(type);
-		columns[table->ninputs].in_row = list_has_name(job->input_columns, NameStr(att->attname));
-		columns[table->ninputs].counts = list_has_name(job->counting_columns, NameStr(att->attname));
-		table->ninputs++;
-	}
-
-	table->template = template_parse(prompt, columns, table->ninputs, &error);
-	if (table->template == NULL)
-		raise_template_error(table, rel, prompt, &error);
-	template_used_columns(table->template, used);
-	for (int i = 0; i < table->ninputs; i++)
-		table->inputs[i] = used[i] ? add_column(table, attributes[i], false) : -1;
-}
-
 /* ---- rules and digest ---- */
 
 static void
@@ -500,7 +358,7 @@ open_rules(TargetTable *table, const Job *job)
 
 	rules->department = job->department;
 	rules->missing = job->missing == NULL ? NULL :
-		own_text_to_utf8(table, job->missing, "the missing word");
+		target_own_text(table, job->missing, "the missing word");
 	rules->expect_json = job->response_schema != NULL;
 
 	for (int i = 0; i < table->ntargets; i++)
@@ -637,7 +495,7 @@ target_open(const Job *job)
 		open_target_columns(table, rel, job->target_columns);
 	else if (job->target != NULL)
 		add_target(table, rel, job->target, NULL);
-	open_template(table, rel, job);
+	target_open_template(table, rel, job);
 	open_rules(table, job);
 	open_constant(table, job);
 	watch_table(table);

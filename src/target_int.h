@@ -105,11 +105,17 @@ struct TargetTable
 extern Relation target_open_relation(Oid relid, const char *name, LOCKMODE lockmode);
 extern Form_pg_attribute target_find_attribute(Relation rel, const char *name);
 extern char *target_relation_name(Relation rel);
+extern int	target_add_column(TargetTable *table, Form_pg_attribute att, bool is_key);
 extern int	target_limit_lock_wait(bool always);
 
-/* UTF-8 text of a database text and back; NULL when it cannot be. Result may be the argument. */
+/* UTF-8 text of a database text and back, NULL where that cannot be; the result may be the argument. */
 extern const char *target_to_utf8(const TargetTable *table, const char *text, size_t *length);
 extern const char *target_from_utf8(const TargetTable *table, const char *text);
+extern char *target_own_text(const TargetTable *table, const char *text, const char *what);
+
+/* ---- target_template.c ---- */
+
+extern void target_open_template(TargetTable *table, Relation rel, const Job *job);
 
 /* ---- target_statement.c ---- */
 

@@ -24,13 +24,16 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
-#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -110,13 +113,13 @@ append_wanted(StringInfo sql, const TargetTable *table)
 	}
 }
 
-/* "unnest($1, ...)" for keys, and behind them values. */
+/* Keys, and behind them values, as rows. */
 static void
 append_unnest(StringInfo sql, int narrays)
 {
-	appendStringInfoString(sql, "pg_catalog.unnest(");
+	appendStringInfoString(sql, "ROWS FROM (");
 	for (int i = 0; i < narrays; i++)
-		appendStringInfo(sql, "%s$%d", i > 0 ? ", " : "", i + 1);
+		appendStringInfo(sql, "%spg_catalog.unnest($%d)", i > 0 ? ", " : "", i + 1);
 	appendStringInfoChar(sql, ')');
 }
 
@@ -129,10 +132,20 @@ append_element(StringInfo sql, const TargetColumn *column, char letter, int numb
 		appendStringInfo(sql, "::%s", column->type_name);
 }
 
-/* The table's key equals that of v. */
+/*
+ * The table's key equals that of v.  A foreign server does not see v, so it
+ * is also told which values each column of the key has at all; else the whole
+ * table would be fetched.
+ */
 static void
 append_key_match(StringInfo sql, const TargetTable *table)
 {
+	for (int i = 0; i < table->nkeys && table->relkind == RELKIND_FOREIGN_TABLE; i++)
+	{
+		if (OidIsValid(table->columns[i].array_type))
+			appendStringInfo(sql, TARGET_ALIAS ".%s %s ANY ($%d) AND ", table->columns[i].quoted,
+							 table->columns[i].equal, i + 1);
+	}
 	for (int i = 0; i < table->nkeys; i++)
 	{
 		appendStringInfo(sql, "%s" TARGET_ALIAS ".%s %s ", i > 0 ? " AND " : "",
@@ -506,6 +519,35 @@ target_end(int nestlevel)
 
 /* ---- rights ---- */
 
+/*
+ * Raises 42501 where the current user lacks a right on some of the columns from
+ * first up to end, with the SQL that grants it.
+ */
+static void
+check_columns(const TargetTable *table, int first, int end, AclMode mode, const char *right)
+{
+	Oid			user = GetUserId();
+	StringInfoData missing;
+
+	if (pg_class_aclcheck(table->relid, user, mode) == ACLCHECK_OK)
+		return;
+	initStringInfo(&missing);
+	for (int i = first; i < end; i++)
+	{
+		if (pg_attribute_aclcheck(table->relid, table->columns[i].attnum, user, mode) != ACLCHECK_OK)
+			appendStringInfo(&missing, "%s%s", missing.len > 0 ? ", " : "", table->columns[i].quoted);
+	}
+	if (missing.len == 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for table %s", table->name),
+			 errdetail("Role \"%s\" lacks the right to %s (%s).",
+					   GetUserNameFromId(user, false), right, missing.data),
+			 errhint("Run: GRANT %s (%s) ON %s TO %s;", right, missing.data, table->name,
+					 quote_identifier(GetUserNameFromId(user, false)))));
+}
+
 /* Checks the rights for a statement as its execution would, but does nothing else. */
 static void
 check_statement(const char *sql, int nargs, Oid *types)
@@ -528,6 +570,10 @@ target_check_rights(TargetTable *table)
 	Oid			types[INDEX_MAX_KEYS + 1];
 	int			nargs = page_types(table, types);
 
+	check_columns(table, 0, table->ncolumns, ACL_SELECT, "SELECT");
+	check_columns(table, table->nkeys, narrays, ACL_UPDATE, "UPDATE");
+
+	/* what where_sql reads, and what nobody thought of */
 	check_statement(page_sql(table, PAGE_ROWS, false, 0), nargs, types);
 	if (table->ntargets > 0)
 	{

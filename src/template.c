@@ -155,7 +155,7 @@ template_parse(const char *text, const TemplateColumn *columns, int ncolumns,
 	const char *start = copy;
 	const char *p = copy;
 
-	refuse(error, TEMPLATE_OK, 0, NULL);
+	memset(error, 0, sizeof(TemplateError));
 	template->columns = columns;
 	template->ncolumns = ncolumns;
 	template->pieces = palloc0(sizeof(Piece) * count_pieces(text));

@@ -9,6 +9,10 @@
  * the database or a reload says.  The isolation level is set for the same
  * reason: what others have committed must be seen.
  *
+ * A lock is waited for half a second only.  A user's transaction that is left
+ * open behind a control function thus cannot stop the jobs of others, and where
+ * it and the worker wait for each other it is the worker that gives way.
+ *
  * The ledger's tables belong to the owner of schema dess_batch, and statements
  * on them run as that role and no stronger one, so that what it may have
  * attached to them runs with its own rights.
@@ -42,6 +46,14 @@ txn_extension_oid(void)
 	return get_extension_oid(EXTENSION_NAME, true);
 }
 
+/* The worker's own settings, until the end of the transaction. */
+static void
+set_locally(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
 /* Locks the extension against DROP and looks again; false when it is gone, or is another one. */
 static bool
 lock_extension(void)
@@ -68,9 +80,8 @@ txn_begin(const char *activity)
 	}
 
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
-		(void) set_config_option("synchronous_commit", "local",
-								 PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+		set_locally("synchronous_commit", "local");
+	set_locally("lock_timeout", "500ms");
 	PushActiveSnapshot(GetTransactionSnapshot());
 	pgstat_report_activity(STATE_RUNNING, activity);
 	return true;

@@ -81,7 +81,8 @@ worker_take_lock(void)
 		proc_exit(0);
 }
 
-void
+/* An aborted transaction has released the lock: takes it again, or ends the process. */
+static void
 worker_keep_lock(void)
 {
 	if (!holds_lock)
@@ -238,6 +239,7 @@ dess_batch_worker_main(Datum main_arg)
 {
 	worker_start(DatumGetObjectId(main_arg));
 	worker_take_lock();
+	slice_after_abort = worker_keep_lock;
 	http_init();
 	pipeline_init();
 	worker_loop();

@@ -14,7 +14,4 @@ extern PGDLLEXPORT void dess_batch_launcher_main(Datum main_arg);
 /* Registers the launcher and the hook that stops workers for DROP DATABASE and its kin; for a preloaded library. */
 extern void launcher_init(void);
 
-/* The worker's lock may be lost when a transaction aborts: takes it again, or ends the process. */
-extern void worker_keep_lock(void);
-
 #endif							/* DESS_WORKER_H */

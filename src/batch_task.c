@@ -1,0 +1,382 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch_task.c
+ *		Batches in the worker's memory: what the stages of the pipeline need.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "batch_task.h"
+#include "encoding.h"
+
+/* how an estimate of tokens is made from bytes */
+#define BYTES_A_TOKEN		3.5
+#define RETRY_FIRST_MS		1000
+/* "not found" is believed after this many looks over this time */
+#define NOT_FOUND_LOOKS		4
+#define NOT_FOUND_MS		(15 * 60 * 1000)
+
+/* ---- small database work ---- */
+
+typedef struct MoveArg
+{
+	BatchTask  *batch;
+	BatchState	to;
+	const StepError *error;
+} MoveArg;
+
+static void
+move_slice(void *arg)
+{
+	MoveArg    *move = (MoveArg *) arg;
+
+	if (!jobstore_move_batch(&move->batch->batch, move->batch->batch.state, move->to))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile",
+						move->batch->batch.no, move->batch->job->job->id)));
+}
+
+/* Commits a new state of the batch, with what is known of it at the provider. */
+bool
+batch_move(BatchTask *batch, BatchState to, const char *activity)
+{
+	MoveArg		move;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	move.batch = batch;
+	move.to = to;
+	verdict = slice_run(activity, move_slice, &move, &error);
+	if (verdict != SLICE_DONE)
+	{
+		jobtask_trouble(batch->job, verdict, &error);
+		batch->due = batch->job->due;
+		return false;
+	}
+	batch->batch.state = to;
+	batch->due = 0;
+	return true;
+}
+
+static void
+save_slice(void *arg)
+{
+	MoveArg    *move = (MoveArg *) arg;
+
+	jobstore_save_batch(&move->batch->batch);
+	if (move->error != NULL)
+		jobstore_batch_error(move->batch->job->job->id, move->batch->batch.no,
+							 encoding_to_server_lossy(move->error->code),
+							 encoding_to_server_lossy(move->error->message));
+}
+
+void
+batch_save(BatchTask *batch, const StepError *why)
+{
+	MoveArg		move;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	move.batch = batch;
+	move.error = why;
+	verdict = slice_run("saving a batch", save_slice, &move, &error);
+	if (verdict != SLICE_DONE)
+		jobtask_trouble(batch->job, verdict, &error);
+}
+
+static void
+account_slice(void *arg)
+{
+	(void) channel_account((Channel *) arg);
+}
+
+/* The account as it is now, with a secret; otherwise the job waits or has failed. */
+bool
+batch_account_ready(BatchTask *batch)
+{
+	Channel    *channel = batch->job->channel;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	if (!channel_is_fresh(channel))
+	{
+		verdict = slice_run("reading server options", account_slice, channel, &error);
+		if (verdict != SLICE_DONE)
+		{
+			if (verdict == SLICE_HOPELESS && batch->batch.state >= BATCH_CREATING)
+				batch->due = later(RETRY_CAP_MS);
+			else
+				jobtask_trouble(batch->job, verdict, &error);
+			return false;
+		}
+	}
+	if (channel->account->secret != NULL)
+		return true;
+	jobtask_wait_for_secret(batch->job);
+	batch->due = batch->job->due;
+	return false;
+}
+
+/* ---- the provider's side ---- */
+
+void
+pipeline_complete_request(HttpRequest *request, const Account *account)
+{
+	request->idle_timeout = account->request_timeout;
+	request->ca_file = account->ca_file;
+	request->proxy = account->proxy;
+	request->trusted = account->trusted;
+}
+
+char *
+batch_copy_text(BatchTask *batch, const char *text)
+{
+	return text != NULL ? MemoryContextStrdup(batch->cxt, text) : NULL;
+}
+
+/* What a step has learnt becomes the batch's own. */
+void
+batch_adopt_remote(BatchTask *batch, const BatchRemote *learnt)
+{
+	BatchRemote *remote = &batch->batch.remote;
+	MemoryContext caller;
+	ListCell   *lc;
+	List	   *uris = NIL;
+
+	remote->input_uri = batch_copy_text(batch, learnt->input_uri);
+	remote->remote_id = batch_copy_text(batch, learnt->remote_id);
+	remote->remote_state = batch_copy_text(batch, learnt->remote_state);
+	remote->status = learnt->status;
+	remote->error = learnt->error;
+	remote->error.code = batch_copy_text(batch, learnt->error.code);
+	remote->error.message = batch_copy_text(batch, learnt->error.message);
+	remote->total = learnt->total;
+	remote->finished = learnt->finished;
+	caller = MemoryContextSwitchTo(batch->cxt);
+	foreach(lc, learnt->output_uris)
+		uris = lappend(uris, pstrdup(lfirst(lc)));
+	MemoryContextSwitchTo(caller);
+	remote->output_uris = uris;
+}
+
+/* ---- room at the provider ---- */
+
+/* How much of this channel is at the provider, or on its way. */
+static void
+channel_load(const Channel *channel, int *batches, double *tokens)
+{
+	dlist_iter	jobs;
+	dlist_iter	iter;
+
+	*batches = 0;
+	*tokens = 0;
+	dlist_foreach(jobs, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+
+		if (task->channel != channel || task->job->online)
+			continue;
+		dlist_foreach(iter, &task->batches)
+		{
+			const BatchTask *batch = dlist_container(BatchTask, node, iter.cur);
+
+			if (batch->batch.state < BATCH_UPLOADING || batch->batch.state > BATCH_RUNNING)
+				continue;
+			(*batches)++;
+			*tokens += batch->batch.bytes / BYTES_A_TOKEN;
+		}
+	}
+}
+
+/* May another batch go to the provider? */
+bool
+batch_has_room(const BatchTask *batch)
+{
+	const Channel *channel = batch->job->channel;
+	int			batches;
+	double		tokens;
+
+	channel_load(channel, &batches, &tokens);
+	if (batches >= channel->account->max_active_batches)
+		return false;
+	return channel->account->max_enqueued_tokens == 0 || batches == 0 ||
+		tokens + batch->batch.bytes / BYTES_A_TOKEN <= channel->account->max_enqueued_tokens;
+}
+
+/* ---- the request file ---- */
+
+typedef struct RebuildArg
+{
+	BatchTask  *batch;
+	bool		intact;
+} RebuildArg;
+
+/* A request file that is not what the ledger says is thrown away and prepared anew. */
+static void
+check_file_slice(void *arg)
+{
+	RebuildArg *rebuild = (RebuildArg *) arg;
+	const Batch *row = &rebuild->batch->batch;
+	int64		length = spool_length(spool_path(row->job_id, row->no, SPOOL_REQUESTS, 0));
+
+	rebuild->intact = length == row->bytes;
+	if (!rebuild->intact)
+		rebuild->batch->job->job->requeued +=
+			jobstore_release_batch(rebuild->batch->job->job, row->no, BATCH_FAILED, false);
+}
+
+bool
+batch_file_intact(BatchTask *batch)
+{
+	RebuildArg	rebuild;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	rebuild.batch = batch;
+	verdict = slice_run("checking a request file", check_file_slice, &rebuild, &error);
+	if (verdict != SLICE_DONE)
+	{
+		jobtask_trouble(batch->job, verdict, &error);
+		return false;
+	}
+	if (!rebuild.intact)
+	{
+		batch->batch.state = BATCH_FAILED;
+		ereport(LOG,
+				(errmsg("request file of batch %d of dess_batch job " INT64_FORMAT " is missing or damaged, preparing its rows again",
+						batch->batch.no, batch->job->job->id)));
+	}
+	return rebuild.intact;
+}
+
+/* ---- batches that will not run ---- */
+
+typedef struct ReleaseArg
+{
+	BatchTask  *batch;
+	BatchState	state;
+	bool		cancelled;
+	int64		requeued;
+} ReleaseArg;
+
+static void
+release_slice(void *arg)
+{
+	ReleaseArg *release = (ReleaseArg *) arg;
+	Job		   *job = release->batch->job->job;
+	int			no = release->batch->batch.no;
+
+	if (release->cancelled)
+		jobstore_close_batch(job, no, BATCH_CANCELLED, OUTCOME_CANCELLED, NULL, NULL);
+	else
+		release->requeued = jobstore_release_batch(job, no, BATCH_FAILED, false);
+}
+
+/* The batch will not run: its rows go back, or are cancelled with the job. */
+bool
+batch_release(BatchTask *batch)
+{
+	ReleaseArg	release;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	memset(&release, 0, sizeof(release));
+	release.batch = batch;
+	release.cancelled = batch->job->job->control == CONTROL_CANCEL;
+	if (batch->batch.state == BATCH_UPLOADING)
+		batch->resumed = true;	/* a file may have arrived */
+	verdict = slice_run("releasing a batch", release_slice, &release, &error);
+	if (verdict != SLICE_DONE)
+	{
+		jobtask_trouble(batch->job, verdict, &error);
+		batch->due = batch->job->due;
+		return false;
+	}
+	batch->batch.state = release.cancelled ? BATCH_CANCELLED : BATCH_FAILED;
+	batch->batch.finished_at = GetCurrentTimestamp();
+	batch->due = 0;
+	batch->job->job->requeued += release.requeued;
+	http_free(batch->transfer);
+	batch->transfer = NULL;
+	batch->step = NULL;
+	if (batch->job->filling == batch)
+		batch->job->filling = NULL;
+	spool_remove_batch(batch->job->job->id, batch->batch.no);
+	return true;
+}
+
+/* ---- after a failure ---- */
+
+/* Is "not found" old enough to be believed? */
+bool
+batch_not_found_for_good(BatchTask *batch, const StepError *error)
+{
+	if (error->code == NULL || (strcmp(error->code, "404") != 0 && strcmp(error->code, "not_found") != 0))
+	{
+		batch->not_found = 0;
+		return false;
+	}
+	if (batch->not_found++ == 0)
+		batch->not_found_since = GetCurrentTimestamp();
+	return batch->not_found >= NOT_FOUND_LOOKS &&
+		TimestampDifferenceExceeds(batch->not_found_since, GetCurrentTimestamp(), NOT_FOUND_MS);
+}
+
+void
+batch_retry_step(BatchTask *batch, const StepError *error)
+{
+	int64		ms = sched_backoff_ms(++batch->failures, RETRY_FIRST_MS, RETRY_CAP_MS, dice());
+
+	if (error->class == ERROR_RATE && batch->batch.state == BATCH_CREATING)
+		ms = sched_backoff_ms(batch->failures, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, dice());
+	if (error->retry_after_ms >= 0)
+		ms = error->retry_after_ms;
+	batch->due = later(ms);
+	batch_save(batch, error);
+	/* saving may have been postponed by trouble, but the delay stands */
+	batch->due = Max(batch->due, later(ms));
+}
+
+typedef struct SplitArg
+{
+	BatchTask  *batch;
+	int64		bytes;
+} SplitArg;
+
+static void
+split_slice(void *arg)
+{
+	SplitArg   *split = (SplitArg *) arg;
+
+	jobstore_set_batch_bytes(split->batch->job->job->id, split->bytes);
+}
+
+/* The provider takes smaller files than we thought: the rows are prepared again in smaller batches. */
+void
+batch_too_large(BatchTask *batch, const StepError *why)
+{
+	SplitArg	split;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	split.batch = batch;
+	split.bytes = batch->batch.bytes / 2;
+	if (batch->batch.requests <= 1)
+	{
+		jobtask_fail(batch->job, encoding_to_server_lossy(why->code), encoding_to_server_lossy(why->message));
+		return;
+	}
+	verdict = slice_run("cutting batches smaller", split_slice, &split, &error);
+	if (verdict != SLICE_DONE)
+		jobtask_trouble(batch->job, verdict, &error);
+	else
+	{
+		batch->job->job->batch_bytes = split.bytes;
+		batch_release(batch);
+	}
+}

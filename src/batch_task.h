@@ -1,0 +1,49 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch_task.h
+ *		Batches in the worker's memory: what the stages of the pipeline need.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_BATCH_TASK_H
+#define DESS_BATCH_TASK_H
+
+#include "pipeline.h"
+
+#define RETRY_CAP_MS		300000
+/* a limit of the provider's queue: what waits there must shrink first */
+#define QUEUE_RETRY_MS		60000
+#define QUEUE_RETRY_CAP_MS	600000
+
+/* Commits a new state of the batch, with what is known of it at the provider.  False: trouble, or somebody was faster. */
+extern bool batch_move(BatchTask *batch, BatchState to, const char *activity);
+
+/* Saves what is known of the batch; why (NULL: nothing) is noted as its error. */
+extern void batch_save(BatchTask *batch, const StepError *why);
+
+/* Is the account there, as it is now, with a secret?  Otherwise the job waits or has failed. */
+extern bool batch_account_ready(BatchTask *batch);
+
+/* What a step has learnt becomes the batch's own. */
+extern void batch_adopt_remote(BatchTask *batch, const BatchRemote *learnt);
+extern char *batch_copy_text(BatchTask *batch, const char *text);
+
+/* May another batch go to the provider? */
+extern bool batch_has_room(const BatchTask *batch);
+
+/* Is the request file what the ledger says?  If not, its rows are prepared anew. */
+extern bool batch_file_intact(BatchTask *batch);
+
+/* The batch will not run: its rows go back, or are cancelled with the job.  False: trouble. */
+extern bool batch_release(BatchTask *batch);
+
+/* Is "not found" old enough to be believed? */
+extern bool batch_not_found_for_good(BatchTask *batch, const StepError *error);
+
+/* The step is taken again after a delay. */
+extern void batch_retry_step(BatchTask *batch, const StepError *error);
+
+/* The provider takes smaller files than we thought: the rows are prepared again in smaller batches. */
+extern void batch_too_large(BatchTask *batch, const StepError *why);
+
+#endif							/* DESS_BATCH_TASK_H */

@@ -1,0 +1,441 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore_again.c
+ *		The ledger: rows that wait to be taken by key, and those that need not
+ *		be taken at all.
+ *
+ * A waiting row either is one of the job's rows already (it failed and is sent
+ * once more; the job's "requeued" counts it) or is named by sample or only and
+ * becomes one when it is taken.
+ *
+ * A row is settled if its very same request has ended in a way that another
+ * try would only repeat.  This outlives the job.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "jobstore_int.h"
+
+/* ---- waiting rows ---- */
+
+/*
+ * Where the last jobstore_again_take() ended, so that it need not pass again
+ * over the index entries of what it deleted.  Only a hint: when there is too
+ * little behind it, the search begins anew.
+ */
+static int64 taken_job = 0;
+static int64 taken_id = 0;
+
+static void
+add_requeued(int64 job_id, int64 n)
+{
+	static Statement statement = {
+		.sql = "UPDATE dess_batch.job j SET requeued = j.requeued + $2 WHERE j.id = $1"
+	};
+	Args		args = {0};
+
+	if (n == 0)
+		return;
+	arg_int64(&args, job_id);
+	arg_int64(&args, n);
+	ledger_run(&statement, &args);
+}
+
+void
+jobstore_again_insert(int64 job_id, char **keys, const int *attempts, int n)
+{
+	static Statement statement = {
+		.sql = "INSERT INTO dess_batch.again (job_id, key, attempts, counts) "
+		"SELECT $1, u.key, coalesce(u.attempts, 0), $4 "
+		"FROM unnest($2, $3) WITH ORDINALITY AS u(key, attempts, i) "
+		"WHERE u.key IS NOT NULL ORDER BY u.i"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	uint64		inserted;
+
+	if (n <= 0)
+		return;
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_texts(&args, (const char *const *) keys, n);
+	if (attempts != NULL)
+		arg_int32s(&args, attempts, n);
+	else
+		arg_datum(&args, INT4ARRAYOID, (Datum) 0, true);
+	arg_bool(&args, attempts != NULL);
+	inserted = ledger_run(&statement, &args);
+	if (attempts != NULL)
+		add_requeued(job_id, inserted);
+	ledger_close(&ledger);
+}
+
+void
+jobstore_again_return(int64 job_id, const AgainRow *row)
+{
+	static Statement statement = {
+		.sql = "INSERT INTO dess_batch.again (job_id, id, key, attempts, counts, unless_hash) "
+		"VALUES ($1, $2, $3, $4, $5, $6)"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_int64(&args, row->id);
+	arg_text(&args, row->key);
+	arg_int32(&args, row->attempts);
+	arg_bool(&args, row->counts);
+	if (row->has_hash)
+		arg_bytes(&args, row->unless_hash.bytes, DIGEST_LENGTH);
+	else
+		arg_datum(&args, BYTEAOID, (Datum) 0, true);
+	ledger_run(&statement, &args);
+	if (row->counts)
+		add_requeued(job_id, 1);
+	ledger_close(&ledger);
+	taken_job = 0;
+}
+
+static AgainRow *
+read_again(const Ledger *ledger, uint64 i)
+{
+	AgainRow   *row = MemoryContextAllocZero(ledger->caller, sizeof(AgainRow));
+
+	row->id = ledger_get_int64(i, 1, 0);
+	row->key = ledger_get_text(ledger, i, 2);
+	row->attempts = ledger_get_int32(i, 3);
+	row->counts = ledger_get_bool(i, 4);
+	row->has_hash = !ledger_is_null(i, 5);
+	if (row->has_hash)
+	{
+		bytea	   *hash = DatumGetByteaPP(ledger_datum(i, 5));
+
+		if (VARSIZE_ANY_EXHDR(hash) != DIGEST_LENGTH)
+			elog(ERROR, "a waiting row's digest has the wrong length");
+		memcpy(row->unless_hash.bytes, VARDATA_ANY(hash), DIGEST_LENGTH);
+	}
+	return row;
+}
+
+/* Takes rows behind id after; appends them to rows and returns how many of them count. */
+static int64
+take_behind(const Ledger *ledger, int64 job_id, int64 after, int limit, List **rows)
+{
+	static Statement statement = {
+		.sql = "WITH gone AS (DELETE FROM dess_batch.again a WHERE a.job_id = $1 AND a.id IN ("
+		"SELECT w.id FROM dess_batch.again w WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3) "
+		"RETURNING a.id, a.key, a.attempts::integer, a.counts, a.unless_hash) "
+		"SELECT * FROM gone ORDER BY id"
+	};
+	Args		args = {0};
+	int64		counting = 0;
+	uint64		n;
+
+	arg_int64(&args, job_id);
+	arg_int64(&args, after);
+	arg_int64(&args, limit);
+	n = ledger_run(&statement, &args);
+	for (uint64 i = 0; i < n; i++)
+	{
+		AgainRow   *row = read_again(ledger, i);
+		MemoryContext old = MemoryContextSwitchTo(ledger->caller);
+
+		*rows = lappend(*rows, row);
+		MemoryContextSwitchTo(old);
+		counting += row->counts ? 1 : 0;
+	}
+	return counting;
+}
+
+List *
+jobstore_again_take(int64 job_id, int limit)
+{
+	Ledger		ledger;
+	List	   *rows = NIL;
+	int64		counting = 0;
+
+	if (limit <= 0)
+		return NIL;
+
+	ledger_open(&ledger);
+	if (taken_job == job_id)
+		counting += take_behind(&ledger, job_id, taken_id, limit, &rows);
+	if (list_length(rows) < limit)
+		counting += take_behind(&ledger, job_id, 0, limit - list_length(rows), &rows);
+	add_requeued(job_id, -counting);
+	ledger_close(&ledger);
+
+	if (rows != NIL)
+	{
+		taken_job = job_id;
+		taken_id = ((AgainRow *) llast(rows))->id;
+	}
+	return rows;
+}
+
+int64
+jobstore_again_count(int64 job_id, int64 *counted_ones)
+{
+	static Statement statement = {
+		.sql = "SELECT count(*), count(*) FILTER (WHERE a.counts) FROM dess_batch.again a WHERE a.job_id = $1"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	int64		all;
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	ledger_run(&statement, &args);
+	all = ledger_get_int64(0, 1, 0);
+	if (counted_ones != NULL)
+		*counted_ones = ledger_get_int64(0, 2, 0);
+	ledger_close(&ledger);
+	return all;
+}
+
+/* Those that count become rows of batch 0 with an outcome, the others are dropped. */
+int64
+jobstore_close_again(const Job *job, Outcome outcome)
+{
+	List	   *rows;
+	int64		closed = 0;
+
+	while ((rows = jobstore_again_take(job->id, 1000)) != NIL)
+	{
+		JobItem    *items = palloc0_array(JobItem, list_length(rows));
+		ItemResult *results = palloc0_array(ItemResult, list_length(rows));
+		int			first_no;
+		int			n = 0;
+		ListCell   *lc;
+
+		foreach(lc, rows)
+		{
+			const AgainRow *row = lfirst(lc);
+
+			if (!row->counts)
+				continue;
+			items[n].key = row->key;
+			items[n].attempts = row->attempts;
+			results[n++].outcome = outcome;
+		}
+		first_no = jobstore_insert_items(job->id, 0, 0, items, n);
+		for (int i = 0; i < n; i++)
+			results[i].no = first_no + i;
+		jobstore_add_results(job, 0, results, n, 0);
+		closed += n;
+	}
+	return closed;
+}
+
+/*
+ * The last thing known of each key on this table and target: what a row that is
+ * in flight will be is not known, so it is not listed.  Rows with "changed" are
+ * passed over later if their request still has the hash it had.
+ */
+int64
+jobstore_list_only(const Job *job)
+{
+	static Statement statement = {
+		.sql = "INSERT INTO dess_batch.again (job_id, key, attempts, counts, unless_hash) "
+		"SELECT $1, l.key, 0, false, CASE WHEN l.outcome <> ALL ($6) THEN l.hash END "
+		"FROM (SELECT DISTINCT ON (e.key) e.key, e.hash, e.outcome FROM ("
+		"SELECT r.key COLLATE \"C\" AS key, r.hash, r.outcome::text AS outcome, "
+		"coalesce(r.finished_at, 'infinity') AS at, r.job_id, r.batch_no, r.no "
+		"FROM dess_batch.job j JOIN dess_batch.item_result r ON r.job_id = j.id "
+		"WHERE j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.key_columns = $4 "
+		"AND r.key IS NOT NULL AND r.outcome IS DISTINCT FROM 'again' "
+		"UNION ALL "
+		"SELECT w.key, NULL, NULL, 'infinity', 0, 0, 0 FROM dess_batch.job j JOIN dess_batch.again w ON w.job_id = j.id "
+		"WHERE j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.key_columns = $4 "
+		"AND w.counts AND " JOB_IS_OPEN("j.") " "
+		"UNION ALL "
+		"SELECT s.key, s.hash, s.outcome::text, s.settled_at, 0, 0, 0 FROM dess_batch.settled s "
+		"WHERE s.source = $2 AND s.target = coalesce($3, '') AND s.key_columns = $5"
+		") e ORDER BY e.key, e.at DESC, e.job_id DESC, e.batch_no DESC, e.no DESC) l "
+		"WHERE l.outcome = ANY ($6) OR l.outcome IS NOT NULL AND 'changed' = ANY ($6) "
+		"ORDER BY l.key"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	char	   *names;
+	uint64		n;
+
+	ledger_open(&ledger);
+	names = key_join_list(job->key_columns);
+	arg_int64(&args, job->id);
+	arg_oid(&args, job->source);
+	arg_text(&args, job->target);
+	arg_list(&args, job->key_columns);
+	arg_text(&args, names);
+	arg_list(&args, job->only);
+	n = ledger_run(&statement, &args);
+	ledger_close(&ledger);
+	return (int64) n;
+}
+
+/* ---- settled rows ---- */
+
+/* The first five arguments: source, target, names of the key's columns, keys, hashes. */
+static void
+settled_args(Args *args, const Job *job, char **keys, const Digest *hashes, int n)
+{
+	arg_oid(args, job->source);
+	arg_text(args, job->target ? job->target : "");
+	arg_text(args, key_join_list(job->key_columns));
+	arg_texts(args, (const char *const *) keys, n);
+	arg_digests(args, hashes, n);
+}
+
+void
+jobstore_settle(const Job *job, char **keys, const Digest *hashes, const Outcome *outcomes, int n)
+{
+	static Statement statement = {
+		.sql = "INSERT INTO dess_batch.settled AS s (source, source_name, target, key_columns, key, hash, outcome) "
+		"SELECT DISTINCT ON (u.key COLLATE \"C\", u.hash) $1, $7, $2, $3, u.key, u.hash, u.outcome::dess_batch.outcome "
+		"FROM unnest($4, $5, $6) WITH ORDINALITY AS u(key, hash, outcome, i) "
+		"WHERE u.key IS NOT NULL ORDER BY u.key COLLATE \"C\", u.hash, u.i DESC "
+		"ON CONFLICT (source, target, key, hash) DO UPDATE SET outcome = excluded.outcome, "
+		"key_columns = excluded.key_columns, settled_at = excluded.settled_at"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	const char **names;
+
+	if (n <= 0)
+		return;
+
+	ledger_open(&ledger);
+	names = palloc_array(const char *, n);
+	for (int i = 0; i < n; i++)
+		names[i] = outcome_name(outcomes[i]);
+	settled_args(&args, job, keys, hashes, n);
+	arg_texts(&args, names, n);
+	arg_text(&args, job->source_name);
+	ledger_run(&statement, &args);
+	ledger_close(&ledger);
+}
+
+void
+jobstore_find_settled(const Job *job, char **keys, const Digest *hashes, int n, bool *settled)
+{
+	static Statement statement = {
+		.sql = "SELECT u.i FROM unnest($4, $5) WITH ORDINALITY AS u(key, hash, i) "
+		"JOIN dess_batch.settled s ON s.source = $1 AND s.target = $2 AND s.key = u.key AND s.hash = u.hash "
+		"WHERE s.key_columns = $3"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	uint64		found;
+
+	memset(settled, 0, n * sizeof(bool));
+	if (n <= 0)
+		return;
+
+	ledger_open(&ledger);
+	settled_args(&args, job, keys, hashes, n);
+	found = ledger_run(&statement, &args);
+	for (uint64 i = 0; i < found; i++)
+		settled[ledger_get_int64(i, 1, 0) - 1] = true;
+	ledger_close(&ledger);
+}
+
+/* ---- rows that other jobs have in flight ---- */
+
+typedef struct HashArray
+{
+	uint64	   *hashes;
+	size_t		n;
+	size_t		size;
+} HashArray;
+
+static void
+add_hash(HashArray *array, const char *key)
+{
+	if (array->n == array->size)
+	{
+		array->size *= 2;
+		array->hashes = repalloc_huge(array->hashes, array->size * sizeof(uint64));
+	}
+	array->hashes[array->n++] = key_hash64(key);
+}
+
+static int
+compare_hashes(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/* Unfinished rows of one batch. */
+static void
+add_batch_keys(HashArray *array, int64 job_id, int batch_no)
+{
+	JobItem    *items;
+	bool	   *finished;
+	int			n = jobstore_load_items(job_id, batch_no, &items, &finished);
+
+	for (int i = 0; i < n; i++)
+		if (!finished[i] && items[i].key != NULL)
+			add_hash(array, items[i].key);
+}
+
+static Statement select_rival_batches = {
+	.sql = "SELECT b.job_id, b.no FROM dess_batch.job j JOIN dess_batch.batch b ON b.job_id = j.id "
+	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 "
+	"AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.")
+};
+
+static Statement select_rival_waiting = {
+	.sql = "SELECT w.key FROM dess_batch.job j JOIN dess_batch.again w ON w.job_id = j.id "
+	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 AND w.counts"
+};
+
+int
+jobstore_load_rival_keys(const Job *job, uint64 **hashes)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	MemoryContext batch_context;
+	MemoryContext connection;
+	HashArray	array = {NULL, 0, 1024};
+	uint64		n;
+
+	array.hashes = palloc_array(uint64, array.size);
+	ledger_open(&ledger);
+	batch_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch rivals",
+										  ALLOCSET_DEFAULT_SIZES);
+	arg_int64(&args, job->id);
+	arg_oid(&args, job->source);
+	arg_text(&args, job->target);
+
+	n = ledger_run(&select_rival_waiting, &args);
+	for (uint64 i = 0; i < n; i++)
+		add_hash(&array, TextDatumGetCString(ledger_datum(i, 1)));
+
+	n = ledger_run(&select_rival_batches, &args);
+	connection = MemoryContextSwitchTo(batch_context);
+	for (uint64 i = 0; i < n; i++)
+	{
+		add_batch_keys(&array, ledger_get_int64(i, 1, 0), ledger_get_int32(i, 2));
+		MemoryContextReset(batch_context);
+	}
+	MemoryContextSwitchTo(connection);
+	ledger_close(&ledger);
+
+	if (array.n > INT_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many rows in flight")));
+	qsort(array.hashes, array.n, sizeof(uint64), compare_hashes);
+	*hashes = array.hashes;
+	return (int) array.n;
+}

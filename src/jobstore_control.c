@@ -1,0 +1,271 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore_control.c
+ *		The ledger: what users do to their jobs.
+ *
+ * Rights are checked by jobstore_control_job(), which the functions of the SQL
+ * interface call first.  The worker may be at work on the same job: every
+ * change here is one that it can meet at any time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+
+#include "jobstore_int.h"
+
+static void
+raise_no_job(int64 id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("job " INT64_FORMAT " does not exist", id)));
+}
+
+static void
+raise_held(int64 id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("job " INT64_FORMAT " is held", id),
+			 errdetail("Its ledger was restored from another cluster or database, where the job may go on."),
+			 errhint("Call dess_batch_adopt(" INT64_FORMAT ") first, if it is to go on here.", id)));
+}
+
+/* Nobody but superusers has the rights of a role that was dropped. */
+Job *
+jobstore_control_job(int64 id)
+{
+	Job		   *job = jobstore_load_job(id);
+
+	if (job == NULL)
+		raise_no_job(id);
+	if (!has_privs_of_role(GetUserId(), job->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for job " INT64_FORMAT, id),
+				 errdetail("Only roles with the rights of role \"%s\" may control it.", job->owner_name)));
+	return job;
+}
+
+/* Raises when the job is gone or held. */
+static void
+require_not_held(int64 id)
+{
+	static Statement statement = {
+		.sql = "SELECT j.control = 'hold' FROM dess_batch.job j WHERE j.id = $1"
+	};
+	Args		args = {0};
+
+	arg_int64(&args, id);
+	if (ledger_run(&statement, &args) == 0)
+		raise_no_job(id);
+	if (ledger_get_bool(0, 1))
+		raise_held(id);
+}
+
+void
+jobstore_set_control(int64 id, JobControl control)
+{
+	static Statement statement = {
+		.sql = "UPDATE dess_batch.job j SET control = $2 WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND CASE $2 "
+		"WHEN 'pause' THEN j.control = 'run' "
+		"WHEN 'cancel' THEN j.control IN ('run', 'pause', 'fail') "
+		"WHEN 'run' THEN j.control = 'pause' "
+		"ELSE false END"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	arg_text(&args, job_control_names[control]);
+	if (ledger_run(&statement, &args) == 0)
+		require_not_held(id);
+	ledger_close(&ledger);
+}
+
+/* A job that is not paused gets the budget all the same. */
+void
+jobstore_resume(int64 id, const char *max_cost)
+{
+	static Statement statement = {
+		.sql = "UPDATE dess_batch.job j SET max_cost = coalesce($2::numeric, j.max_cost), "
+		"control = CASE j.control WHEN 'pause' THEN 'run' ELSE j.control END, "
+		"error_code = CASE j.control WHEN 'pause' THEN NULL ELSE j.error_code END, "
+		"error = CASE j.control WHEN 'pause' THEN NULL ELSE j.error END "
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control <> 'hold'"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	arg_text(&args, max_cost);
+	if (ledger_run(&statement, &args) == 0)
+		require_not_held(id);
+	ledger_close(&ledger);
+}
+
+void
+jobstore_set_stage(int64 id, JobStage stage)
+{
+	static Statement statement = {
+		.sql = "UPDATE dess_batch.job j SET stage = $2 WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control <> 'hold' "
+		"AND array_position($3, j.stage) < array_position($3, $2)"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	arg_text(&args, job_stage_names[stage]);
+	arg_texts(&args, job_stage_names, STAGE_RETRIEVE + 1);
+	if (ledger_run(&statement, &args) == 0)
+		require_not_held(id);
+	ledger_close(&ledger);
+}
+
+void
+jobstore_ask_poll(int64 id)
+{
+	static Statement statement = {
+		.sql = "UPDATE dess_batch.batch b SET next_poll_at = now() "
+		"WHERE b.job_id = $1 AND b.state = 'running' AND b.remote_id IS NOT NULL"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	ledger_run(&statement, &args);
+	ledger_close(&ledger);
+}
+
+/* ---- retry ---- */
+
+/*
+ * Rows with these outcomes begin to wait; what settles them is forgotten.  Rows
+ * that were forgotten themselves have no key by which to take them.
+ */
+static Statement retry_rows = {
+	.sql = "WITH chosen AS MATERIALIZED (SELECT r.batch_no, r.no, r.key, r.hash FROM dess_batch.item_result r "
+	"WHERE r.job_id = $1 AND r.outcome::text = ANY ($2) AND r.key IS NOT NULL), "
+	"unsettled AS (DELETE FROM dess_batch.settled s USING chosen c "
+	"WHERE s.source = $3 AND s.target = $4 AND s.key = c.key AND s.hash = c.hash) "
+	"INSERT INTO dess_batch.again (job_id, key, attempts, counts) "
+	"SELECT $1, c.key, 0, true FROM chosen c ORDER BY c.batch_no, c.no"
+};
+
+static Statement retry_counters = {
+	.sql = "UPDATE dess_batch.batch b SET failed = b.failed - r.n, again = b.again + r.n "
+	"FROM (SELECT g.batch_no, count(*)::integer AS n FROM dess_batch.result g, unnest(g.outcomes) AS o "
+	"WHERE g.job_id = $1 AND o::text = ANY ($2) GROUP BY g.batch_no) r "
+	"WHERE b.job_id = $1 AND b.no = r.batch_no"
+};
+
+static Statement retry_results = {
+	.sql = "UPDATE dess_batch.result g SET outcomes = ("
+	"SELECT array_agg(CASE WHEN u.o::text = ANY ($2) THEN 'again' ELSE u.o END ORDER BY u.i) "
+	"FROM unnest(g.outcomes) WITH ORDINALITY AS u(o, i)) "
+	"WHERE g.job_id = $1 AND g.outcomes && $2::dess_batch.outcome[]"
+};
+
+/* A cancelled job is not to buy what had not been prepared when it was cancelled. */
+static Statement wake_job = {
+	.sql = "UPDATE dess_batch.job j SET requeued = j.requeued + $2, "
+	"control = 'run', error_code = NULL, error = NULL, finished_at = NULL, "
+	"all_prepared = j.all_prepared OR j.state = 'cancelled', "
+	"state = CASE WHEN " JOB_IS_OPEN("j.") " THEN j.state ELSE 'active' END "
+	"WHERE j.id = $1"
+};
+
+/* Names of the failed outcomes among those that are asked for; of all but gone and refused if none are. */
+static List *
+failed_outcomes(List *asked_for)
+{
+	List	   *names = NIL;
+
+	for (Outcome outcome = OUTCOME_OK; outcome < OUTCOME_AGAIN; outcome++)
+	{
+		bool		wanted = outcome != OUTCOME_GONE && outcome != OUTCOME_REFUSED;
+		ListCell   *lc;
+
+		if (asked_for != NIL)
+		{
+			wanted = false;
+			foreach(lc, asked_for)
+				wanted = wanted || strcmp(lfirst(lc), outcome_name(outcome)) == 0;
+		}
+		if (wanted && !outcome_is_done(outcome))
+			names = lappend(names, unconstify(char *, outcome_name(outcome)));
+	}
+	return names;
+}
+
+/* Locks the job and tells what it has left; raises where it cannot be retried. */
+static void
+lock_for_retry(int64 id, bool *final, int64 *waiting, bool *unprepared)
+{
+	static Statement statement = {
+		.sql = "SELECT j.state, j.control, j.requeued, NOT j.all_prepared "
+		"FROM dess_batch.job j WHERE j.id = $1 FOR NO KEY UPDATE"
+	};
+	Args		args = {0};
+	char	   *state;
+	char	   *control;
+
+	arg_int64(&args, id);
+	if (ledger_run(&statement, &args) == 0)
+		raise_no_job(id);
+	state = TextDatumGetCString(ledger_datum(0, 1));
+	control = TextDatumGetCString(ledger_datum(0, 2));
+	*final = job_state_is_final(state);
+	*waiting = *final ? ledger_get_int64(0, 3, 0) : 0;
+	*unprepared = strcmp(state, job_state_names[JOB_FAILED]) == 0 && ledger_get_bool(0, 4);
+
+	if (strcmp(control, job_control_names[CONTROL_HOLD]) == 0)
+		raise_held(id);
+	if (!*final && (strcmp(control, job_control_names[CONTROL_CANCEL]) == 0 ||
+					strcmp(control, job_control_names[CONTROL_FAIL]) == 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " is still ending", id),
+				 errhint("Retry it when its batches at the provider have been merged.")));
+}
+
+int64
+jobstore_retry(const Job *job, List *outcomes)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	Args		job_args = {0};
+	bool		final;
+	bool		unprepared;
+	int64		waiting;
+	int64		n;
+
+	ledger_open(&ledger);
+	lock_for_retry(job->id, &final, &waiting, &unprepared);
+
+	arg_int64(&args, job->id);
+	arg_list(&args, failed_outcomes(outcomes));
+	ledger_run(&retry_counters, &args);
+	arg_oid(&args, job->source);
+	arg_text(&args, job->target ? job->target : "");
+	n = ledger_run(&retry_rows, &args);
+	args.n = 2;
+	ledger_run(&retry_results, &args);
+
+	if (n > 0 || waiting > 0 || unprepared)
+	{
+		arg_int64(&job_args, job->id);
+		arg_int64(&job_args, n);
+		ledger_run(&wake_job, &job_args);
+	}
+	ledger_close(&ledger);
+	return n + waiting;
+}

@@ -1,0 +1,295 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore_erase.c
+ *		The ledger: forgetting answers, rows and jobs.
+ *
+ * A forgotten row leaves its number, outcome and tokens, so that figures stay
+ * what they were; its key is null and its digests are zeros.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "jobstore_int.h"
+
+/* Bounds of one jobstore_purge(). */
+#define PURGE_JOBS			20
+#define PURGE_SETTLED		10000
+
+/* ---- a job's answers ---- */
+
+static Statement lock_job = {
+	.sql = "SELECT j.state, j.control = 'hold' FROM dess_batch.job j WHERE j.id = $1 FOR NO KEY UPDATE"
+};
+
+static Statement delete_answers = {
+	.sql = "DELETE FROM dess_batch.answer a WHERE a.job_id = $1"
+};
+
+static Statement remove_again = {
+	.sql = "UPDATE dess_batch.batch b SET remote_deleted_at = NULL WHERE b.job_id = $1 "
+	"AND b.remote_deleted_at IS NOT NULL AND (b.input_uri IS NOT NULL OR b.remote_id IS NOT NULL)"
+};
+
+void
+jobstore_erase(int64 id)
+{
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	if (ledger_run(&lock_job, &args) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("job " INT64_FORMAT " does not exist", id)));
+	if (ledger_get_bool(0, 2))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " is held", id),
+				 errhint("Call dess_batch_adopt(" INT64_FORMAT ") first.", id)));
+	if (!job_state_is_final(TextDatumGetCString(ledger_datum(0, 1))))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " has not ended", id),
+				 errhint("Call dess_batch_cancel(" INT64_FORMAT ") first and wait until it has.", id)));
+	ledger_run(&delete_answers, &args);
+	ledger_run(&remove_again, &args);
+	ledger_close(&ledger);
+}
+
+/* ---- a row ---- */
+
+static Statement select_source_keys = {
+	.sql = "SELECT DISTINCT j.key_columns FROM dess_batch.job j WHERE j.source = $1"
+};
+
+List *
+jobstore_source_keys(Oid source)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	List	   *keys = NIL;
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_oid(&args, source);
+	n = ledger_run(&select_source_keys, &args);
+	for (uint64 i = 0; i < n; i++)
+	{
+		List	   *columns = ledger_get_list(&ledger, i, 1);
+		MemoryContext old = MemoryContextSwitchTo(ledger.caller);
+
+		keys = lappend(keys, columns);
+		MemoryContextSwitchTo(old);
+	}
+	ledger_close(&ledger);
+	return keys;
+}
+
+#define JOBS_OF_KEY		"j.source = $1 AND j.key_columns = $3"
+
+static Statement select_in_flight = {
+	.sql = "SELECT j.id FROM dess_batch.job j JOIN dess_batch.batch b ON b.job_id = j.id "
+	"JOIN dess_batch.item i ON i.job_id = b.job_id AND i.batch_no = b.no "
+	"WHERE " JOBS_OF_KEY " AND " JOB_IS_OPEN("j.") " AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") " "
+	"AND $2 = ANY (i.keys) AND NOT EXISTS (SELECT FROM dess_batch.result r WHERE r.job_id = b.job_id "
+	"AND r.batch_no = b.no AND i.first_no + array_position(i.keys, $2) - 1 = ANY (r.nos)) LIMIT 1"
+};
+
+/* One place in each tuple; returns the places. */
+static Statement forget_items = {
+	.sql = "WITH hit AS MATERIALIZED (SELECT i.job_id, i.batch_no, i.first_no, array_position(i.keys, $2) AS at "
+	"FROM dess_batch.job j JOIN dess_batch.item i ON i.job_id = j.id WHERE " JOBS_OF_KEY " AND $2 = ANY (i.keys)) "
+	"UPDATE dess_batch.item i SET keys[h.at] = NULL, "
+	"hashes = overlay(i.hashes PLACING decode(repeat('00', 32), 'hex') FROM (h.at - 1) * 32 + 1 FOR 32), "
+	"held = overlay(i.held PLACING decode(repeat('00', 8), 'hex') FROM (h.at - 1) * 8 + 1 FOR 8) "
+	"FROM hit h WHERE i.job_id = h.job_id AND i.batch_no = h.batch_no AND i.first_no = h.first_no "
+	"RETURNING i.job_id, i.batch_no, i.first_no + h.at - 1"
+};
+
+static Statement forget_answer = {
+	.sql = "DELETE FROM dess_batch.answer a WHERE a.job_id = $1 AND a.batch_no = $2 AND a.no = $3"
+};
+
+static Statement forget_result = {
+	.sql = "UPDATE dess_batch.result r SET "
+	"errors = CASE WHEN r.errors IS NOT NULL THEN (SELECT array_agg(CASE WHEN u.no = $3 THEN NULL ELSE u.text END ORDER BY u.i) "
+	"FROM unnest(r.nos, r.errors) WITH ORDINALITY AS u(no, text, i)) END, "
+	"response_ids = CASE WHEN r.response_ids IS NOT NULL THEN (SELECT array_agg(CASE WHEN u.no = $3 THEN NULL ELSE u.text END ORDER BY u.i) "
+	"FROM unnest(r.nos, r.response_ids) WITH ORDINALITY AS u(no, text, i)) END "
+	"WHERE r.job_id = $1 AND r.batch_no = $2 AND $3 = ANY (r.nos)"
+};
+
+static Statement forget_waiting = {
+	.sql = "WITH gone AS (DELETE FROM dess_batch.again w USING dess_batch.job j "
+	"WHERE " JOBS_OF_KEY " AND w.job_id = j.id AND w.key = $2 RETURNING w.job_id, w.counts), "
+	"counted AS (SELECT g.job_id, count(*) AS n FROM gone g WHERE g.counts GROUP BY g.job_id) "
+	"UPDATE dess_batch.job j SET requeued = j.requeued - c.n FROM counted c WHERE j.id = c.job_id"
+};
+
+static Statement forget_settled = {
+	.sql = "DELETE FROM dess_batch.settled s WHERE s.source = $1 AND s.key = $2 AND s.key_columns = $3"
+};
+
+/* Where a job that prepares stands may be this row; afterwards it is not needed. */
+static Statement forget_position = {
+	.sql = "UPDATE dess_batch.job j SET last_key = NULL WHERE " JOBS_OF_KEY " AND j.last_key = $2 AND j.all_prepared"
+};
+
+/* Runs forget_items once; returns the places as triples of job, batch and number. */
+static int64 *
+forget_places(const Args *args, uint64 *n)
+{
+	int64	   *places;
+
+	*n = ledger_run(&forget_items, args);
+	places = palloc_array(int64, *n * 3 + 1);
+	for (uint64 i = 0; i < *n; i++)
+	{
+		places[i * 3] = ledger_get_int64(i, 1, 0);
+		places[i * 3 + 1] = ledger_get_int32(i, 2);
+		places[i * 3 + 2] = ledger_get_int32(i, 3);
+	}
+	return places;
+}
+
+static void
+forget_outcomes(const int64 *places, uint64 n)
+{
+	for (uint64 i = 0; i < n; i++)
+	{
+		Args		args = {0};
+
+		arg_int64(&args, places[i * 3]);
+		arg_int32(&args, (int32) places[i * 3 + 1]);
+		arg_int32(&args, (int32) places[i * 3 + 2]);
+		ledger_run(&forget_answer, &args);
+		ledger_run(&forget_result, &args);
+	}
+}
+
+void
+jobstore_forget_row(Oid source, List *key_columns, const char *key)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	Args		settled_args = {0};
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_oid(&args, source);
+	arg_text(&args, key);
+	arg_list(&args, key_columns);
+	if (ledger_run(&select_in_flight, &args) > 0)
+	{
+		int64		job_id = ledger_get_int64(0, 1, 0);
+
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("the row is in flight in job " INT64_FORMAT, job_id),
+				 errhint("Wait until the job has ended, or call dess_batch_cancel(" INT64_FORMAT ").", job_id)));
+	}
+
+	do
+	{
+		int64	   *places = forget_places(&args, &n);
+
+		forget_outcomes(places, n);
+	} while (n > 0);
+	ledger_run(&forget_waiting, &args);
+	ledger_run(&forget_position, &args);
+
+	arg_oid(&settled_args, source);
+	arg_text(&settled_args, key);
+	arg_text(&settled_args, key_join_list(key_columns));
+	ledger_run(&forget_settled, &settled_args);
+	ledger_close(&ledger);
+}
+
+/* ---- jobs ---- */
+
+static Statement select_old_jobs = {
+	.sql = "SELECT j.id FROM dess_batch.job j WHERE NOT " JOB_IS_OPEN("j.") " "
+	"AND (j.finished_at < $1 OR j.finished_at < $2 AND j.requeued = 0 "
+	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND b.items > b.again)) "
+	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") ") "
+	"AND pg_has_role($3, j.owner, 'USAGE') "
+	"ORDER BY j.id LIMIT $4 FOR UPDATE SKIP LOCKED"
+};
+
+static Statement delete_jobs[] = {
+	{.sql = "DELETE FROM dess_batch.answer a WHERE a.job_id = ANY ($1)"},
+	{.sql = "DELETE FROM dess_batch.result r WHERE r.job_id = ANY ($1)"},
+	{.sql = "DELETE FROM dess_batch.item i WHERE i.job_id = ANY ($1)"},
+	{.sql = "DELETE FROM dess_batch.again w WHERE w.job_id = ANY ($1)"},
+	{.sql = "DELETE FROM dess_batch.batch b WHERE b.job_id = ANY ($1)"},
+	{.sql = "DELETE FROM dess_batch.job j WHERE j.id = ANY ($1)"}
+};
+
+/* Some rows of one table that was dropped, unless the ledger is in a place where its OIDs mean nothing. */
+static Statement delete_settled = {
+	.sql = "WITH RECURSIVE s(source) AS (SELECT min(t.source) FROM dess_batch.settled t UNION ALL "
+	"SELECT (SELECT min(t.source) FROM dess_batch.settled t WHERE t.source > s.source) FROM s WHERE s.source IS NOT NULL), "
+	"dropped AS (SELECT s.source FROM s WHERE s.source IS NOT NULL "
+	"AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source) LIMIT 1) "
+	"DELETE FROM dess_batch.settled t WHERE t.ctid = ANY (ARRAY("
+	"SELECT x.ctid FROM dess_batch.settled x WHERE x.source = (SELECT d.source FROM dropped d) LIMIT $3)) "
+	"AND NOT EXISTS (SELECT FROM dess_batch.ledger l WHERE l.system_identifier <> $1 OR l.database <> $2)"
+};
+
+static uint64
+purge_settled(void)
+{
+	Args		args = {0};
+	char		identifier[32];
+
+	snprintf(identifier, sizeof(identifier), UINT64_FORMAT, GetSystemIdentifier());
+	arg_text(&args, identifier);
+	arg_oid(&args, MyDatabaseId);
+	arg_int64(&args, PURGE_SETTLED);
+	return ledger_run(&delete_settled, &args);
+}
+
+/*
+ * Jobs of roles whose rights the current user has; none with anything left at
+ * its provider.  Also drops what settles rows of tables that were dropped.
+ */
+bool
+jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed)
+{
+	Oid			caller = GetUserId();
+	Ledger		ledger;
+	Args		args = {0};
+	Args		id_args = {0};
+	int64		ids[PURGE_JOBS];
+	uint64		n;
+	bool		more;
+
+	ledger_open(&ledger);
+	arg_time(&args, before);
+	arg_time(&args, empty_before);
+	arg_oid(&args, caller);
+	arg_int64(&args, PURGE_JOBS);
+	n = ledger_run(&select_old_jobs, &args);
+	for (uint64 i = 0; i < n; i++)
+		ids[i] = ledger_get_int64(i, 1, 0);
+
+	if (n > 0)
+	{
+		arg_int64s(&id_args, ids, n);
+		for (int i = 0; i < lengthof(delete_jobs); i++)
+			ledger_run(&delete_jobs[i], &id_args);
+	}
+	more = n == PURGE_JOBS;
+	if (!more)
+		more = purge_settled() == PURGE_SETTLED;
+	ledger_close(&ledger);
+	if (removed != NULL)
+		*removed += n;
+	return more;
+}

@@ -1,0 +1,172 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore_identity.c
+ *		The ledger: is this its own cluster and database?
+ *
+ * A dump that was restored, a database made from a template and a cluster that
+ * went through pg_upgrade have a ledger whose batches may be at work somewhere
+ * else.  Its jobs are held until somebody adopts them.
+ *
+ * Everything is kept as OID and as name, because OIDs mean something else
+ * after a restore.  By then an OID may have been given to another table, role
+ * or server, so what has no namesake gets an OID that nothing ever has.  Roles
+ * belong to the cluster: in another database of the same one they stay.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "jobstore_int.h"
+
+/* system identifier, database */
+static void
+identity_args(Args *args)
+{
+	char		identifier[32];
+
+	snprintf(identifier, sizeof(identifier), UINT64_FORMAT, GetSystemIdentifier());
+	arg_text(args, identifier);
+	arg_oid(args, MyDatabaseId);
+}
+
+static Statement select_identity = {
+	.sql = "SELECT count(*) FILTER (WHERE l.system_identifier = $1 AND l.database = $2), count(*) FROM dess_batch.ledger l"
+};
+
+static Statement insert_identity = {
+	.sql = "INSERT INTO dess_batch.ledger (system_identifier, database) VALUES ($1, $2)"
+};
+
+static Statement delete_strange_identities = {
+	.sql = "WITH gone AS (DELETE FROM dess_batch.ledger l "
+	"WHERE l.system_identifier <> $1 OR l.database <> $2 RETURNING l.system_identifier) "
+	"SELECT count(*), count(*) FILTER (WHERE system_identifier <> $1) FROM gone"
+};
+
+static Statement hold_jobs = {
+	.sql = "UPDATE dess_batch.job j SET held_control = j.control, control = 'hold' WHERE j.control <> 'hold' "
+	"AND (" JOB_IS_OPEN("j.") " OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_REMAINS("b.") "))"
+};
+
+static Statement find_sources = {
+	.sql = "UPDATE dess_batch.job j SET source = coalesce(to_regclass(j.source_name)::oid, 0), "
+	"server = CASE WHEN j.server = 0 THEN 0 ELSE coalesce("
+	"(SELECT s.oid FROM pg_catalog.pg_foreign_server s WHERE s.srvname = j.server_name), 1) END"
+};
+
+static Statement find_owners = {
+	.sql = "UPDATE dess_batch.job j SET owner = coalesce("
+	"(SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = j.owner_name), 0)"
+};
+
+static Statement find_settled_sources = {
+	.sql = "WITH moved AS (DELETE FROM dess_batch.settled s WHERE to_regclass(s.source_name)::oid <> s.source RETURNING s.*) "
+	"INSERT INTO dess_batch.settled (source, source_name, target, key, hash, key_columns, outcome, settled_at) "
+	"SELECT to_regclass(m.source_name), m.source_name, m.target, m.key, m.hash, m.key_columns, m.outcome, m.settled_at "
+	"FROM moved m ON CONFLICT DO NOTHING"
+};
+
+static Statement find_usage_owners = {
+	.sql = "WITH moved AS (DELETE FROM dess_batch.usage u "
+	"WHERE u.owner IS DISTINCT FROM (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = u.owner_name) RETURNING u.*) "
+	"INSERT INTO dess_batch.usage AS u (day, owner, owner_name, server, model, mode, label, "
+	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens) "
+	"SELECT m.day, coalesce((SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = m.owner_name), 0), min(m.owner_name), "
+	"m.server, m.model, m.mode, m.label, sum(m.requests), sum(m.input_tokens), sum(m.cached_tokens), "
+	"sum(m.output_tokens), sum(m.reasoning_tokens) "
+	"FROM moved m GROUP BY 1, 2, m.server, m.model, m.mode, m.label "
+	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET requests = u.requests + excluded.requests, "
+	"input_tokens = u.input_tokens + excluded.input_tokens, cached_tokens = u.cached_tokens + excluded.cached_tokens, "
+	"output_tokens = u.output_tokens + excluded.output_tokens, "
+	"reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens"
+};
+
+/* Only who takes the strange rows away holds the jobs; whoever comes at the same time finds it done. */
+int64
+jobstore_check_identity(void)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	Args		none = {0};
+	int64		ours;
+	int64		all;
+	int64		held = 0;
+
+	ledger_open(&ledger);
+	identity_args(&args);
+	ledger_run(&select_identity, &args);
+	ours = ledger_get_int64(0, 1, 0);
+	all = ledger_get_int64(0, 2, 0);
+	if (ours == 0)
+		ledger_run(&insert_identity, &args);
+
+	if (all > ours)
+	{
+		int64		strange;
+		int64		strange_cluster;
+
+		ledger_run(&delete_strange_identities, &args);
+		strange = ledger_get_int64(0, 1, 0);
+		strange_cluster = ledger_get_int64(0, 2, 0);
+		if (strange > 0)
+		{
+			held = ledger_run(&hold_jobs, &none);
+			ledger_run(&find_sources, &none);
+			ledger_run(&find_settled_sources, &none);
+		}
+		if (strange_cluster > 0)
+		{
+			ledger_run(&find_owners, &none);
+			ledger_run(&find_usage_owners, &none);
+		}
+	}
+	ledger_close(&ledger);
+	return held;
+}
+
+/* A job whose table or owner is not here stays held; raises if it was named. */
+void
+jobstore_adopt(int64 id)
+{
+	static Statement adopt = {
+		.sql = "UPDATE dess_batch.job j SET control = coalesce(j.held_control, 'run'), held_control = NULL "
+		"WHERE j.control = 'hold' AND ($1 = 0 OR j.id = $1) AND j.source <> 0 AND j.owner <> 0 "
+		"AND pg_has_role($2, j.owner, 'USAGE')"
+	};
+	static Statement why_not = {
+		.sql = "SELECT CASE WHEN j.source = 0 THEN j.source_name END, j.owner_name "
+		"FROM dess_batch.job j WHERE j.id = $1 AND j.control = 'hold'"
+	};
+	Oid			caller = GetUserId();
+	Ledger		ledger;
+	Args		args = {0};
+	Args		id_args = {0};
+
+	/* who calls must not decide by a ledger that has not noticed where it is */
+	(void) jobstore_check_identity();
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	arg_oid(&args, caller);
+	arg_int64(&id_args, id);
+	if (ledger_run(&adopt, &args) == 0 && id != 0 && ledger_run(&why_not, &id_args) > 0)
+	{
+		const char *table = ledger_get_text(&ledger, 0, 1);
+
+		if (table != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("relation \"%s\" of job " INT64_FORMAT " does not exist", table, id),
+					 errhint("Submit the job anew.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\" of job " INT64_FORMAT " does not exist",
+						ledger_get_text(&ledger, 0, 2), id),
+				 errhint("Submit the job anew.")));
+	}
+	ledger_close(&ledger);
+}

@@ -1,0 +1,568 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore_item.c
+ *		The ledger: rows of batches and what became of them.
+ *
+ * Rows are kept many to a tuple, as arrays.  Items are written when they are
+ * prepared and results when they are merged, so neither is ever updated in the
+ * course of things; a row's result is found by its number in the batch.
+ * Columns of a result in which no row has a value are null.
+ *
+ * Whatever sets an outcome counts it in the batch in the same call.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "port/pg_bswap.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "jobstore_int.h"
+
+#define ROW_ERROR_BYTES		200
+#define ROW_WORD_BYTES		200
+#define ANSWER_BYTES		(256 * 1024 * 1024)
+
+/* ---- items ---- */
+
+static Statement insert_items = {
+	.sql = "INSERT INTO dess_batch.item (job_id, batch_no, first_no, keys, hashes, same_as, held, attempts) "
+	"VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+};
+
+static Statement grow_unsent = {
+	.sql = "INSERT INTO dess_batch.batch AS b (job_id, no, state, token, items, finished_at) "
+	"VALUES ($1, 0, 'done', '', $2, now()) "
+	"ON CONFLICT (job_id, no) DO UPDATE SET items = b.items + excluded.items "
+	"RETURNING b.items"
+};
+
+/* Attempts of a row about which nothing is stored. */
+static int
+usual_attempts(int batch_no)
+{
+	return batch_no == 0 ? 0 : 1;
+}
+
+/* Makes batch 0 if there is none, and room in it for n rows; returns the first one's number. */
+static int
+make_unsent_room(int64 job_id, int n)
+{
+	Args		args = {0};
+
+	arg_int64(&args, job_id);
+	arg_int32(&args, n);
+	ledger_run(&grow_unsent, &args);
+	return ledger_get_int32(0, 1) - n + 1;
+}
+
+static void
+arg_item_digests(Args *args, const JobItem *items, int nitems)
+{
+	uint8	   *hashes = palloc(nitems * DIGEST_LENGTH);
+
+	for (int i = 0; i < nitems; i++)
+		memcpy(hashes + i * DIGEST_LENGTH, items[i].hash.bytes, DIGEST_LENGTH);
+	arg_bytes(args, hashes, nitems * DIGEST_LENGTH);
+}
+
+static void
+arg_same_as(Args *args, const JobItem *items, int nitems)
+{
+	int32	   *same_as = palloc_array(int32, nitems);
+	bool		any = false;
+
+	for (int i = 0; i < nitems; i++)
+	{
+		same_as[i] = items[i].same_as;
+		any = any || same_as[i] != 0;
+	}
+	if (any)
+		arg_int32s(args, same_as, nitems);
+	else
+		arg_datum(args, INT4ARRAYOID, (Datum) 0, true);
+}
+
+static void
+arg_held(Args *args, const JobItem *items, int nitems)
+{
+	uint64	   *held = palloc_array(uint64, nitems);
+	bool		any = false;
+
+	for (int i = 0; i < nitems; i++)
+	{
+		held[i] = pg_hton64(items[i].held);
+		any = any || held[i] != 0;
+	}
+	if (any)
+		arg_bytes(args, held, nitems * sizeof(uint64));
+	else
+		arg_datum(args, BYTEAOID, (Datum) 0, true);
+}
+
+static void
+arg_attempts(Args *args, const JobItem *items, int nitems, int usual)
+{
+	Datum	   *attempts = palloc_array(Datum, nitems);
+	bool		any = false;
+
+	for (int i = 0; i < nitems; i++)
+	{
+		attempts[i] = Int16GetDatum((int16) Min(items[i].attempts, PG_INT16_MAX));
+		any = any || items[i].attempts != usual;
+	}
+	if (any)
+		arg_datum(args, INT2ARRAYOID,
+				  PointerGetDatum(construct_array(attempts, nitems, INT2OID,
+												  sizeof(int16), true, TYPALIGN_SHORT)), false);
+	else
+		arg_datum(args, INT2ARRAYOID, (Datum) 0, true);
+}
+
+int
+jobstore_insert_items(int64 job_id, int batch_no, int first_no, const JobItem *items, int nitems)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	const char **keys;
+
+	if (nitems <= 0)
+		return first_no;
+
+	ledger_open(&ledger);
+	if (batch_no == 0)
+		first_no = make_unsent_room(job_id, nitems);
+
+	keys = palloc_array(const char *, nitems);
+	for (int i = 0; i < nitems; i++)
+		keys[i] = items[i].key;
+
+	arg_int64(&args, job_id);
+	arg_int32(&args, batch_no);
+	arg_int32(&args, first_no);
+	arg_texts(&args, keys, nitems);
+	arg_item_digests(&args, items, nitems);
+	arg_same_as(&args, items, nitems);
+	arg_held(&args, items, nitems);
+	arg_attempts(&args, items, nitems, usual_attempts(batch_no));
+	ledger_run(&insert_items, &args);
+	ledger_close(&ledger);
+	return first_no;
+}
+
+/* ---- loading items ---- */
+
+static Statement select_items = {
+	.sql = "SELECT first_no, keys, hashes, same_as, held, attempts FROM dess_batch.item "
+	"WHERE job_id = $1 AND batch_no = $2 ORDER BY first_no"
+};
+
+static Statement select_finished = {
+	.sql = "SELECT nos FROM dess_batch.result WHERE job_id = $1 AND batch_no = $2"
+};
+
+/* Bytes of a column that has width bytes for each of nitems rows; NULL if the column is null. */
+static const uint8 *
+fixed_column(uint64 row, int column, int nitems, int width)
+{
+	bytea	   *value;
+
+	if (ledger_is_null(row, column))
+		return NULL;
+	value = DatumGetByteaPP(ledger_datum(row, column));
+	if (VARSIZE_ANY_EXHDR(value) != nitems * width)
+		elog(ERROR, "column %d of an item has the wrong length", column);
+	return (const uint8 *) VARDATA_ANY(value);
+}
+
+/* Elements of a column of fixed-length integers; NULL if the column is null. */
+static Datum *
+integer_column(uint64 row, int column, int nitems, Oid type, int length, char align)
+{
+	Datum	   *elements;
+	int			n;
+
+	if (ledger_is_null(row, column))
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(ledger_datum(row, column)),
+					  type, length, true, align, &elements, NULL, &n);
+	if (n != nitems)
+		elog(ERROR, "column %d of an item has the wrong length", column);
+	return elements;
+}
+
+/* One tuple of items; returns how many.  *items grows with its number of places. */
+static int
+load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, JobItem **items, int *places)
+{
+	int			first = ledger_get_int32(row, 1) - 1;
+	Datum	   *keys;
+	bool	   *forgotten;
+	int			n;
+	const uint8 *hashes;
+	Datum	   *same_as;
+	const uint8 *held;
+	Datum	   *attempts;
+
+	deconstruct_array(DatumGetArrayTypeP(ledger_datum(row, 2)), TEXTOID, -1, false, TYPALIGN_INT,
+					  &keys, &forgotten, &n);
+	hashes = fixed_column(row, 3, n, DIGEST_LENGTH);
+	same_as = integer_column(row, 4, n, INT4OID, sizeof(int32), TYPALIGN_INT);
+	held = fixed_column(row, 5, n, sizeof(uint64));
+	attempts = integer_column(row, 6, n, INT2OID, sizeof(int16), TYPALIGN_SHORT);
+
+	if (first + n > *places)
+	{
+		int			more = Max(2 * *places, first + n);
+
+		*items = repalloc_huge(*items, more * sizeof(JobItem));
+		memset(*items + *places, 0, (more - *places) * sizeof(JobItem));
+		*places = more;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		JobItem    *item = *items + first + i;
+		uint64		digest = 0;
+
+		if (!forgotten[i])
+		{
+			text	   *key = DatumGetTextPP(keys[i]);
+			size_t		length = VARSIZE_ANY_EXHDR(key);
+
+			item->key = MemoryContextAlloc(ledger->caller, length + 1);
+			memcpy(item->key, VARDATA_ANY(key), length);
+			item->key[length] = '\0';
+		}
+		memcpy(item->hash.bytes, hashes + i * DIGEST_LENGTH, DIGEST_LENGTH);
+		item->same_as = same_as ? DatumGetInt32(same_as[i]) : 0;
+		if (held != NULL)
+			memcpy(&digest, held + i * sizeof(uint64), sizeof(uint64));
+		item->held = pg_ntoh64(digest);
+		item->attempts = attempts ? DatumGetInt16(attempts[i]) : usual_attempts(batch_no);
+	}
+	return first + n;
+}
+
+/* Marks the numbers of one tuple of results. */
+static void
+mark_finished(uint64 row, bool *finished, int nitems)
+{
+	Datum	   *nos;
+	int			n;
+
+	deconstruct_array(DatumGetArrayTypeP(ledger_datum(row, 1)), INT4OID, sizeof(int32), true, TYPALIGN_INT,
+					  &nos, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		int			no = DatumGetInt32(nos[i]);
+
+		if (no >= 1 && no <= nitems)
+			finished[no - 1] = true;
+	}
+}
+
+int
+jobstore_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	MemoryContext connection;
+	MemoryContext tuple_context;
+	int			places = 1024;
+	int			nitems = 0;
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_int32(&args, batch_no);
+	tuple_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch items",
+										  ALLOCSET_DEFAULT_SIZES);
+	*items = MemoryContextAllocExtended(ledger.caller, places * sizeof(JobItem), MCXT_ALLOC_ZERO);
+
+	n = ledger_run(&select_items, &args);
+	connection = MemoryContextSwitchTo(tuple_context);
+	for (uint64 i = 0; i < n; i++)
+	{
+		nitems = load_item_tuple(&ledger, i, batch_no, items, &places);
+		MemoryContextReset(tuple_context);
+	}
+	MemoryContextSwitchTo(connection);
+
+	*finished = MemoryContextAllocZero(ledger.caller, nitems + 1);
+	n = ledger_run(&select_finished, &args);
+	MemoryContextSwitchTo(tuple_context);
+	for (uint64 i = 0; i < n; i++)
+	{
+		mark_finished(i, *finished, nitems);
+		MemoryContextReset(tuple_context);
+	}
+	MemoryContextSwitchTo(connection);
+	ledger_close(&ledger);
+	return nitems;
+}
+
+/* ---- results ---- */
+
+static Statement insert_results = {
+	.sql = "INSERT INTO dess_batch.result (job_id, batch_no, seq, nos, outcomes, error_codes, errors, "
+	"input_tokens, cached_tokens, output_tokens, reasoning_tokens, finish_reasons, model_versions, response_ids) "
+	"VALUES ($1, $2, (SELECT coalesce(max(r.seq), 0) + 1 FROM dess_batch.result r WHERE r.job_id = $1 AND r.batch_no = $2), "
+	"$3, $4::dess_batch.outcome[], $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+};
+
+static Statement insert_answers = {
+	.sql = "INSERT INTO dess_batch.answer (job_id, batch_no, no, answer, reply) "
+	"SELECT $1, $2, u.no, u.answer, u.reply FROM unnest($3, $4, $5) AS u(no, answer, reply) "
+	"ON CONFLICT (job_id, batch_no, no) DO UPDATE SET answer = excluded.answer, reply = excluded.reply"
+};
+
+static Statement add_usage = {
+	.sql = "INSERT INTO dess_batch.usage AS u (day, owner, owner_name, server, model, mode, label, "
+	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens) "
+	"VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, coalesce($6, ''), $7, $8, $9, $10, $11) "
+	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET requests = u.requests + excluded.requests, "
+	"input_tokens = u.input_tokens + excluded.input_tokens, cached_tokens = u.cached_tokens + excluded.cached_tokens, "
+	"output_tokens = u.output_tokens + excluded.output_tokens, "
+	"reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens"
+};
+
+/* What a remote party reports of tokens is bounded by what can be stored. */
+static int32
+plausible_tokens(int64 tokens)
+{
+	return (int32) Max(0, Min(tokens, PG_INT32_MAX));
+}
+
+/* One of the four numbers of each result, as an array; its sum; NULL if all are 0. */
+static int64
+arg_tokens(Args *args, const ItemResult *results, int n, size_t offset)
+{
+	int32	   *tokens = palloc_array(int32, n);
+	int64		sum = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		tokens[i] = plausible_tokens(*(const int64 *) ((const char *) &results[i] + offset));
+		sum += tokens[i];
+	}
+	if (sum > 0)
+		arg_int32s(args, tokens, n);
+	else
+		arg_datum(args, INT4ARRAYOID, (Datum) 0, true);
+	return sum;
+}
+
+/* One of the texts of each result, as an array; NULL if none has it. */
+static void
+arg_result_words(Args *args, const ItemResult *results, int n, size_t offset, int limit)
+{
+	const char **words = palloc_array(const char *, n);
+
+	for (int i = 0; i < n; i++)
+		words[i] = *(const char *const *) ((const char *) &results[i] + offset);
+	arg_words_array(args, words, n, limit);
+}
+
+/* Arguments of insert_results; what they hold is added to the counters. */
+static void
+result_args(Args *args, int64 job_id, int batch_no, const ItemResult *results, int n,
+			BatchCounters *counters)
+{
+	int32	   *nos = palloc_array(int32, n);
+	const char **outcomes = palloc_array(const char *, n);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (results[i].outcome >= OUTCOME_NONE)
+			elog(ERROR, "row %d of batch %d of job " INT64_FORMAT " has no outcome",
+				 results[i].no, batch_no, job_id);
+		nos[i] = results[i].no;
+		outcomes[i] = outcome_name(results[i].outcome);
+		counters->of[results[i].outcome]++;
+	}
+
+	arg_int64(args, job_id);
+	arg_int32(args, batch_no);
+	arg_int32s(args, nos, n);
+	arg_texts(args, outcomes, n);
+	arg_result_words(args, results, n, offsetof(ItemResult, error_code), ROW_WORD_BYTES);
+	arg_result_words(args, results, n, offsetof(ItemResult, error), ROW_ERROR_BYTES);
+	counters->input_tokens += arg_tokens(args, results, n, offsetof(ItemResult, input_tokens));
+	counters->cached_tokens += arg_tokens(args, results, n, offsetof(ItemResult, cached_tokens));
+	counters->output_tokens += arg_tokens(args, results, n, offsetof(ItemResult, output_tokens));
+	counters->reasoning_tokens += arg_tokens(args, results, n, offsetof(ItemResult, reasoning_tokens));
+	arg_result_words(args, results, n, offsetof(ItemResult, finish_reason), ROW_WORD_BYTES);
+	arg_result_words(args, results, n, offsetof(ItemResult, model_version), ROW_WORD_BYTES);
+	arg_result_words(args, results, n, offsetof(ItemResult, response_id), ROW_WORD_BYTES);
+}
+
+static void
+keep_answers(int64 job_id, int batch_no, const ItemResult *results, int nresults)
+{
+	Args		args = {0};
+	int32	   *nos = palloc_array(int32, nresults);
+	const char **answers = palloc_array(const char *, nresults);
+	const char **replies = palloc_array(const char *, nresults);
+	int			n = 0;
+
+	for (int i = 0; i < nresults; i++)
+	{
+		if (results[i].answer == NULL && results[i].reply == NULL)
+			continue;
+		nos[n] = results[i].no;
+		answers[n] = results[i].answer;
+		replies[n++] = results[i].reply;
+	}
+	if (n == 0)
+		return;
+
+	arg_int64(&args, job_id);
+	arg_int32(&args, batch_no);
+	arg_int32s(&args, nos, n);
+	arg_words_array(&args, answers, n, ANSWER_BYTES);
+	arg_words_array(&args, replies, n, ANSWER_BYTES);
+	ledger_run(&insert_answers, &args);
+}
+
+static void
+count_usage(const Job *job, int64 requests, const BatchCounters *counters)
+{
+	Args		args = {0};
+
+	if (requests == 0 && counters->input_tokens == 0 && counters->output_tokens == 0)
+		return;
+
+	arg_oid(&args, job->owner);
+	arg_text(&args, job->owner_name);
+	arg_text(&args, job->server_name);
+	arg_text(&args, job->model);
+	arg_text(&args, job->online ? "online" : "batch");
+	arg_text(&args, job->label);
+	arg_int64(&args, requests);
+	arg_int64(&args, counters->input_tokens);
+	arg_int64(&args, counters->cached_tokens);
+	arg_int64(&args, counters->output_tokens);
+	arg_int64(&args, counters->reasoning_tokens);
+	ledger_run(&add_usage, &args);
+}
+
+void
+jobstore_add_results(const Job *job, int batch_no, const ItemResult *results, int nresults, int64 requests)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	BatchCounters counters = {.of = {0}};
+
+	if (nresults <= 0)
+		return;
+
+	ledger_open(&ledger);
+	result_args(&args, job->id, batch_no, results, nresults, &counters);
+	batch_count(job->id, batch_no, &counters);
+	ledger_run(&insert_results, &args);
+	keep_answers(job->id, batch_no, results, nresults);
+	count_usage(job, requests, &counters);
+	ledger_close(&ledger);
+}
+
+/* ---- rows that get no result from the provider ---- */
+
+/* Unfinished rows of a batch, numbered from 0 in "rank", for tuples of a thousand. */
+#define OPEN_ITEMS \
+	"WITH open AS MATERIALIZED (" \
+	"SELECT r.no, r.key, r.attempts, ((row_number() OVER (ORDER BY r.no) - 1) / 1000)::integer AS tuple " \
+	"FROM dess_batch.item_result r WHERE r.job_id = $1 AND r.batch_no = $2 AND r.outcome IS NULL), " \
+	"last AS MATERIALIZED (" \
+	"SELECT coalesce(max(r.seq), 0) AS seq FROM dess_batch.result r WHERE r.job_id = $1 AND r.batch_no = $2) "
+
+static Statement release_items = {
+	.sql = OPEN_ITEMS
+	", waiting AS (INSERT INTO dess_batch.again (job_id, key, attempts, counts) "
+	"SELECT $1, o.key, greatest(o.attempts - CASE WHEN $3 THEN 0 ELSE 1 END, 0), true FROM open o ORDER BY o.no), "
+	"superseded AS (INSERT INTO dess_batch.result (job_id, batch_no, seq, nos, outcomes) "
+	"SELECT $1, $2, l.seq + 1 + o.tuple, array_agg(o.no ORDER BY o.no), "
+	"array_fill('again'::dess_batch.outcome, ARRAY[count(*)::integer]) "
+	"FROM open o, last l GROUP BY l.seq, o.tuple) "
+	"SELECT count(*) FROM open"
+};
+
+static Statement close_items = {
+	.sql = OPEN_ITEMS
+	", ended AS (INSERT INTO dess_batch.result (job_id, batch_no, seq, nos, outcomes, error_codes, errors) "
+	"SELECT $1, $2, l.seq + 1 + o.tuple, array_agg(o.no ORDER BY o.no), "
+	"array_fill($3::dess_batch.outcome, ARRAY[count(*)::integer]), "
+	"CASE WHEN $4 IS NOT NULL THEN array_fill($4, ARRAY[count(*)::integer]) END, "
+	"CASE WHEN $5 IS NOT NULL THEN array_fill($5, ARRAY[count(*)::integer]) END "
+	"FROM open o, last l GROUP BY l.seq, o.tuple) "
+	"SELECT count(*) FROM open"
+};
+
+static Statement end_batch = {
+	.sql = "UPDATE dess_batch.batch b SET state = $3, finished_at = coalesce(b.finished_at, now()) "
+	"WHERE b.job_id = $1 AND b.no = $2"
+};
+
+static Statement add_requeued = {
+	.sql = "UPDATE dess_batch.job j SET requeued = j.requeued + $2 WHERE j.id = $1"
+};
+
+static void
+end_with_outcome(const Job *job, int batch_no, BatchState state, Outcome outcome, int64 n)
+{
+	Args		args = {0};
+	BatchCounters counters = {.of = {0}};
+
+	counters.of[outcome] = n;
+	batch_count(job->id, batch_no, &counters);
+
+	arg_int64(&args, job->id);
+	arg_int32(&args, batch_no);
+	arg_text(&args, batch_state_name(state));
+	ledger_run(&end_batch, &args);
+}
+
+int64
+jobstore_release_batch(const Job *job, int batch_no, BatchState state, bool count_attempt)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	Args		job_args = {0};
+	int64		n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, job->id);
+	arg_int32(&args, batch_no);
+	arg_bool(&args, count_attempt);
+	ledger_run(&release_items, &args);
+	n = ledger_get_int64(0, 1, 0);
+	end_with_outcome(job, batch_no, state, OUTCOME_AGAIN, n);
+
+	arg_int64(&job_args, job->id);
+	arg_int64(&job_args, n);
+	ledger_run(&add_requeued, &job_args);
+	ledger_close(&ledger);
+	return n;
+}
+
+int64
+jobstore_close_batch(const Job *job, int batch_no, BatchState state, Outcome outcome,
+					 const char *error_code, const char *error)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	int64		n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, job->id);
+	arg_int32(&args, batch_no);
+	arg_text(&args, outcome_name(outcome));
+	arg_words(&args, error_code, ROW_WORD_BYTES);
+	arg_words(&args, error, ROW_ERROR_BYTES);
+	ledger_run(&close_items, &args);
+	n = ledger_get_int64(0, 1, 0);
+	end_with_outcome(job, batch_no, state, outcome, n);
+	ledger_close(&ledger);
+	return n;
+}

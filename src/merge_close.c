@@ -1,0 +1,138 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_close.c
+ *		The end of stage 5: rows that no result line answered.
+ *
+ * What a missing line means follows from how the batch ended at the provider;
+ * it is never guessed from the lines' positions or counts.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "merge.h"
+
+#define CLOSE_ROWS			5000
+
+typedef struct CloseSlice
+{
+	BatchTask  *batch;
+	int			closed;
+	int			nagain;
+	bool		end;
+} CloseSlice;
+
+/* What a row without a result line means, by how the batch ended. */
+static Outcome
+close_outcome(const BatchTask *batch, const JobItem *item, bool *heals)
+{
+	*heals = batch->job->job->control != CONTROL_CANCEL && item->attempts < MAX_ATTEMPTS;
+	switch (batch->batch.remote.status)
+	{
+		case REMOTE_EXPIRED:
+			return OUTCOME_EXPIRED;
+		case REMOTE_CANCELLED:
+			*heals = false;
+			return OUTCOME_CANCELLED;
+		case REMOTE_FAILED:
+			if (batch->batch.remote.error.class == ERROR_PERMANENT)
+			{
+				*heals = false;
+				return OUTCOME_REJECTED;
+			}
+			return OUTCOME_LOST;
+		case REMOTE_UNKNOWN:
+		case REMOTE_QUEUED:
+		case REMOTE_RUNNING:
+		case REMOTE_FINISHED:
+		case REMOTE_LOST:
+			return OUTCOME_LOST;
+	}
+	return OUTCOME_LOST;
+}
+
+static void
+close_slice(void *arg)
+{
+	CloseSlice *closing = (CloseSlice *) arg;
+	BatchTask  *batch = closing->batch;
+	MergeState *state = batch->merge;
+	ItemResult *results = palloc0_array(ItemResult, CLOSE_ROWS);
+	char	  **keys = palloc_array(char *, CLOSE_ROWS);
+	int		   *attempts = palloc_array(int, CLOSE_ROWS);
+	int			n = 0;
+
+	closing->nagain = 0;
+	for (int no = 1; no <= state->nitems && n < CLOSE_ROWS; no++)
+	{
+		const JobItem *item = &state->items[no - 1];
+		Outcome		outcome;
+		bool		heals;
+
+		if (state->finished[no - 1])
+			continue;
+		outcome = close_outcome(batch, item, &heals);
+		results[n].no = no;
+		results[n].outcome = heals ? OUTCOME_AGAIN : outcome;
+		results[n].error_code = batch->batch.remote.error.code;
+		results[n].error = batch->batch.remote.error.message;
+		n++;
+		if (heals)
+		{
+			keys[closing->nagain] = item->key;
+			attempts[closing->nagain++] = item->attempts;
+		}
+	}
+	closing->closed = n;
+	closing->end = n < CLOSE_ROWS;
+	if (n > 0)
+		jobstore_add_results(batch->job->job, batch->batch.no, results, n, 0);
+	if (closing->nagain > 0)
+		jobstore_again_insert(batch->job->job->id, keys, attempts, closing->nagain);
+	if (closing->end && !jobstore_move_batch(&batch->batch, batch->batch.state, BATCH_DONE))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile",
+						batch->batch.no, batch->job->job->id)));
+}
+
+/* Gives the rows that have no line their outcome and ends the batch. */
+void
+merge_close(BatchTask *batch)
+{
+	CloseSlice	closing;
+	SliceError	error;
+	SliceVerdict verdict;
+	MergeState *state = batch->merge;
+	JobTask    *task = batch->job;
+	bool		nothing_came = state->nfinished == 0;
+
+	memset(&closing, 0, sizeof(closing));
+	closing.batch = batch;
+	verdict = slice_run("closing a batch", close_slice, &closing, &error);
+	if (verdict != SLICE_DONE)
+	{
+		jobtask_trouble(task, verdict, &error);
+		return;
+	}
+	for (int i = 0, n = 0; i < state->nitems && n < closing.closed; i++)
+	{
+		if (!state->finished[i])
+		{
+			state->finished[i] = true;
+			n++;
+		}
+	}
+	state->nfinished += closing.closed;
+	task->job->requeued += closing.nagain;
+	if (!closing.end)
+		return;
+
+	batch->batch.state = BATCH_DONE;
+	batch->due = 0;
+	spool_remove_batch(task->job->id, batch->batch.no);
+	merge_end(batch);
+	if (batch->batch.remote.status == REMOTE_EXPIRED && nothing_came && jobtask_may_send(task))
+		jobtask_pause(task, "expired",
+					  psprintf("batch %d expired at the provider without one answer", batch->batch.no));
+}

@@ -1,0 +1,224 @@
+/*-------------------------------------------------------------------------
+ *
+ * pipeline_loop.c
+ *		Whose turn it is: one bounded piece of work for everybody in turn.
+ *
+ * No job waits for another's stage: each turn gives every job at most one page
+ * to prepare and every batch at most one step or one group of answers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "storage/ipc.h"
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "pipeline.h"
+
+/* Is there room in the spool? */
+static bool
+spool_has_room(void)
+{
+	dlist_iter	jobs;
+	dlist_iter	iter;
+	int64		bytes = 0;
+
+	dlist_foreach(jobs, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+
+		dlist_foreach(iter, &task->batches)
+		{
+			BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+			if (batch->batch.state < BATCH_DONE)
+				bytes += batch->batch.bytes;
+		}
+	}
+	return bytes < (int64) dess_spool_limit * 1024 * 1024;
+}
+
+static bool
+job_work(JobTask *task)
+{
+	dlist_mutable_iter iter;
+	bool		did = false;
+
+	if (task->due <= GetCurrentTimestamp() && prepare_wanted(task) && spool_has_room())
+		did = prepare_work(task);
+
+	dlist_foreach_modify(iter, &task->batches)
+	{
+		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+		if (batch_work(batch))
+			did = true;
+		/* a job that failed for good leaves alone what it cannot fetch */
+		if (batch->batch.state >= BATCH_DONE ?
+			batch->transfer == NULL && batch->step == NULL && !batch_needs_cleaning(batch) :
+			task->job->state > JOB_ACTIVE)
+			jobtask_drop_batch(batch);
+	}
+	if (task->due <= GetCurrentTimestamp() && jobtask_try_finish(task))
+		did = true;
+	return did;
+}
+
+bool
+pipeline_work(void)
+{
+	dlist_mutable_iter iter;
+	bool		did = false;
+
+	dlist_foreach_modify(iter, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+
+		if (job_work(task))
+			did = true;
+		if (task->job->state > JOB_ACTIVE && dlist_is_empty(&task->batches))
+			jobtask_drop(task);
+	}
+	return did;
+}
+
+void
+pipeline_finished_transfers(void)
+{
+	HttpTransfer *transfer;
+
+	while ((transfer = http_next_finished()) != NULL)
+	{
+		TransferOwner *owner = http_owner(transfer);
+
+		if (owner->online)
+			online_reply(owner, transfer);
+		else
+			batch_take_reply(owner->batch, http_reply(transfer));
+	}
+	online_flush();
+}
+
+/* ---- time ---- */
+
+static TimestampTz
+batch_due(const BatchTask *batch)
+{
+	if (batch->transfer != NULL)
+		return DT_NOEND;
+	if (batch->job->job->online && batch->batch.state == BATCH_RUNNING)
+		return online_due(batch);
+	return batch->due;
+}
+
+long
+pipeline_timeout_ms(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz first = DT_NOEND;
+	dlist_iter	jobs;
+	dlist_iter	iter;
+
+	dlist_foreach(jobs, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+
+		/* what is due already and could not be done waits for an event, not for time */
+		if (task->due > now)
+			first = Min(first, task->due);
+		if (task->again_due > now)
+			first = Min(first, task->again_due);
+		dlist_foreach(iter, &task->batches)
+		{
+			TimestampTz due = batch_due(dlist_container(BatchTask, node, iter.cur));
+
+			if (due > now)
+				first = Min(first, due);
+		}
+	}
+	if (first == DT_NOEND)
+		return -1;
+	return (first - now) / 1000 + 1;
+}
+
+bool
+pipeline_is_idle(void)
+{
+	return dlist_is_empty(&pipeline_jobs);
+}
+
+/* ---- the ledger ---- */
+
+static bool
+spool_is_claimed(int64 job_id, int batch_no)
+{
+	JobTask    *task = jobtask_find(job_id);
+	dlist_iter	iter;
+
+	if (task == NULL)
+		return jobstore_batch_is_open(job_id, batch_no);
+	dlist_foreach(iter, &task->batches)
+	{
+		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+		if (batch->batch.no == batch_no)
+			return batch->batch.state < BATCH_DONE;
+	}
+	return false;
+}
+
+static void
+refresh_slice(void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, jobstore_load_jobs())
+	{
+		const Job  *job = lfirst(lc);
+
+		jobtask_refresh(jobtask_find(job->id), job);
+	}
+}
+
+void
+pipeline_refresh(void)
+{
+	dlist_mutable_iter iter;
+	SliceError	error;
+
+	dlist_foreach_modify(iter, &pipeline_jobs)
+		dlist_container(JobTask, node, iter.cur)->seen = false;
+	if (slice_run("looking for jobs", refresh_slice, NULL, &error) != SLICE_DONE)
+		return;
+	dlist_foreach_modify(iter, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+
+		if (!task->seen)
+			jobtask_drop(task);
+	}
+}
+
+static void
+init_slice(void *arg)
+{
+	jobstore_check_identity();
+}
+
+static void
+sweep_slice(void *arg)
+{
+	spool_sweep(spool_is_claimed);
+}
+
+void
+pipeline_init(void)
+{
+	SliceError	error;
+
+	if (slice_run("starting", init_slice, NULL, &error) != SLICE_DONE)
+		proc_exit(1);
+	pipeline_refresh();
+	(void) slice_run("sweeping the spool", sweep_slice, NULL, &error);
+}

@@ -1,0 +1,685 @@
+/*-------------------------------------------------------------------------
+ *
+ * submit_resolve.c
+ *		The arguments of dess_batch_submit, checked and resolved into a job.
+ *
+ * Everything that can be checked without the network is checked here, in the
+ * caller's transaction and with the caller's rights; the worker later acts on
+ * what is written down, and checks rights anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "api_submit.h"
+#include "credential.h"
+#include "guc.h"
+#include "json.h"
+#include "parameters.h"
+#include "sample.h"
+#include "target.h"
+#include "template.h"
+#include "usercxt.h"
+
+/* Arguments in the order of the SQL declaration. */
+typedef enum SubmitArg
+{
+	ARG_SOURCE,
+	ARG_MODEL,
+	ARG_PROMPT,
+	ARG_TARGET,
+	ARG_KEY,
+	ARG_WHERE_SQL,
+	ARG_OVERWRITE,
+	ARG_MODE,
+	ARG_SERVER,
+	ARG_SYSTEM_PROMPT,
+	ARG_RESPONSE_SCHEMA,
+	ARG_TARGET_COLUMNS,
+	ARG_INPUT_COLUMNS,
+	ARG_MISSING,
+	ARG_PARAMETERS,
+	ARG_MAX_ROWS,
+	ARG_SAMPLE,
+	ARG_ONLY,
+	ARG_MAX_COST,
+	ARG_MAX_FAILED,
+	ARG_KEEP,
+	ARG_LABEL
+} SubmitArg;
+
+#define DEFAULT_MISSING		"MISSING"
+
+/* Columns that the built-in prompt shows beside the snippets. */
+static const char *const department_columns[] = {"id_text", "firstname", "lastname", "university"};
+
+/* ---- reading arguments ---- */
+
+static char *
+arg_text(FunctionCallInfo fcinfo, SubmitArg arg)
+{
+	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+static char *
+arg_name(FunctionCallInfo fcinfo, SubmitArg arg)
+{
+	return PG_ARGISNULL(arg) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(arg)));
+}
+
+static char *
+arg_jsonb(FunctionCallInfo fcinfo, SubmitArg arg)
+{
+	Jsonb	   *value;
+
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	value = PG_GETARG_JSONB_P(arg);
+	return JsonbToCString(NULL, &value->root, VARSIZE(value));
+}
+
+static bool
+arg_bool(FunctionCallInfo fcinfo, SubmitArg arg, bool otherwise)
+{
+	return PG_ARGISNULL(arg) ? otherwise : PG_GETARG_BOOL(arg);
+}
+
+/* Elements of a name[] or text[] as strings.  Raises 22004 for a null among them. */
+static List *
+arg_list(FunctionCallInfo fcinfo, SubmitArg arg, Oid type, const char *argument)
+{
+	List	   *result = NIL;
+	Datum	   *values;
+	bool	   *nulls;
+	int			n;
+
+	if (PG_ARGISNULL(arg))
+		return NIL;
+	if (type == NAMEOID)
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), NAMEOID, NAMEDATALEN, false,
+						  TYPALIGN_CHAR, &values, &nulls, &n);
+	else
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), TEXTOID, -1, false,
+						  TYPALIGN_INT, &values, &nulls, &n);
+	if (n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must not be an empty array", argument)));
+	for (int i = 0; i < n; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument \"%s\" must not contain nulls", argument)));
+		result = lappend(result, type == NAMEOID ? pstrdup(NameStr(*DatumGetName(values[i]))) :
+						 TextDatumGetCString(values[i]));
+	}
+	return result;
+}
+
+static void
+refuse_null(FunctionCallInfo fcinfo, SubmitArg arg, const char *argument)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null", argument)));
+}
+
+static bool
+list_has(const List *list, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* ---- the relation and its columns ---- */
+
+static Relation
+resolve_source(Oid source)
+{
+	Relation	rel = try_relation_open(source, AccessShareLock);
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", source)));
+	switch (rel->rd_rel->relkind)
+	{
+		case RELKIND_RELATION:
+		case RELKIND_PARTITIONED_TABLE:
+		case RELKIND_FOREIGN_TABLE:
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("cannot send rows of relation \"%s\"", RelationGetRelationName(rel)),
+					 errdetail_relkind_not_supported(rel->rd_rel->relkind),
+					 errhint("Name the table whose rows get the answers.")));
+	}
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot send rows of temporary table \"%s\"", RelationGetRelationName(rel)),
+				 errdetail("Temporary tables are not visible to the background worker.")));
+	return rel;
+}
+
+/* Names of all columns, in their order. */
+static List *
+relation_columns(Relation rel)
+{
+	List	   *result = NIL;
+
+	for (int i = 0; i < RelationGetDescr(rel)->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+
+		if (!att->attisdropped)
+			result = lappend(result, pstrdup(NameStr(att->attname)));
+	}
+	return result;
+}
+
+static Form_pg_attribute
+relation_column(Relation rel, const char *name)
+{
+	for (int i = 0; i < RelationGetDescr(rel)->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+
+		if (!att->attisdropped && strcmp(NameStr(att->attname), name) == 0)
+			return att;
+	}
+	return NULL;
+}
+
+static char *
+column_list(const List *columns)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, columns)
+		appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "", quote_identifier(lfirst(lc)));
+	return buf.data;
+}
+
+static void
+check_written_column(Relation rel, const Job *job, const char *column, const char *type)
+{
+	Form_pg_attribute att = relation_column(rel, column);
+
+	if (att == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist",
+						column, RelationGetRelationName(rel)),
+				 errhint("Add it with: ALTER TABLE %s ADD COLUMN %s %s;",
+						 job->source_name, quote_identifier(column), type)));
+	if (att->attgenerated)
+		ereport(ERROR,
+				(errcode(ERRCODE_GENERATED_ALWAYS),
+				 errmsg("column \"%s\" of relation \"%s\" cannot get answers",
+						column, RelationGetRelationName(rel)),
+				 errdetail("Column \"%s\" is a generated column.", column)));
+	if (list_has(job->key_columns, column))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+				 errmsg("column \"%s\" of relation \"%s\" cannot get answers",
+						column, RelationGetRelationName(rel)),
+				 errdetail("Column \"%s\" is part of the key.", column)));
+}
+
+/* ---- what is written ---- */
+
+static int
+compare_names(const ListCell *a, const ListCell *b)
+{
+	return strcmp(lfirst(a), lfirst(b));
+}
+
+static bool
+is_special_property(const char *property)
+{
+	return strcmp(property, "$answer") == 0 || strcmp(property, "$outcome") == 0 ||
+		strcmp(property, "$job") == 0 || strcmp(property, "$model") == 0;
+}
+
+/* Checks target_columns; the columns, sorted and joined, are the name of the target. */
+static void
+resolve_target_columns(Relation rel, Job *job)
+{
+	const char *why;
+	JsonDoc    *doc = json_parse(job->target_columns, strlen(job->target_columns), &why);
+	JsonValue  *member;
+	List	   *columns = NIL;
+	StringInfoData buf;
+	ListCell   *lc;
+
+	if (doc == NULL || !json_is_object(json_root(doc)) || json_first(json_root(doc)) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"target_columns\" must be a JSON object of properties and columns"),
+				 errhint("For example: '{\"department\": \"department_llm\", \"$outcome\": \"outcome\"}'.")));
+	for (member = json_first(json_root(doc)); member != NULL; member = json_next(member))
+	{
+		const char *property = json_name(member);
+		const char *column = json_string(member);
+
+		if (property[0] == '$' && !is_special_property(property))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown property \"%s\" in argument \"target_columns\"", property),
+					 errhint("Properties that begin with a dollar sign are: $answer, $outcome, $job, $model.")));
+		if (column == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("property \"%s\" in argument \"target_columns\" must name a column", property)));
+		if (list_has(columns, column))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_COLUMN),
+					 errmsg("column \"%s\" is named twice in argument \"target_columns\"", column)));
+		check_written_column(rel, job, column, strcmp(property, "$job") == 0 ? "bigint" : "text");
+		columns = lappend(columns, pstrdup(column));
+	}
+	json_free(doc);
+
+	list_sort(columns, compare_names);
+	initStringInfo(&buf);
+	foreach(lc, columns)
+		appendStringInfo(&buf, "%s%s", buf.len > 0 ? "," : "", (char *) lfirst(lc));
+	job->target = buf.data;
+}
+
+/* Does the column's type take this text? */
+static bool
+column_takes(Form_pg_attribute att, char *word)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool takes = true;
+	Oid			input;
+	Oid			param;
+
+	getTypeInputInfo(att->atttypid, &input, &param);
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		(void) OidInputFunctionCall(input, word, param, att->atttypmod);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		takes = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	return takes;
+}
+
+/*
+ * The word for "nothing found", if the target can hold it.  The default word
+ * gives way to NULL, one that the caller chose does not.
+ */
+static void
+resolve_missing(Relation rel, Job *job)
+{
+	if (job->missing == NULL || job->target == NULL || job->target_columns != NULL)
+		return;
+	if (column_takes(relation_column(rel, job->target), job->missing))
+		return;
+	if (strcmp(job->missing, DEFAULT_MISSING) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("column \"%s\" cannot hold \"%s\", the value of argument \"missing\"",
+						job->target, job->missing),
+				 errhint("Use missing => NULL to leave the column NULL when the model finds nothing.")));
+	job->missing = NULL;
+}
+
+/* ---- what is read ---- */
+
+/* The number in "snippet_<number>", or 0. */
+static int
+snippet_number(const char *column)
+{
+	int			number = 0;
+
+	if (strncmp(column, "snippet_", 8) != 0 || column[8] == '\0')
+		return 0;
+	for (const char *p = column + 8; *p != '\0'; p++)
+	{
+		if (*p < '0' || *p > '9' || number > 100000)
+			return 0;
+		number = number * 10 + (*p - '0');
+	}
+	return number;
+}
+
+static int
+compare_snippets(const ListCell *a, const ListCell *b)
+{
+	return snippet_number(lfirst(a)) - snippet_number(lfirst(b));
+}
+
+static List *
+snippet_columns(const List *columns)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, columns)
+	{
+		if (snippet_number(lfirst(lc)) > 0)
+			result = lappend(result, lfirst(lc));
+	}
+	list_sort(result, compare_snippets);
+	return result;
+}
+
+/* {row} of the built-in prompt: who it is about, and the snippets. */
+static void
+resolve_department_columns(Job *job, const List *columns, List *snippets)
+{
+	for (int i = 0; i < lengthof(department_columns); i++)
+	{
+		if (list_has(columns, department_columns[i]))
+			job->input_columns = lappend(job->input_columns, pstrdup(department_columns[i]));
+	}
+	job->input_columns = list_concat(job->input_columns, snippets);
+	job->counting_columns = snippets;
+}
+
+/* What {row} shows unless input_columns says so. */
+static void
+resolve_row_columns(Relation rel, Job *job)
+{
+	List	   *columns = relation_columns(rel);
+	List	   *targets = jobstore_known_targets(job->source);
+	ListCell   *lc;
+
+	if (job->department && snippet_columns(columns) != NIL && list_has(columns, "snippet_1"))
+	{
+		resolve_department_columns(job, columns, snippet_columns(columns));
+		return;
+	}
+	foreach(lc, columns)
+	{
+		char	   *column = lfirst(lc);
+
+		if (list_has(job->key_columns, column) || list_has(targets, column) ||
+			(job->target_columns == NULL && job->target != NULL && strcmp(job->target, column) == 0))
+			continue;
+		if (job->department && strncmp(column, "department", 10) == 0)
+			continue;
+		job->input_columns = lappend(job->input_columns, column);
+	}
+	job->counting_columns = job->input_columns;
+}
+
+static void
+resolve_input(Relation rel, Job *job, List *input_columns)
+{
+	ListCell   *lc;
+
+	if (input_columns == NIL)
+	{
+		resolve_row_columns(rel, job);
+		return;
+	}
+	foreach(lc, input_columns)
+	{
+		if (relation_column(rel, lfirst(lc)) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"%s\" does not exist",
+							(char *) lfirst(lc), RelationGetRelationName(rel)),
+					 errdetail("It is named in argument \"input_columns\"."),
+					 errhint("The columns are: %s.", column_list(relation_columns(rel)))));
+	}
+	job->input_columns = input_columns;
+	job->counting_columns = job->department ? snippet_columns(input_columns) : NIL;
+	if (job->counting_columns == NIL)
+		job->counting_columns = input_columns;
+}
+
+static void
+resolve_prompt(Job *job, char *prompt, char *system_prompt)
+{
+	if (prompt != NULL)
+	{
+		job->prompt = prompt;
+		job->system_prompt = system_prompt;
+		return;
+	}
+	job->department = true;
+	job->prompt = pstrdup(template_department_user);
+	job->system_prompt = system_prompt == NULL ? pstrdup(template_department_system) :
+		psprintf("%s\n\n%s", template_department_system, system_prompt);
+}
+
+/* ---- the other arguments ---- */
+
+static void
+resolve_mode(Job *job, const char *mode)
+{
+	if (mode == NULL || (strcmp(mode, "batch") != 0 && strcmp(mode, "online") != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for argument \"mode\": \"%s\"", mode ? mode : "null"),
+				 errhint("Valid modes are: batch, online.")));
+	job->online = strcmp(mode, "online") == 0;
+}
+
+static void
+resolve_keep(Job *job, const char *keep)
+{
+	if (keep == NULL || !keep_from_name(keep, &job->keep))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for argument \"keep\": \"%s\"", keep ? keep : "null"),
+				 errhint("Valid values are: none, unwritten, answer, reply.")));
+}
+
+static void
+resolve_only(Job *job)
+{
+	ListCell   *lc;
+
+	foreach(lc, job->only)
+	{
+		Outcome		outcome;
+
+		if (strcmp(lfirst(lc), "changed") != 0 &&
+			(!outcome_from_name(lfirst(lc), &outcome) || outcome >= OUTCOME_AGAIN))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid outcome \"%s\" in argument \"only\"", (char *) lfirst(lc)),
+					 errhint("Valid values are: ok, missing, empty, stale, gone, refused, truncated, invalid, rejected, expired, cancelled, lost, changed.")));
+	}
+	if (job->only != NIL && job->sample)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("arguments \"only\" and \"sample\" cannot be used together")));
+}
+
+static void
+resolve_numbers(FunctionCallInfo fcinfo, Job *job, const Account *account)
+{
+	if (!PG_ARGISNULL(ARG_MAX_ROWS))
+	{
+		job->max_rows = PG_GETARG_INT64(ARG_MAX_ROWS);
+		if (job->max_rows <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("argument \"max_rows\" must be positive")));
+	}
+	job->sample = arg_bool(fcinfo, ARG_SAMPLE, false);
+	if (job->sample && job->max_rows == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"sample\" needs \"max_rows\"")));
+	if (job->sample && job->max_rows > SAMPLE_MAX_ROWS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a sample has at most %d rows", SAMPLE_MAX_ROWS)));
+
+	job->max_failed = 0.5;
+	if (!PG_ARGISNULL(ARG_MAX_FAILED))
+		job->max_failed = DatumGetFloat8(DirectFunctionCall1(numeric_float8, PG_GETARG_DATUM(ARG_MAX_FAILED)));
+	if (!(job->max_failed >= 0 && job->max_failed <= 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"max_failed\" must be between 0 and 1")));
+
+	/* a budget that cannot be watched is refused, not ignored */
+	if (!PG_ARGISNULL(ARG_MAX_COST) || account->max_cost_per_day >= 0 || account->max_cost_per_month >= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no price is known for model \"%s\"", job->model),
+				 errdetail("A budget needs a price."),
+				 errhint("Leave out max_cost, and max_cost_per_day and max_cost_per_month of server \"%s\"; max_rows bounds a job too.",
+						 account->server)));
+}
+
+/* ---- the table as the worker will open it ---- */
+
+static void
+check_table(Job *job, bool quiet)
+{
+	int			nestlevel = guc_pin_output();
+	TargetTable *table = target_open(job);
+	char	   *conflict;
+
+	target_check_rights(table);
+	guc_unpin(nestlevel);
+
+	conflict = jobstore_conflicting_key(job->source, job->target, job->key_columns);
+	if (conflict != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another job in flight on \"%s\" uses another key", job->source_name),
+				 errdetail_internal("%s", conflict),
+				 errhint("Use the same key, or wait for that job.")));
+	if (!quiet)
+		ereport(NOTICE,
+				(errmsg("columns sent to server \"%s\": %s",
+						job->server_name, column_list(target_columns_read(table)))));
+}
+
+/* A job without a secret is accepted, because the secret may come later; but it is said. */
+static void
+warn_without_secret(const Account *route, Oid owner)
+{
+	Account    *account = account_load(route->server_oid, route->provider->name, owner);
+
+	if (account->secret == NULL)
+		ereport(WARNING,
+				(errmsg("server \"%s\" has no secret yet, the job will wait for it", account->server),
+				 errdetail("Looked at: %s.", account->secret_searched),
+				 errhint("CREATE USER MAPPING FOR CURRENT_USER SERVER ... OPTIONS (%s '...');",
+						 account->provider->mapping_option)));
+	account_wipe(account);
+}
+
+Job *
+submit_resolve(FunctionCallInfo fcinfo, bool quiet)
+{
+	Job		   *job = palloc0_object(Job);
+	Relation	rel;
+	Account    *account;
+	BatchOptions *options;
+	char	   *why;
+	char	   *keep = arg_text(fcinfo, ARG_KEEP);
+
+	refuse_null(fcinfo, ARG_SOURCE, "source");
+	refuse_null(fcinfo, ARG_MODEL, "model");
+	job->owner = GetUserId();
+	job->owner_name = GetUserNameFromId(job->owner, false);
+	job->submitted_by = GetUserNameFromId(GetSessionUserId(), false);
+	job->source = PG_GETARG_OID(ARG_SOURCE);
+	job->model = arg_text(fcinfo, ARG_MODEL);
+	job->label = arg_text(fcinfo, ARG_LABEL);
+	job->overwrite = arg_bool(fcinfo, ARG_OVERWRITE, false);
+	job->response_schema = arg_jsonb(fcinfo, ARG_RESPONSE_SCHEMA);
+	job->target_columns = arg_jsonb(fcinfo, ARG_TARGET_COLUMNS);
+	job->missing = arg_text(fcinfo, ARG_MISSING);
+	job->parameters = PG_ARGISNULL(ARG_PARAMETERS) ? pstrdup("{}") : arg_jsonb(fcinfo, ARG_PARAMETERS);
+	job->only = arg_list(fcinfo, ARG_ONLY, TEXTOID, "only");
+	job->counted = -1;
+	job->stage = STAGE_RETRIEVE;
+
+	rel = resolve_source(job->source);
+	job->source_name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												  RelationGetRelationName(rel));
+	resolve_mode(job, arg_text(fcinfo, ARG_MODE));
+	resolve_keep(job, keep);
+
+	account = account_route(job->model, arg_name(fcinfo, ARG_SERVER), job->owner);
+	job->server = account->server_oid;
+	job->server_name = account->server;
+	job->provider = pstrdup(account->provider->name);
+
+	resolve_numbers(fcinfo, job, account);
+	resolve_only(job);
+	job->key_columns = target_resolve_key(job->source, arg_list(fcinfo, ARG_KEY, NAMEOID, "key"),
+										  &job->key_kinds);
+	if (job->target_columns != NULL)
+		resolve_target_columns(rel, job);
+	else
+	{
+		job->target = arg_name(fcinfo, ARG_TARGET);
+		if (job->target != NULL)
+			check_written_column(rel, job, job->target, "text");
+	}
+	resolve_missing(rel, job);
+	resolve_prompt(job, arg_text(fcinfo, ARG_PROMPT), arg_text(fcinfo, ARG_SYSTEM_PROMPT));
+	resolve_input(rel, job, arg_list(fcinfo, ARG_INPUT_COLUMNS, NAMEOID, "input_columns"));
+	if (!PG_ARGISNULL(ARG_WHERE_SQL))
+		job->where_sql = target_resolve_where(job->source, arg_text(fcinfo, ARG_WHERE_SQL));
+	relation_close(rel, NoLock);
+
+	options = parameters_to_options(job, account);
+	why = account->provider->check_options(options);
+	if (why != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("model \"%s\" on server \"%s\" cannot be asked that way", job->model, job->server_name),
+				 errdetail_internal("%s", why)));
+	check_table(job, quiet);
+	if (!quiet)
+		warn_without_secret(account, job->owner);
+	job->args = submit_args_json(job, keep);
+	return job;
+}

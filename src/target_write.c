@@ -1,0 +1,227 @@
+/*-------------------------------------------------------------------------
+ *
+ * target_write.c
+ *		Writes answers into a user's table.
+ *
+ * A group is one UPDATE in one subtransaction.  When it raises, the group is
+ * cut in halves until the rows that raise stand alone; what their triggers did
+ * is rolled back with them.  Errors that say nothing about a row (deadlock,
+ * lock timeout, disk full, lost connection) are raised and end the group.
+ *
+ * Constraints are checked at once: a deferred one would fail at commit, when
+ * nobody can tell which row it was.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "json.h"
+#include "target_int.h"
+
+#define MESSAGE_BYTES	200
+
+/* One row to write, with its values in the database's encoding. */
+typedef struct Pending
+{
+	TargetWrite *write;
+	char	  **keys;			/* one for each key column */
+	char	  **values;
+	bool		returned;
+} Pending;
+
+/* Would the same statement succeed later, or does the error say nothing about a row? */
+static bool
+is_not_about_row(int sqlerrcode)
+{
+	if (sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION)
+		return true;
+
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_FDW_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static void
+note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate, const char *message)
+{
+	size_t		length;
+	const char *utf8 = target_to_utf8(table, message, &length);
+
+	write->written = false;
+	write->sqlstate = sqlstate == NULL ? NULL : pstrdup(sqlstate);
+	write->message = json_excerpt(utf8 != NULL ? utf8 : "the message is not text in UTF-8", MESSAGE_BYTES);
+}
+
+/* Fills pending; returns false, with the reason noted, when a value cannot be had in the database's encoding. */
+static bool
+convert_write(TargetTable *table, TargetWrite *write, Pending *pending)
+{
+	pending->write = write;
+	pending->keys = palloc_array(char *, table->nkeys);
+	pending->values = palloc_array(char *, table->ntargets);
+	key_split(write->key, table->nkeys, pending->keys);
+	for (int i = 0; i < table->ntargets; i++)
+	{
+		const char *value = write->values[i] == NULL ? NULL : target_from_utf8(table, write->values[i]);
+
+		if (write->values[i] != NULL && value == NULL)
+		{
+			note_failure(table, write, "22P05",
+						 "the answer has characters that the database's encoding does not have");
+			return false;
+		}
+		pending->values[i] = unconstify(char *, value);
+	}
+	return true;
+}
+
+/* Executes the UPDATE and marks the rows that it returned.  SPI is connected. */
+static void
+update_group(TargetTable *table, Pending *group, int n)
+{
+	int			narrays = table->nkeys + table->ntargets;
+	Datum	   *arrays = palloc_array(Datum, narrays);
+	char	  **texts = palloc_array(char *, n);
+	int			rc;
+
+	for (int column = 0; column < narrays; column++)
+	{
+		for (int i = 0; i < n; i++)
+			texts[i] = column < table->nkeys ? group[i].keys[column] :
+				group[i].values[column - table->nkeys];
+		arrays[column] = target_array(&table->columns[column], texts, n);
+	}
+
+	rc = SPI_execute_plan(target_write_plan(table), arrays, NULL, false, 0);
+	if (rc != SPI_OK_UPDATE_RETURNING)
+		elog(ERROR, "could not update table %s: %s", table->name, SPI_result_code_string(rc));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int64		no = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+													 1, &isnull));
+
+		if (!isnull && no >= 1 && no <= n)
+			group[no - 1].returned = true;
+	}
+}
+
+/*
+ * One group in one subtransaction.  Returns the error that undid it, in the
+ * current context, or NULL.  Raises what is not about a row.
+ */
+static ErrorData *
+try_group(TargetTable *table, Pending *group, int n)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	for (int i = 0; i < n; i++)
+		group[i].returned = false;
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		if (SPI_connect() != SPI_OK_CONNECT)
+			elog(ERROR, "could not connect to SPI");
+		update_group(table, group, n);
+		if (SPI_finish() != SPI_OK_FINISH)
+			elog(ERROR, "could not disconnect from SPI");
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+
+	if (error != NULL && is_not_about_row(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}
+
+static void
+write_group(TargetTable *table, Pending *group, int n)
+{
+	ErrorData  *error;
+
+	CHECK_FOR_INTERRUPTS();
+	error = try_group(table, group, n);
+	if (error != NULL && n > 1)
+	{
+		FreeErrorData(error);
+		write_group(table, group, n / 2);
+		write_group(table, group + n / 2, n - n / 2);
+		return;
+	}
+	if (error != NULL)
+	{
+		note_failure(table, group[0].write, unpack_sql_state(error->sqlerrcode),
+					 error->message != NULL ? error->message : "unknown error");
+		FreeErrorData(error);
+		return;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		group[i].write->written = group[i].returned;
+		if (!group[i].returned)
+			note_failure(table, group[i].write, NULL,
+						 "the row was passed over: it is gone, or a trigger or a policy keeps it from being updated");
+	}
+}
+
+static void
+check_constraints_at_once(void)
+{
+	int			rc = SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
+
+	if (rc != SPI_OK_UTILITY)
+		elog(ERROR, "could not set constraints: %s", SPI_result_code_string(rc));
+}
+
+void
+target_write(TargetTable *table, TargetWrite *writes, int nwrites)
+{
+	Pending    *pending = palloc_array(Pending, nwrites + 1);
+	MemoryContext caller = CurrentMemoryContext;
+	int			npending = 0;
+	int			nestlevel;
+
+	for (int i = 0; i < nwrites; i++)
+	{
+		writes[i].written = false;
+		writes[i].sqlstate = NULL;
+		writes[i].message = NULL;
+		if (convert_write(table, &writes[i], &pending[npending]))
+			npending++;
+	}
+	if (npending == 0)
+		return;
+
+	nestlevel = target_begin(table, RowExclusiveLock, true);
+	check_constraints_at_once();
+	MemoryContextSwitchTo(caller);
+	write_group(table, pending, npending);
+	target_end(nestlevel);
+}
