@@ -16,9 +16,13 @@
 #if PG_VERSION_NUM >= 160000
 #define compat_foreign_server_aclcheck(server, role, mode) \
 	object_aclcheck(ForeignServerRelationId, server, role, mode)
+#define compat_class_ownercheck(relation, role) \
+	object_ownercheck(RelationRelationId, relation, role)
 #else
 #define compat_foreign_server_aclcheck(server, role, mode) \
 	pg_foreign_server_aclcheck(server, role, mode)
+#define compat_class_ownercheck(relation, role) \
+	pg_class_ownercheck(relation, role)
 #endif
 
 /* A wait event set for the life of the process belongs to no resource owner, since PostgreSQL 17. */

@@ -311,6 +311,54 @@ extern char *jobstore_job_figures(int64 id, char **state, int64 *rows, int64 *do
 extern bool jobstore_stands_still(int64 id, char **state);
 extern bool jobstore_find_row(const Job *job, const char *key, Digest *hash, char **answer, char **reply, int *batch_no);
 
+/* ---- jobstore_explain.c: what those who wait, explain or show ask; nothing here writes ---- */
+
+typedef struct JobFacts
+{
+	char	   *state;			/* as the views spell it */
+	bool		stands_still;
+	int64		rows;
+	bool		rows_known;
+	int64		done;
+	int64		failed;
+	char	   *error_code;		/* last thing noted, or NULL */
+	char	   *error;
+	int64		waiting_rows;	/* to be sent once more */
+	int64		remains;		/* batches with anything left at the provider */
+	int64		active_batches; /* of all jobs of this owner, at or on the way to this server */
+} JobFacts;
+
+/* Batches of a job, not final, that are alike. */
+typedef struct BatchGroup
+{
+	BatchState	state;
+	char	   *remote_state;
+	char	   *error_code;
+	char	   *error;
+	int64		batches;
+	int			first_no;
+	int64		rows_left;
+	int64		requests;
+	int64		remote_finished;	/* -1: unknown */
+	TimestampTz next_poll_at;	/* of the first one that has one; 0: none */
+} BatchGroup;
+
+/* What the ledger knows of one sending of a row. */
+typedef struct RowTrace
+{
+	char	   *token;			/* of its batch; "" for rows that were never sent */
+	int			request_no;		/* number of the item whose request served it */
+	Outcome		outcome;		/* OUTCOME_NONE: none yet */
+} RowTrace;
+
+extern JobFacts *jobstore_load_facts(int64 id); /* NULL: no such job */
+extern List *jobstore_load_groups(int64 id, int limit); /* of BatchGroup *, at most limit */
+extern int	jobstore_find_worker(void); /* process id of this database's worker; 0: none runs */
+extern int	jobstore_find_locker(Oid source);	/* one who may have locked rows of the table; 0: nobody */
+extern bool jobstore_is_forgotten(int64 id);	/* the number was given to a job once */
+extern bool jobstore_written_here(int64 id);	/* by this transaction, which has not committed */
+extern bool jobstore_trace_row(int64 job_id, int batch_no, const char *key, RowTrace *trace);
+
 /* Text form of a key, and back; the value itself when there is one column. */
 extern char *key_join(char *const *values, int nvalues);
 extern void key_split(const char *key, int nvalues, char **values);

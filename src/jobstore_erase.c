@@ -96,7 +96,7 @@ jobstore_source_keys(Oid source)
 static Statement select_in_flight = {
 	.sql = "SELECT j.id FROM dess_batch.job j JOIN dess_batch.batch b ON b.job_id = j.id "
 	"JOIN dess_batch.item i ON i.job_id = b.job_id AND i.batch_no = b.no "
-	"WHERE " JOBS_OF_KEY " AND " JOB_IS_OPEN("j.") " AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") " "
+	"WHERE " JOBS_OF_KEY " AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") " "
 	"AND $2 = ANY (i.keys) AND NOT EXISTS (SELECT FROM dess_batch.result r WHERE r.job_id = b.job_id "
 	"AND r.batch_no = b.no AND i.first_no + array_position(i.keys, $2) - 1 = ANY (r.nos)) LIMIT 1"
 };

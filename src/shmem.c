@@ -140,19 +140,29 @@ shmem_register_launcher(void)
 	SpinLockRelease(&control->mutex);
 }
 
-static void
-worker_exit(int code, Datum arg)
+void
+shmem_unregister_worker(void)
 {
+	if (my_slot == NULL)
+		return;
 	SpinLockAcquire(&control->mutex);
 	memset(my_slot, 0, sizeof(WorkerSlot));
 	SpinLockRelease(&control->mutex);
 	my_slot = NULL;
 }
 
+static void
+worker_exit(int code, Datum arg)
+{
+	shmem_unregister_worker();
+}
+
 void
 shmem_register_worker(Oid database)
 {
-	if (control == NULL)
+	static bool exit_registered = false;
+
+	if (control == NULL || my_slot != NULL)
 		return;
 	SpinLockAcquire(&control->mutex);
 	for (int i = 0; i < MAX_WORKERS && my_slot == NULL; i++)
@@ -166,14 +176,34 @@ shmem_register_worker(Oid database)
 		my_slot->stop = false;
 	}
 	SpinLockRelease(&control->mutex);
-	if (my_slot != NULL)
+	if (!exit_registered)
 		before_shmem_exit(worker_exit, (Datum) 0);
+	exit_registered = true;
+}
+
+bool
+shmem_wake_worker(Oid database)
+{
+	Latch	   *latch = NULL;
+
+	if (control == NULL)
+		return false;
+	SpinLockAcquire(&control->mutex);
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
+		if (control->workers[i].database == database)
+			latch = control->workers[i].latch;
+	}
+	SpinLockRelease(&control->mutex);
+	if (latch != NULL)
+		SetLatch(latch);
+	return latch != NULL;
 }
 
 bool
 shmem_stop_requested(void)
 {
-	return my_slot != NULL && my_slot->stop;
+	return my_slot != NULL && ((volatile WorkerSlot *) my_slot)->stop;
 }
 
 /* Marks the workers of a database as unwanted; returns how many there are. */

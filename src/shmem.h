@@ -21,8 +21,12 @@ extern void shmem_flag_database(Oid database);
 extern void shmem_register_launcher(void);
 extern bool shmem_next_flagged(Oid *database);
 
-/* For workers: this process serves the database until it exits. */
+/* For workers: this process serves the database, until it says otherwise or exits. */
 extern void shmem_register_worker(Oid database);
+extern void shmem_unregister_worker(void);
+
+/* Sets the latch of the worker of a database.  False: none has registered.  Raises nothing. */
+extern bool shmem_wake_worker(Oid database);
 
 /* Has somebody asked this worker to make room? */
 extern bool shmem_stop_requested(void);

@@ -202,6 +202,7 @@ row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 {
 	TargetTable *table = receiver->base.table;
 	const char **values = palloc_array(const char *, table->ninputs + 1);
+	bool		readable;
 
 	row->convertible = row_read_inputs(receiver, slot, values);
 	if (!row->convertible)
@@ -212,7 +213,9 @@ row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 	}
 
 	resetStringInfo(&receiver->text);
-	if (template_render(table->template, values, &receiver->text))
+	readable = template_render(table->template, values, &receiver->text);
+	row->convertible = receiver->text.len <= TARGET_TEXT_LIMIT;
+	if (readable && row->convertible)
 	{
 		row->text_length = receiver->text.len;
 		row->text = MemoryContextAlloc(receiver->base.result, receiver->text.len + 1);

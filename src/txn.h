@@ -8,6 +8,8 @@
 #ifndef DESS_TXN_H
 #define DESS_TXN_H
 
+#include "fmgr.h"
+
 #include "usercxt.h"
 
 /*
@@ -27,5 +29,16 @@ extern Oid	txn_extension_oid(void);
 /* Become the ledger's owner with a safe search_path, and back. */
 extern void ledger_enter(UserContext *context);
 extern void ledger_leave(UserContext *context);
+
+/*
+ * Procedures (txn_procedure.c).  A CALL in a transaction block, in a function
+ * or under an exception handler is atomic: it cannot commit.  Otherwise, between
+ * begin and end, commit ends the transaction, with what the caller did before
+ * in it, and starts a new one that has no snapshot yet.
+ */
+extern bool txn_call_is_atomic(FunctionCallInfo fcinfo);
+extern void txn_procedure_begin(void);
+extern void txn_procedure_commit(void);
+extern void txn_procedure_end(void);
 
 #endif							/* DESS_TXN_H */

@@ -4,11 +4,12 @@
  *		Waking or starting the worker when a transaction that wrote work
  *		commits.
  *
- * There is no shared memory without preload, so the worker is found through
- * the lock that it holds: a session lock of the default method on the wrapper
- * (sub-object 77), which nobody's pg_advisory_unlock_all() releases.  What
- * runs at commit must not raise: its memory is taken when the library is
- * loaded.
+ * With preload the worker has left its latch in shared memory.  Without, a new
+ * worker is started; one that finds the lock taken looks for the holder among
+ * all locks, wakes it and goes.  The lock is a session lock of the default
+ * method on the wrapper (sub-object 77), which nobody's
+ * pg_advisory_unlock_all() releases.  What runs at commit must not raise, so it
+ * allocates nothing.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,11 +20,9 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
-#include "storage/backendid.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
-#include "storage/sinvaladt.h"
-#include "utils/memutils.h"
+#include "storage/procarray.h"
 
 #include "shmem.h"
 #include "wake.h"
@@ -33,8 +32,6 @@
 
 static bool wake_needed = false;
 static int	wake_level;			/* nesting level of the transaction that needs it */
-static Oid	wake_wrapper;
-static MemoryContext wake_context = NULL;
 
 Oid
 wake_wrapper_oid(void)
@@ -67,30 +64,24 @@ wake_unlock_worker(Oid wrapper)
 	LockRelease(&tag, ExclusiveLock, true);
 }
 
-bool
-wake_worker(Oid database, Oid wrapper)
+void
+wake_lock_holder(Oid wrapper)
 {
 	LOCKTAG		tag;
-	VirtualTransactionId *holders;
-	MemoryContext caller = MemoryContextSwitchTo(wake_context);
-	int			nholders;
-	bool		found = false;
+	LockData   *locks = GetLockStatusData();
 
-	worker_locktag(&tag, database, wrapper);
-	holders = GetLockConflicts(&tag, ExclusiveLock, &nholders);
-	if (nholders > 0)
+	worker_locktag(&tag, MyDatabaseId, wrapper);
+	for (int i = 0; i < locks->nelements; i++)
 	{
-		PGPROC	   *proc = BackendIdGetProc(holders[0].backendId);
+		LockInstanceData *lock = &locks->locks[i];
+		PGPROC	   *proc;
 
+		if (memcmp(&lock->locktag, &tag, sizeof(LOCKTAG)) != 0 || lock->holdMask == 0)
+			continue;
+		proc = BackendPidGetProc(lock->pid);
 		if (proc != NULL)
-		{
 			SetLatch(&proc->procLatch);
-			found = true;
-		}
 	}
-	MemoryContextSwitchTo(caller);
-	MemoryContextReset(wake_context);
-	return found;
 }
 
 bool
@@ -121,7 +112,7 @@ wake_start_worker(Oid database)
 static void
 wake_commit(void)
 {
-	if (wake_worker(MyDatabaseId, wake_wrapper) || wake_start_worker(MyDatabaseId))
+	if (shmem_wake_worker(MyDatabaseId) || wake_start_worker(MyDatabaseId))
 		return;
 	shmem_flag_database(MyDatabaseId);
 	ereport(WARNING,
@@ -177,15 +168,6 @@ wake_at_commit(void)
 {
 	int			level = GetCurrentTransactionNestLevel();
 
-	if (wake_context == NULL)
-	{
-		/* room for all backends, so that nothing is allocated at commit */
-		Size		size = 4096 + 16 * sizeof(VirtualTransactionId) * (MaxBackends + 1);
-
-		wake_context = AllocSetContextCreate(TopMemoryContext, "dess_batch wake",
-											 size, size, size);
-	}
-	wake_wrapper = wake_wrapper_oid();
 	wake_level = wake_needed ? Min(wake_level, level) : level;
 	wake_needed = true;
 }

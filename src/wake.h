@@ -18,8 +18,8 @@ extern void wake_at_commit(void);
 extern bool wake_start_worker(Oid database);
 extern bool wake_start_worker_handle(Oid database, BackgroundWorkerHandle **handle);
 
-/* Sets the latch of the worker of a database, if there is one. */
-extern bool wake_worker(Oid database, Oid wrapper);
+/* Sets the latch of whoever holds the worker's lock of this database. */
+extern void wake_lock_holder(Oid wrapper);
 
 /* The worker's lock, held by the session.  Needs a transaction. */
 extern bool wake_lock_worker(Oid wrapper);

@@ -58,14 +58,18 @@ lock_slice(void *arg)
 	Oid			wrapper = wake_wrapper_oid();
 
 	holds_lock = OidIsValid(wrapper) && wake_lock_worker(wrapper);
-	if (OidIsValid(wrapper) && !holds_lock)
-		wake_worker(MyDatabaseId, wrapper);
+	if (holds_lock)
+		shmem_register_worker(MyDatabaseId);
+	else if (OidIsValid(wrapper))
+		wake_lock_holder(wrapper);
 	wrapper_oid = wrapper;
 }
 
 static void
 unlock_slice(void *arg)
 {
+	/* who commits from now on finds nobody to wake and starts a new worker */
+	shmem_unregister_worker();
 	wake_unlock_worker(wrapper_oid);
 	holds_lock = false;
 }
@@ -161,7 +165,6 @@ worker_start(Oid database)
 		SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("application_name", "dess_batch", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
-	shmem_register_worker(database);
 }
 
 static void

@@ -73,6 +73,58 @@ add_name(const char **list, int *n, const char *value)
 }
 
 static void
+apply_option(int c, char *value)
+{
+	Options    *o = &sim_options;
+
+	switch (c)
+	{
+		case 'p':
+			o->port = atoi(value);
+			break;
+		case 'f':
+			o->port_file = value;
+			break;
+		case 'd':
+			o->data_dir = value;
+			break;
+		case 'K':
+			o->keep_dir = value;
+			break;
+		case 'k':
+			add_name(o->keys, &o->nkeys, value);
+			break;
+		case 'm':
+			add_name(o->models, &o->nmodels, value);
+			break;
+		case 'b':
+			set_number("batch_ms", value);
+			break;
+		case 's':
+			set_pair(value);
+			break;
+		case 'l':
+			set_number("latency_ms", value);
+			break;
+		case 't':
+			o->threads = atoi(value);
+			break;
+		case 'r':
+			o->seed = strtoull(value, NULL, 10);
+			break;
+		case 'P':
+			o->parent = atoi(value);
+			break;
+		case 'h':
+			fputs(usage_text, stdout);
+			exit(0);
+		default:
+			fputs(usage_text, stderr);
+			exit(2);
+	}
+}
+
+static void
 read_options(int argc, char **argv)
 {
 	static const struct option longs[] = {
@@ -87,25 +139,7 @@ read_options(int argc, char **argv)
 	int			c;
 
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1)
-	{
-		switch (c)
-		{
-			case 'p': o->port = atoi(optarg); break;
-			case 'f': o->port_file = optarg; break;
-			case 'd': o->data_dir = optarg; break;
-			case 'K': o->keep_dir = optarg; break;
-			case 'k': add_name(o->keys, &o->nkeys, optarg); break;
-			case 'm': add_name(o->models, &o->nmodels, optarg); break;
-			case 'b': set_number("batch_ms", optarg); break;
-			case 's': set_pair(optarg); break;
-			case 'l': set_number("latency_ms", optarg); break;
-			case 't': o->threads = atoi(optarg); break;
-			case 'r': o->seed = strtoull(optarg, NULL, 10); break;
-			case 'P': o->parent = atoi(optarg); break;
-			case 'h': fputs(usage_text, stdout); exit(0);
-			default: fputs(usage_text, stderr); exit(2);
-		}
-	}
+		apply_option(c, optarg);
 	if (optind < argc)
 		die("unexpected argument \"%s\"", argv[optind]);
 	if (o->nkeys == 0)
