@@ -267,14 +267,14 @@ COMMENT ON FUNCTION dess_batch.may_see(oid, boolean) IS 'whether the caller has 
 CREATE VIEW dess_batch.figures AS
 SELECT f.*,
 	   f.state IN ('done', 'cancelled', 'failed', 'paused', 'held')
-		   OR f.all_prepared AND f.requeued = 0 AND CASE f.stage
+		   OR f.control = 'run' AND f.all_prepared AND f.requeued = 0 AND CASE f.stage
 			   WHEN 'prepare' THEN coalesce(f.least >= 1, true)
 			   WHEN 'upload' THEN coalesce(f.least >= 3, true)
 			   WHEN 'create' THEN coalesce(f.least >= 5, true)
 			   ELSE false
 		   END AS stands_still
 FROM (
-	SELECT j.id AS job_id, j.stage, j.all_prepared, j.requeued,
+	SELECT j.id AS job_id, j.control, j.stage, j.all_prepared, j.requeued,
 		   CASE WHEN j.all_prepared THEN b.prepared + j.requeued
 				ELSE greatest(j.counted, b.prepared + j.requeued) END AS rows,
 		   j.all_prepared OR j.counted IS NOT NULL AS rows_known,

@@ -196,11 +196,10 @@ static void
 status_poll_later(BatchTask *batch)
 {
 	const Account *account = batch->job->channel->account;
-	int64		ms = sched_poll_ms(batch->batch.polls, account->poll_interval * INT64CONST(1000), dice());
+	int64		ms = sched_poll_ms(batch->batch.polls - 1, account->poll_interval * INT64CONST(1000), dice());
 
 	if (batch->job->job->control == CONTROL_CANCEL)
 		ms = Min(ms, CANCEL_POLL_MS);
-	batch->batch.polls++;
 	batch->batch.next_poll_at = later(ms);
 	batch->due = batch->batch.next_poll_at;
 }
@@ -237,6 +236,7 @@ status_done(BatchTask *batch)
 {
 	batch->failures = 0;
 	batch->not_found = 0;
+	batch->batch.polls++;
 	switch (batch->batch.remote.status)
 	{
 		case REMOTE_UNKNOWN:

@@ -23,6 +23,7 @@ struct JobTask;
 struct MergeState;
 struct OnlineState;
 struct SampleState;
+struct CountState;
 
 /* What comes back with a finished transfer. */
 typedef struct TransferOwner
@@ -87,6 +88,7 @@ typedef struct JobTask
 	bool		rivals_loaded;
 
 	struct SampleState *sample; /* while sample rows are being chosen */
+	struct CountState *count;	/* while the rows still to come are being counted */
 
 	TimestampTz due;			/* job-level work waits until then */
 	TimestampTz again_due;		/* rows to be sent once more wait until then */
@@ -136,6 +138,10 @@ extern bool prepare_work(JobTask *task);	/* one slice; false: nothing to do now 
 
 /* ---- prepare_list.c: sample and only ---- */
 extern void prepare_list(JobTask *task);
+
+/* ---- prepare_count.c: how many rows there will be ---- */
+extern bool count_wanted(const JobTask *task);
+extern void count_work(JobTask *task);
 
 /* ---- merge.c: stage 5 ---- */
 extern void merge_work(BatchTask *batch);	/* one slice */

@@ -45,8 +45,16 @@ job_work(JobTask *task)
 	dlist_mutable_iter iter;
 	bool		did = false;
 
-	if (task->due <= GetCurrentTimestamp() && prepare_wanted(task) && spool_has_room())
-		did = prepare_work(task);
+	if (task->due <= GetCurrentTimestamp())
+	{
+		if (prepare_wanted(task) && spool_has_room())
+			did = prepare_work(task);
+		else if (jobtask_may_send(task) && count_wanted(task))
+		{
+			count_work(task);
+			did = true;
+		}
+	}
 
 	dlist_foreach_modify(iter, &task->batches)
 	{

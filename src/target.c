@@ -383,8 +383,8 @@ open_rules(TargetTable *table, const Job *job)
 	rules->columns = rules->ncolumns > 0 ? columns : NULL;
 }
 
-static void
-append_with_length(StringInfo out, const char *text)
+void
+target_append_part(StringInfo out, const char *text)
 {
 	uint32		length = text == NULL ? PG_UINT32_MAX : pg_hton32((uint32) strlen(text));
 
@@ -410,10 +410,10 @@ open_constant(TargetTable *table, const Job *job)
 	StringInfoData constant;
 
 	initStringInfo(&constant);
-	append_with_length(&constant, job->model);
-	append_with_length(&constant, job->system_prompt);
-	append_with_length(&constant, normal_json(job->response_schema));
-	append_with_length(&constant, normal_json(job->parameters));
+	target_append_part(&constant, job->model);
+	target_append_part(&constant, job->system_prompt);
+	target_append_part(&constant, normal_json(job->response_schema));
+	target_append_part(&constant, normal_json(job->parameters));
 	digest_sha256(NULL, 0, constant.data, constant.len, &table->constant);
 }
 

@@ -42,9 +42,11 @@ typedef struct TargetWrite
 } TargetWrite;
 
 /*
- * Opens the table of a job: resolves columns and types, parses the template,
- * builds the statements.  Raises when something the job needs is gone (42P01,
- * 42703, ...).  Lives in the current memory context.
+ * Opens the table of a job: resolves columns and types, parses the template.
+ * Raises when something the job needs is gone (42P01, 42703, 42P10, ...) or
+ * cannot be (42809, 428C9, 42701, 42883, 22023).  Lives in a child of the
+ * current memory context, with the plans of its statements; needs a
+ * transaction and outlives it.
  */
 extern TargetTable *target_open(const Job *job);
 
@@ -99,7 +101,7 @@ extern List *target_resolve_key(Oid source, List *given, char **kinds);
 /* where_sql checked and deparsed with every name qualified. */
 extern char *target_resolve_where(Oid source, const char *where_sql);
 
-/* Rights of the current user on everything that is read and written; raises 42501. */
+/* Rights of the current user on everything that is read and written; raises 42501.  Executes nothing. */
 extern void target_check_rights(TargetTable *table);
 
 #endif							/* DESS_TARGET_H */

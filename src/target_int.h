@@ -113,6 +113,9 @@ extern const char *target_to_utf8(const TargetTable *table, const char *text, si
 extern const char *target_from_utf8(const TargetTable *table, const char *text);
 extern char *target_own_text(const TargetTable *table, const char *text, const char *what);
 
+/* Adds a text to what is digested, with its length, so that texts are told apart wherever they end. */
+extern void target_append_part(StringInfo out, const char *text);
+
 /* ---- target_template.c ---- */
 
 extern void target_open_template(TargetTable *table, Relation rel, const Job *job);

@@ -100,17 +100,6 @@ typedef struct RowReceiver
 	StringInfoData parts;
 } RowReceiver;
 
-/* What a digest needs to tell texts apart wherever they end. */
-static void
-append_part(StringInfo parts, const char *text)
-{
-	uint32		length = text == NULL ? PG_UINT32_MAX : pg_hton32((uint32) strlen(text));
-
-	appendBinaryStringInfo(parts, (char *) &length, sizeof(length));
-	if (text != NULL)
-		appendStringInfoString(parts, text);
-}
-
 static void
 row_set_held(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 {
@@ -122,11 +111,11 @@ row_set_held(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 	for (int i = table->nkeys; i < table->nkeys + table->ntargets; i++)
 	{
 		if (slot->tts_isnull[i])
-			append_part(&receiver->parts, NULL);
+			target_append_part(&receiver->parts, NULL);
 		else
 		{
-			append_part(&receiver->parts,
-						OutputFunctionCall(&table->columns[i].output, slot->tts_values[i]));
+			target_append_part(&receiver->parts,
+							   OutputFunctionCall(&table->columns[i].output, slot->tts_values[i]));
 			row->target_null = false;
 		}
 	}
@@ -180,7 +169,7 @@ row_read_inputs(RowReceiver *receiver, TupleTableSlot *slot, const char **values
 	resetStringInfo(&receiver->parts);
 	if (slot_is_too_large(table, slot))
 	{
-		append_part(&receiver->parts, "too large");
+		target_append_part(&receiver->parts, "too large");
 		return false;
 	}
 	for (int i = 0; i < table->ninputs; i++)
@@ -193,7 +182,7 @@ row_read_inputs(RowReceiver *receiver, TupleTableSlot *slot, const char **values
 			convertible = false;
 	}
 	for (int i = 0; i < table->ninputs && !convertible; i++)
-		append_part(&receiver->parts, input_text(table, slot, i));
+		target_append_part(&receiver->parts, input_text(table, slot, i));
 	return convertible;
 }
 

@@ -33,7 +33,6 @@
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
 #include "utils/ruleutils.h"
-#include "utils/typcache.h"
 
 #include "guc.h"
 #include "target_int.h"
@@ -216,23 +215,11 @@ key_kind(Form_pg_attribute att)
 	}
 }
 
-/* Raises 42883 for a column that cannot be sorted, which only a foreign table's can be. */
-static void
-check_key_type(Form_pg_attribute att)
-{
-	TypeCacheEntry *type = lookup_type_cache(getBaseType(att->atttypid), TYPECACHE_GT_OPR);
-
-	if (!OidIsValid(type->gt_opr))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("key column \"%s\" has type %s, which cannot be sorted",
-						NameStr(att->attname), format_type_be(att->atttypid))));
-}
-
 /*
  * Key columns of a relation, in the order of their index: those given, checked;
  * else the primary key, else a unique index on NOT NULL columns.  kinds gets a
- * letter for each.
+ * letter for each.  Whether a foreign table's key can be sorted is for
+ * target_open() to find out.
  */
 List *
 target_resolve_key(Oid source, List *given, char **kinds)
@@ -261,7 +248,6 @@ target_resolve_key(Oid source, List *given, char **kinds)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), lfirst_int(lc) - 1);
 
-		check_key_type(att);
 		names = lappend(names, pstrdup(NameStr(att->attname)));
 		appendStringInfoChar(&letters, key_kind(att));
 	}

@@ -1,0 +1,90 @@
+/*-------------------------------------------------------------------------
+ *
+ * prepare_count.c
+ *		How many rows a job will have, while most of them are not prepared yet.
+ *
+ * Batches are prepared when there is room for them, which can take hours for a
+ * large table; until then progress needs a number.  The rest of the table is
+ * counted in slices, when there is nothing to prepare, from where preparing
+ * stood when the counting began.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "pipeline.h"
+#include "usercxt.h"
+
+#define COUNT_PAGE_ROWS		10000
+
+typedef struct CountState
+{
+	MemoryContext cxt;
+	char	   *last_key;
+	int64		rows;			/* taken when the counting began, and counted since */
+	bool		done;
+} CountState;
+
+/* Is there something to count that nobody knows? */
+bool
+count_wanted(const JobTask *task)
+{
+	const Job  *job = task->job;
+
+	return !job->all_prepared && !job->listed && !job->sample && job->only == NIL &&
+		job->counted < 0 && job->last_key != NULL &&
+		(task->count == NULL || !task->count->done);
+}
+
+static void
+count_slice(void *arg)
+{
+	JobTask    *task = (JobTask *) arg;
+	CountState *count = task->count;
+	const Job  *job = task->job;
+	char	   *last_key = count->last_key;
+	UserContext user;
+
+	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
+	count->rows += target_count_page(jobtask_table(task), &last_key, COUNT_PAGE_ROWS);
+	usercxt_leave(&user);
+
+	if (job->max_rows > 0 && count->rows >= job->max_rows)
+	{
+		count->rows = job->max_rows;
+		last_key = NULL;
+	}
+	count->done = last_key == NULL;
+	if (count->done)
+		jobstore_set_counted(job->id, count->rows);
+	else
+		count->last_key = MemoryContextStrdup(count->cxt, last_key);
+}
+
+/* One slice of counting. */
+void
+count_work(JobTask *task)
+{
+	SliceError	error;
+	SliceVerdict verdict;
+
+	if (task->count == NULL)
+	{
+		MemoryContext cxt = AllocSetContextCreate(task->cxt, "dess_batch count", ALLOCSET_SMALL_SIZES);
+
+		task->count = MemoryContextAllocZero(cxt, sizeof(CountState));
+		task->count->cxt = cxt;
+		task->count->last_key = MemoryContextStrdup(cxt, task->job->last_key);
+		task->count->rows = task->job->taken;
+	}
+	verdict = slice_run("counting rows", count_slice, task, &error);
+	if (verdict != SLICE_DONE)
+	{
+		/* a failed slice may have been counted: begin anew */
+		MemoryContextDelete(task->count->cxt);
+		task->count = NULL;
+		jobtask_trouble(task, verdict, &error);
+	}
+}
