@@ -388,7 +388,7 @@ merge_values(MergeSlice *slice, const MergeEntry *entry)
 		const char *property = target_column_property(slice->table, i);
 
 		if (property == NULL)
-			values[i] = entry->answer.kind == ANSWER_OK ? entry->answer.values[0] : job->missing;
+			values[i] = entry->answer.kind == ANSWER_OK ? entry->answer.values[0] : (char *) slice->rules->missing;
 		else if (strcmp(property, "$answer") == 0)
 			values[i] = entry->answer.text;
 		else if (strcmp(property, "$outcome") == 0)
@@ -396,7 +396,7 @@ merge_values(MergeSlice *slice, const MergeEntry *entry)
 		else if (strcmp(property, "$job") == 0)
 			values[i] = psprintf(INT64_FORMAT, job->id);
 		else if (strcmp(property, "$model") == 0)
-			values[i] = job->model;
+			values[i] = (char *) jobtask_options(slice->task)->model;
 		else if (entry->answer.values != NULL)
 			values[i] = entry->answer.values[next++];
 	}

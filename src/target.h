@@ -84,6 +84,9 @@ extern int	target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRo
  */
 extern void target_write(TargetTable *table, TargetWrite *writes, int nwrites);
 
+/* Text of the single target of a row as it is now (target_show.c); NULL: null, no such row, no single target. */
+extern char *target_read_value(TargetTable *table, const char *key);
+
 /* How many of the next limit rows after last_key the job would take; *last_key moves on, NULL at the end. */
 extern int64 target_count_page(TargetTable *table, char **last_key, int limit);
 

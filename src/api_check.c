@@ -1,0 +1,225 @@
+/*-------------------------------------------------------------------------
+ *
+ * api_check.c
+ *		dess_batch_check: tries an account step by step.
+ *
+ * The one function that talks to a provider in the caller's own process.  What
+ * is wrong with the account becomes a row, and ends the list.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "api_account.h"
+#include "credential.h"
+#include "encoding.h"
+#include "pipeline.h"
+
+PG_FUNCTION_INFO_V1(dess_batch_check);
+
+/* No provider needs more requests than this to tell whether an account is good. */
+#define MAX_STEPS		20
+#define MAX_PAUSE_MS	5000
+
+typedef struct Check
+{
+	ReturnSetInfo *rsinfo;
+	bool		reached;		/* the provider has answered, whatever it said */
+} Check;
+
+static void
+check_report(Check *check, const char *step, bool ok, const char *detail)
+{
+	Datum		values[3];
+	bool		nulls[3] = {false, false, false};
+
+	values[0] = CStringGetTextDatum(step);
+	values[1] = BoolGetDatum(ok);
+	values[2] = CStringGetTextDatum(detail);
+	tuplestore_putvalues(check->rsinfo->setResult, check->rsinfo->setDesc, values, nulls);
+}
+
+/* ---- without the network ---- */
+
+/* The provider whose built-in server has this name, or NULL. */
+static const BatchProvider *
+built_in_provider(const char *server)
+{
+	ListCell   *lc;
+
+	foreach(lc, provider_list())
+	{
+		const BatchProvider *provider = lfirst(lc);
+
+		if (provider->built_in &&
+			strcmp(server, psprintf("(built-in %s)", provider->name)) == 0)
+			return provider;
+	}
+	return NULL;
+}
+
+/* Reports what there is about the server itself.  NULL: nothing more can be tried. */
+static Account *
+check_server(Check *check, const char *server)
+{
+	const BatchProvider *provider = built_in_provider(server);
+	Oid			oid = provider == NULL ? get_foreign_server_oid(server, true) : InvalidOid;
+	Account    *account;
+	char	   *why;
+
+	if (provider == NULL && !OidIsValid(oid))
+	{
+		check_report(check, "server", false, psprintf("server \"%s\" does not exist", server));
+		return NULL;
+	}
+	account = account_try_load(oid, provider != NULL ? provider->name : NULL, GetUserId(), &why);
+	if (account == NULL)
+		check_report(check, "server", false, why);
+	else
+		check_report(check, "server", true, psprintf("provider \"%s\"", account->provider->name));
+	return account;
+}
+
+static bool
+check_secret(Check *check, const Account *account)
+{
+	if (account->provider->mapping_option == NULL)
+		check_report(check, "secret", true, "none is needed");
+	else if (account->secret != NULL)
+		check_report(check, "secret", true, psprintf("found in %s", account->secret_source));
+	else
+	{
+		check_report(check, "secret", false,
+					 account->secret_searched[0] != '\0' ?
+					 psprintf("not found; looked at: %s", account->secret_searched) : "not found");
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_address(Check *check, const Account *account)
+{
+	char	   *why;
+
+	if (account->base_url == NULL)
+		return true;
+	why = http_check_url(account->base_url, account->trusted);
+	check_report(check, "address", why == NULL,
+				 why == NULL ? account->base_url :
+				 psprintf("%s: %s", account->base_url, encoding_to_server_lossy(why)));
+	return why == NULL;
+}
+
+/* ---- with it ---- */
+
+static void
+check_pause(int64 ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 Min(ms, MAX_PAUSE_MS), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* Goes through the provider's own check; false when it does not end well, result says why. */
+static bool
+check_ask(Check *check, const Account *account, BatchStage *stage, StepResult *result)
+{
+	HttpReply  *reply = NULL;
+
+	for (int i = 0; i < MAX_STEPS; i++)
+	{
+		provider_step(account->provider->check_account, stage, reply, result);
+		reply = NULL;
+		switch (result->kind)
+		{
+			case STEP_REQUEST:
+				pipeline_complete_request(&result->request, account);
+				reply = http_perform(&result->request);
+				check->reached = check->reached || reply->failure == HTTP_OK;
+				break;
+			case STEP_WAIT:
+				check_pause(result->wait_ms);
+				break;
+			case STEP_DONE:
+				return true;
+			case STEP_FAILED:
+				return false;
+		}
+	}
+	step_fail(result, ERROR_TEMPORARY, NULL, "the provider does not come to an end");
+	return false;
+}
+
+static char *
+error_in_words(const StepError *error)
+{
+	const char *message = error->message != NULL ? error->message : "unknown error";
+
+	return encoding_to_server_lossy(error->code != NULL && error->code[0] != '\0' ?
+									psprintf("%s: %s", error->code, message) : message);
+}
+
+static void
+check_network(Check *check, const Account *account)
+{
+	BatchStage	stage;
+	BatchRemote remote;
+	StepResult	result;
+	bool		good;
+
+	memset(&stage, 0, sizeof(stage));
+	memset(&remote, 0, sizeof(remote));
+	memset(&result, 0, sizeof(result));
+	stage.account = account;
+	stage.remote = &remote;
+	stage.created_at = GetCurrentTimestamp();
+	http_init();
+	good = check_ask(check, account, &stage, &result);
+
+	check_report(check, "connection", check->reached,
+				 check->reached ? "the provider answers" : error_in_words(&result.error));
+	if (!check->reached)
+		return;
+	if (!good && result.error.class == ERROR_AUTH)
+	{
+		check_report(check, "credentials", false, error_in_words(&result.error));
+		return;
+	}
+	if (good)
+		check_report(check, "credentials", true, "the provider accepts them");
+	check_report(check, "model list", good,
+				 !good ? error_in_words(&result.error) :
+				 stage.scratch != NULL ? encoding_to_server_lossy(stage.scratch) : "readable");
+}
+
+Datum
+dess_batch_check(PG_FUNCTION_ARGS)
+{
+	const char *server = NameStr(*PG_GETARG_NAME(0));
+	Check		check;
+	Account    *account;
+
+	InitMaterializedSRF(fcinfo, 0);
+	memset(&check, 0, sizeof(check));
+	check.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	account = check_server(&check, server);
+	if (account == NULL)
+		return (Datum) 0;
+	if (check_secret(&check, account) & check_address(&check, account))
+		check_network(&check, account);
+	account_wipe(account);
+	return (Datum) 0;
+}

@@ -1,0 +1,408 @@
+/*-------------------------------------------------------------------------
+ *
+ * api_explain.c
+ *		dess_batch_explain: why a job is waiting, in words with the remedy.
+ *
+ * The first line says where the job stands.  The others are what it waits for,
+ * from what stops everything down to single batches; a job that has ended has
+ * no others.  What only the worker's memory holds is told as far as the ledger
+ * shows it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "commands/dbcommands.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "api_account.h"
+#include "credential.h"
+#include "guc.h"
+#include "jobstore.h"
+#include "shmem.h"
+
+PG_FUNCTION_INFO_V1(dess_batch_explain);
+
+/* More lines about batches than this help nobody. */
+#define MAX_GROUPS		20
+
+typedef struct Explain
+{
+	ReturnSetInfo *rsinfo;
+	const Job  *job;
+	const JobFacts *facts;
+	const Account *account;		/* NULL: could not be loaded */
+} Explain;
+
+static void explain_say(const Explain *explain, const char *format,...) pg_attribute_printf(2, 3);
+
+/* One line. */
+static void
+explain_say(const Explain *explain, const char *format,...)
+{
+	StringInfoData line;
+	Datum		value;
+	bool		isnull = false;
+	int			needed;
+
+	initStringInfo(&line);
+	do
+	{
+		va_list		args;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&line, format, args);
+		va_end(args);
+		if (needed > 0)
+			enlargeStringInfo(&line, needed);
+	} while (needed > 0);
+	value = CStringGetTextDatum(line.data);
+	tuplestore_putvalues(explain->rsinfo->setResult, explain->rsinfo->setDesc, &value, &isnull);
+}
+
+/* "code: words", or what there is of them; NULL for nothing. */
+static char *
+error_in_words(const char *code, const char *error)
+{
+	if (error == NULL && code == NULL)
+		return NULL;
+	if (error == NULL || code == NULL)
+		return pstrdup(error != NULL ? error : code);
+	return psprintf("%s: %s", code, error);
+}
+
+/* ---- where the job stands ---- */
+
+static void
+explain_end(const Explain *explain)
+{
+	const Job  *job = explain->job;
+	const JobFacts *facts = explain->facts;
+	StringInfoData line;
+
+	initStringInfo(&line);
+	appendStringInfo(&line, "Job " INT64_FORMAT " %s: of " INT64_FORMAT " rows " INT64_FORMAT " are done and " INT64_FORMAT " failed",
+					 job->id,
+					 job->state == JOB_DONE ? "is done" :
+					 job->state == JOB_CANCELLED ? "was cancelled" : "has failed",
+					 facts->rows, facts->done, facts->failed);
+	if (job->state == JOB_FAILED && facts->error != NULL)
+		appendStringInfo(&line, ", because of %s", error_in_words(facts->error_code, facts->error));
+	appendStringInfoChar(&line, '.');
+	if (job->state == JOB_FAILED)
+		appendStringInfo(&line, " When the cause is gone, SELECT dess_batch_retry(" INT64_FORMAT ") lets it go on.", job->id);
+	else if (facts->failed > 0)
+		appendStringInfo(&line, " SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " says why, SELECT dess_batch_retry(" INT64_FORMAT ") sends them again.",
+						 job->id, job->id);
+	if (facts->remains > 0)
+		appendStringInfo(&line, " Files or jobs of " INT64_FORMAT " batches are still to be removed at the provider.",
+						 facts->remains);
+	explain_say(explain, "%s", line.data);
+}
+
+static void
+explain_standing(const Explain *explain)
+{
+	const JobFacts *facts = explain->facts;
+
+	if (facts->rows_known)
+		explain_say(explain, "Job " INT64_FORMAT " is in state %s: of " INT64_FORMAT " rows " INT64_FORMAT " are done and " INT64_FORMAT " failed.",
+					explain->job->id, facts->state, facts->rows, facts->done, facts->failed);
+	else
+		explain_say(explain, "Job " INT64_FORMAT " is in state %s: " INT64_FORMAT " rows are done and " INT64_FORMAT " failed, how many there are is not known yet.",
+					explain->job->id, facts->state, facts->done, facts->failed);
+}
+
+/* ---- what the user has stopped, or must decide ---- */
+
+static void
+explain_control(const Explain *explain)
+{
+	const Job  *job = explain->job;
+	char	   *why = error_in_words(explain->facts->error_code, explain->facts->error);
+
+	switch (job->control)
+	{
+		case CONTROL_RUN:
+			/* whether there is a secret by now is looked up below */
+			if (why != NULL &&
+				(explain->facts->error_code == NULL || strcmp(explain->facts->error_code, "no_secret") != 0))
+				explain_say(explain, "The last trouble was %s.", why);
+			break;
+		case CONTROL_PAUSE:
+			explain_say(explain, "It is paused%s%s. SELECT dess_batch_resume(" INT64_FORMAT ") lets it go on; what is at the provider is fetched and merged all the same.",
+						why != NULL ? " because of " : "", why != NULL ? why : "", job->id);
+			break;
+		case CONTROL_HOLD:
+			explain_say(explain, "It is held, because its ledger was restored from another cluster or database, where the job may go on. If it is to go on here, SELECT dess_batch_adopt(" INT64_FORMAT ").",
+						job->id);
+			break;
+		case CONTROL_CANCEL:
+			explain_say(explain, "It is being cancelled: what was finished at the provider is billed, and is merged before it ends.");
+			break;
+		case CONTROL_FAIL:
+			explain_say(explain, "It cannot go on%s%s. It ends as failed when its batches at the provider have been merged.",
+						why != NULL ? " because of " : "", why != NULL ? why : "");
+			break;
+	}
+}
+
+/* A job that stands where its stage ends.  Returns whether it does. */
+static bool
+explain_stage(const Explain *explain)
+{
+	static const char *const next[] = {"upload", "create", "retrieve"};
+	static const char *const done[] = {"prepared", "uploaded", "created"};
+	const Job  *job = explain->job;
+
+	if (!explain->facts->stands_still || job->control != CONTROL_RUN || job->stage == STAGE_RETRIEVE)
+		return false;
+	explain_say(explain, "All its batches are %s, and it is to go no further. SELECT dess_batch_%s(" INT64_FORMAT ") lets it go on.",
+				done[job->stage], next[job->stage], job->id);
+	return true;
+}
+
+/* ---- what stops every job ---- */
+
+/* Returns false where no worker can be. */
+static bool
+explain_server_wide(const Explain *explain)
+{
+	if (RecoveryInProgress())
+	{
+		explain_say(explain, "This server is a standby: the worker runs on the primary server, and starts here after a promotion.");
+		return false;
+	}
+	if (!dess_enabled)
+		explain_say(explain, "dess_batch.enabled is off, so no worker does anything. ALTER SYSTEM SET dess_batch.enabled = on, then SELECT pg_reload_conf().");
+	return true;
+}
+
+static void
+explain_worker(const Explain *explain)
+{
+	const char *database = get_database_name(MyDatabaseId);
+
+	if (jobstore_find_worker() != 0)
+		return;
+	explain_say(explain, "No worker runs in this database. SELECT dess_batch_start() starts it; if no background worker slot is free, increase max_worker_processes (now %d) and restart the server.",
+				max_worker_processes);
+	if (!shmem_available())
+		explain_say(explain, "dess_batch is not in shared_preload_libraries, so after a restart of the server the worker starts with the next submit or with SELECT dess_batch_start().");
+	else if (database != NULL && !guc_database_listed(database))
+		explain_say(explain, "dess_batch.databases does not name database \"%s\", so the launcher starts no worker here.",
+					database);
+}
+
+/* ---- the account ---- */
+
+/* The SQL that gives the job's owner a secret. */
+static char *
+mapping_statement(const Explain *explain)
+{
+	return psprintf("CREATE USER MAPPING FOR %s SERVER %s OPTIONS (%s '...')",
+					quote_identifier(explain->job->owner_name),
+					quote_identifier(explain->account->server),
+					quote_identifier(explain->account->provider->mapping_option));
+}
+
+static void
+explain_secret(const Explain *explain)
+{
+	const Account *account = explain->account;
+	const char *const *variables = account->provider->secret_variables;
+	bool		environment = variables != NULL && variables[0] != NULL;
+
+	if (account->provider->mapping_option == NULL || account->secret != NULL)
+		return;
+	if (OidIsValid(account->server_oid))
+		explain_say(explain, "There is no secret for server \"%s\"; looked at: %s. %s gives it one.",
+					account->server, account->secret_searched, mapping_statement(explain));
+	else
+		explain_say(explain, "There is no secret for server \"%s\"; looked at: %s. Set %s in the environment of the server and restart it, or create a server and a user mapping and submit anew.",
+					account->server, account->secret_searched,
+					environment ? variables[0] : "it");
+}
+
+static void
+explain_account(Explain *explain)
+{
+	const Job  *job = explain->job;
+	Account    *account;
+	char	   *why;
+
+	account = account_try_load(job->server, job->provider, job->owner, &why);
+	explain->account = account;
+	if (account == NULL)
+	{
+		explain_say(explain, "Server \"%s\" cannot be used: %s", job->server_name, why);
+		return;
+	}
+	account_wipe(account);
+	explain_secret(explain);
+}
+
+/* ---- batches ---- */
+
+/* "Batch 3 is", "5 batches, from number 3, are" */
+static char *
+group_subject(const BatchGroup *group)
+{
+	if (group->batches == 1)
+		return psprintf("Batch %d is", group->first_no);
+	return psprintf(INT64_FORMAT " batches, from number %d, are", group->batches, group->first_no);
+}
+
+/* What went wrong with it last, and when it is tried again; "" if nothing did. */
+static char *
+group_trouble(const BatchGroup *group)
+{
+	char	   *why = error_in_words(group->error_code, group->error);
+
+	if (why == NULL)
+		return "";
+	if (group->next_poll_at > GetCurrentTimestamp())
+		return psprintf("; the last trouble was %s, it is tried again at %s", why,
+						timestamptz_to_str(group->next_poll_at));
+	return psprintf("; the last trouble was %s, it is tried again by itself", why);
+}
+
+static void
+explain_prepared(const Explain *explain, const BatchGroup *group)
+{
+	const Account *account = explain->account;
+
+	if (explain->job->stage == STAGE_PREPARE)
+		return;
+	if (account != NULL && explain->facts->active_batches >= account->max_active_batches)
+		explain_say(explain, "%s prepared and waits for room: " INT64_FORMAT " batches are at server \"%s\", whose option max_active_batches is %d.",
+					group_subject(group), explain->facts->active_batches, account->server,
+					account->max_active_batches);
+	else if (account != NULL && account->max_enqueued_tokens > 0 && explain->facts->active_batches > 0)
+		explain_say(explain, "%s prepared and waits for room: option max_enqueued_tokens of server \"%s\" is " INT64_FORMAT ".",
+					group_subject(group), account->server, account->max_enqueued_tokens);
+	else
+		explain_say(explain, "%s prepared, to be uploaded%s.", group_subject(group), group_trouble(group));
+}
+
+static void
+explain_running(const Explain *explain, const BatchGroup *group)
+{
+	StringInfoData line;
+
+	initStringInfo(&line);
+	if (explain->job->online)
+	{
+		explain_say(explain, "%s being answered, " INT64_FORMAT " rows are left%s.",
+					group_subject(group), group->rows_left, group_trouble(group));
+		return;
+	}
+	appendStringInfo(&line, "%s at the provider", group_subject(group));
+	if (group->remote_state != NULL)
+		appendStringInfo(&line, ", which says \"%s\"", group->remote_state);
+	if (group->remote_finished >= 0)
+		appendStringInfo(&line, ", " INT64_FORMAT " of " INT64_FORMAT " requests are finished",
+						 group->remote_finished, group->requests);
+	if (group->next_poll_at != 0)
+		appendStringInfo(&line, "; the next look is at %s, SELECT dess_batch_status(" INT64_FORMAT ") looks at once",
+						 timestamptz_to_str(group->next_poll_at), explain->job->id);
+	if (group->error_code != NULL || group->error != NULL)
+		appendStringInfo(&line, "; the last trouble was %s",
+						 error_in_words(group->error_code, group->error));
+	explain_say(explain, "%s.", line.data);
+}
+
+static void
+explain_retrieving(const Explain *explain, const BatchGroup *group)
+{
+	int			locker = jobstore_find_locker(explain->job->source);
+
+	explain_say(explain, "%s fetched and merged, " INT64_FORMAT " rows are left%s.",
+				group_subject(group), group->rows_left, group_trouble(group));
+	if (locker != 0)
+		explain_say(explain, "Rows that another transaction has locked wait for its end; process %d has a lock on %s, see pg_stat_activity.",
+					locker, explain->job->source_name);
+}
+
+static void
+explain_group(const Explain *explain, const BatchGroup *group)
+{
+	switch (group->state)
+	{
+		case BATCH_PREPARING:
+			explain_say(explain, "%s being prepared.", group_subject(group));
+			break;
+		case BATCH_PREPARED:
+			explain_prepared(explain, group);
+			break;
+		case BATCH_UPLOADING:
+			explain_say(explain, "%s being uploaded%s.", group_subject(group), group_trouble(group));
+			break;
+		case BATCH_UPLOADED:
+			if (explain->job->stage > STAGE_UPLOAD)
+				explain_say(explain, "%s uploaded, to be created%s.",
+							group_subject(group), group_trouble(group));
+			break;
+		case BATCH_CREATING:
+			explain_say(explain, "%s being created%s.", group_subject(group), group_trouble(group));
+			break;
+		case BATCH_RUNNING:
+			explain_running(explain, group);
+			break;
+		case BATCH_RETRIEVING:
+			explain_retrieving(explain, group);
+			break;
+		case BATCH_DONE:
+		case BATCH_CANCELLED:
+		case BATCH_FAILED:
+			break;
+	}
+}
+
+static void
+explain_batches(const Explain *explain)
+{
+	ListCell   *lc;
+
+	foreach(lc, jobstore_load_groups(explain->job->id, MAX_GROUPS))
+		explain_group(explain, lfirst(lc));
+	if (explain->facts->waiting_rows > 0)
+		explain_say(explain, INT64_FORMAT " rows wait to be sent in a later batch.",
+					explain->facts->waiting_rows);
+}
+
+Datum
+dess_batch_explain(PG_FUNCTION_ARGS)
+{
+	Explain		explain;
+	bool		working;
+
+	memset(&explain, 0, sizeof(explain));
+	explain.job = jobstore_control_job(PG_GETARG_INT64(0));
+	explain.facts = jobstore_load_facts(explain.job->id);
+	if (explain.facts == NULL)
+		elog(ERROR, "job " INT64_FORMAT " vanished", explain.job->id);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	explain.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	if (explain.job->state != JOB_QUEUED && explain.job->state != JOB_ACTIVE)
+	{
+		explain_end(&explain);
+		return (Datum) 0;
+	}
+	explain_standing(&explain);
+	explain_control(&explain);
+	working = !explain_stage(&explain) && explain.job->control != CONTROL_HOLD;
+	if (working && explain_server_wide(&explain) && explain.job->control != CONTROL_PAUSE)
+		explain_worker(&explain);
+	if (working)
+		explain_account(&explain);
+	explain_batches(&explain);
+	return (Datum) 0;
+}

@@ -1,0 +1,249 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore_explain.c
+ *		The ledger: what those who wait, explain or show ask about a job.
+ *
+ * Nothing here writes, so all of it works on a standby as well.  The worker is
+ * found by its lock as everybody sees it in pg_locks: asking must not wake it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/builtins.h"
+
+#include "jobstore_int.h"
+
+/* ---- a job ---- */
+
+static Statement select_facts = {
+	.sql = "SELECT f.state, f.stands_still, f.rows, f.rows_known, f.done, f.failed, j.error_code, j.error, "
+	"(SELECT count(*) FROM dess_batch.again a WHERE a.job_id = j.id), "
+	"(SELECT count(*) FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") " AND " BATCH_REMAINS("b.") "), "
+	"(SELECT count(*) FROM dess_batch.job o JOIN dess_batch.batch b ON b.job_id = o.id "
+	"WHERE o.server = j.server AND o.provider = j.provider AND o.owner = j.owner AND o.mode = 'batch' "
+	"AND o.control <> 'hold' AND " JOB_IS_OPEN("o.") " AND " BATCH_IS_OPEN("b.") " "
+	"AND b.state IN ('uploading', 'uploaded', 'creating', 'running')) "
+	"FROM dess_batch.job j JOIN dess_batch.figures f ON f.job_id = j.id WHERE j.id = $1"
+};
+
+JobFacts *
+jobstore_load_facts(int64 id)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	JobFacts   *facts = NULL;
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	if (ledger_run(&select_facts, &args) > 0)
+	{
+		facts = MemoryContextAllocZero(ledger.caller, sizeof(JobFacts));
+		facts->state = ledger_get_text(&ledger, 0, 1);
+		facts->stands_still = ledger_get_bool(0, 2);
+		facts->rows = ledger_get_int64(0, 3, 0);
+		facts->rows_known = ledger_get_bool(0, 4);
+		facts->done = ledger_get_int64(0, 5, 0);
+		facts->failed = ledger_get_int64(0, 6, 0);
+		facts->error_code = ledger_get_text(&ledger, 0, 7);
+		facts->error = ledger_get_text(&ledger, 0, 8);
+		facts->waiting_rows = ledger_get_int64(0, 9, 0);
+		facts->remains = ledger_get_int64(0, 10, 0);
+		facts->active_batches = ledger_get_int64(0, 11, 0);
+	}
+	ledger_close(&ledger);
+	return facts;
+}
+
+/* ---- its batches ---- */
+
+/* A job may have thousands of batches, but few differ in how they are. */
+static Statement select_groups = {
+	.sql = "SELECT b.state, b.remote_state, b.error_code, b.error, count(*), min(b.no), "
+	"sum(b.items - b.ok - b.missing - b.empty - b.failed - b.again)::bigint, sum(b.requests)::bigint, "
+	"sum(b.remote_finished)::bigint, min(b.next_poll_at) "
+	"FROM dess_batch.batch b WHERE b.job_id = $1 AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") " "
+	"GROUP BY b.state, b.remote_state, b.error_code, b.error ORDER BY min(b.no) LIMIT $2"
+};
+
+static BatchState
+state_from_name(const char *name)
+{
+	BatchState	state = BATCH_PREPARING;
+
+	while (strcmp(batch_state_name(state), name) != 0)
+	{
+		if (state == BATCH_FAILED)
+			elog(ERROR, "unknown value \"%s\" in the ledger", name);
+		state++;
+	}
+	return state;
+}
+
+static BatchGroup *
+read_group(const Ledger *ledger, uint64 row)
+{
+	BatchGroup *group = MemoryContextAllocZero(ledger->caller, sizeof(BatchGroup));
+
+	group->state = state_from_name(TextDatumGetCString(ledger_datum(row, 1)));
+	group->remote_state = ledger_get_text(ledger, row, 2);
+	group->error_code = ledger_get_text(ledger, row, 3);
+	group->error = ledger_get_text(ledger, row, 4);
+	group->batches = ledger_get_int64(row, 5, 0);
+	group->first_no = ledger_get_int32(row, 6);
+	group->rows_left = ledger_get_int64(row, 7, 0);
+	group->requests = ledger_get_int64(row, 8, 0);
+	group->remote_finished = ledger_get_int64(row, 9, -1);
+	group->next_poll_at = ledger_get_time(row, 10);
+	return group;
+}
+
+List *
+jobstore_load_groups(int64 id, int limit)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	List	   *groups = NIL;
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	arg_int64(&args, limit);
+	n = ledger_run(&select_groups, &args);
+	for (uint64 i = 0; i < n; i++)
+	{
+		BatchGroup *group = read_group(&ledger, i);
+		MemoryContext old = MemoryContextSwitchTo(ledger.caller);
+
+		groups = lappend(groups, group);
+		MemoryContextSwitchTo(old);
+	}
+	ledger_close(&ledger);
+	return groups;
+}
+
+/* ---- locks ---- */
+
+#define WORKER_LOCKS \
+	"SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'object' AND l.granted " \
+	"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) " \
+	"AND l.classid = 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass " \
+	"AND l.objsubid = 77 AND l.mode = 'ExclusiveLock'"
+
+int
+jobstore_find_worker(void)
+{
+	static Statement statement = {.sql = WORKER_LOCKS " LIMIT 1"};
+	Ledger		ledger;
+	Args		args = {0};
+	int			pid = 0;
+
+	ledger_open(&ledger);
+	if (ledger_run(&statement, &args) > 0)
+		pid = ledger_get_int32(0, 1);
+	ledger_close(&ledger);
+	return pid;
+}
+
+int
+jobstore_find_locker(Oid source)
+{
+	static Statement statement = {
+		.sql = "SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.granted "
+		"AND l.relation IN (SELECT $1 UNION SELECT p.relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.regclass) p) "
+		"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) "
+		"AND l.mode <> 'AccessShareLock' AND l.pid <> pg_catalog.pg_backend_pid() "
+		"AND l.pid NOT IN (" WORKER_LOCKS ") ORDER BY l.pid LIMIT 1"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	int			pid = 0;
+
+	ledger_open(&ledger);
+	arg_oid(&args, source);
+	if (ledger_run(&statement, &args) > 0)
+		pid = ledger_get_int32(0, 1);
+	ledger_close(&ledger);
+	return pid;
+}
+
+/* ---- for those who wait ---- */
+
+bool
+jobstore_is_forgotten(int64 id)
+{
+	static Statement statement = {
+		.sql = "SELECT s.is_called AND $1 BETWEEN 1 AND s.last_value "
+		"AND NOT EXISTS (SELECT FROM dess_batch.job j WHERE j.id = $1) FROM dess_batch.job_id_seq s"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	bool		forgotten;
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	ledger_run(&statement, &args);
+	forgotten = ledger_get_bool(0, 1);
+	ledger_close(&ledger);
+	return forgotten;
+}
+
+/* Rows carry who wrote them: no need to remember what the transaction did. */
+bool
+jobstore_written_here(int64 id)
+{
+	static Statement statement = {
+		.sql = "SELECT j.xmin FROM dess_batch.job j WHERE j.id = $1 "
+		"UNION SELECT b.xmin FROM dess_batch.batch b WHERE b.job_id = $1 AND " BATCH_IS_OPEN("b.")
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	bool		here = false;
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	n = ledger_run(&statement, &args);
+	for (uint64 i = 0; i < n && !here; i++)
+		here = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(ledger_datum(i, 1)));
+	ledger_close(&ledger);
+	return here;
+}
+
+/* ---- a row ---- */
+
+bool
+jobstore_trace_row(int64 job_id, int batch_no, const char *key, RowTrace *trace)
+{
+	static Statement statement = {
+		.sql = "SELECT b.token, coalesce(nullif(i.same_as[p.i], 0), i.first_no + p.i - 1), "
+		"(SELECT r.outcomes[array_position(r.nos, i.first_no + p.i - 1)]::text FROM dess_batch.result r "
+		"WHERE r.job_id = i.job_id AND r.batch_no = i.batch_no AND i.first_no + p.i - 1 = ANY (r.nos)) "
+		"FROM dess_batch.item i CROSS JOIN LATERAL (SELECT array_position(i.keys, $3) AS i) p "
+		"JOIN dess_batch.batch b ON b.job_id = i.job_id AND b.no = i.batch_no "
+		"WHERE i.job_id = $1 AND i.batch_no = $2 AND p.i IS NOT NULL ORDER BY i.first_no DESC LIMIT 1"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	char	   *outcome;
+	bool		found;
+
+	memset(trace, 0, sizeof(*trace));
+	trace->outcome = OUTCOME_NONE;
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_int32(&args, batch_no);
+	arg_text(&args, key);
+	found = ledger_run(&statement, &args) > 0;
+	if (found)
+	{
+		trace->token = ledger_get_text(&ledger, 0, 1);
+		trace->request_no = ledger_get_int32(0, 2);
+		outcome = ledger_get_text(&ledger, 0, 3);
+		if (outcome != NULL)
+			(void) outcome_from_name(outcome, &trace->outcome);
+	}
+	ledger_close(&ledger);
+	return found;
+}
