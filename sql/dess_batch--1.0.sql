@@ -35,7 +35,7 @@ CREATE TYPE dess_batch.outcome AS ENUM (
 COMMENT ON TYPE dess_batch.outcome IS 'how a row of a job ended';
 
 -- Where this ledger belongs, or has been: a dump that is restored adds its row
--- to that of the new database.  A copy that finds itself elsewhere holds its jobs.
+-- to that of the new database.
 CREATE TABLE dess_batch.ledger (
 	system_identifier text NOT NULL,
 	database		oid NOT NULL
@@ -82,6 +82,7 @@ CREATE TABLE dess_batch.job (
 	keep			text NOT NULL,
 	args			jsonb NOT NULL,
 	extension_version text NOT NULL,
+	home			text NOT NULL,	-- cluster and database; a copy that finds itself elsewhere is held
 	stage			text NOT NULL DEFAULT 'retrieve'	-- how far it may go
 					CHECK (stage IN ('prepare', 'upload', 'create', 'retrieve')),
 	control			text NOT NULL DEFAULT 'run'

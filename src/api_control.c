@@ -142,8 +142,9 @@ control_advance(int64 id, JobStage stage)
 	if (job->stage != stage - 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("job " INT64_FORMAT " is not at the stage that dess_batch_%s follows",
-						id, stage_verbs[stage]),
+				 job->stage < stage ?
+				 errmsg("it is too early for dess_batch_%s(" INT64_FORMAT ")", stage_verbs[stage], id) :
+				 errmsg("it is too late for dess_batch_%s(" INT64_FORMAT ")", stage_verbs[stage], id),
 				 errdetail_internal("%s", stage_limits[job->stage]),
 				 job->stage == STAGE_RETRIEVE ?
 				 errhint("See dess_batch_progress for how far it is.") :

@@ -87,7 +87,7 @@ explain_end(const Explain *explain)
 	StringInfoData line;
 
 	initStringInfo(&line);
-	appendStringInfo(&line, "Job " INT64_FORMAT " %s: of " INT64_FORMAT " rows " INT64_FORMAT " are done and " INT64_FORMAT " failed",
+	appendStringInfo(&line, "Job " INT64_FORMAT " %s: " INT64_FORMAT " rows, " INT64_FORMAT " done, " INT64_FORMAT " failed",
 					 job->id,
 					 job->state == JOB_DONE ? "is done" :
 					 job->state == JOB_CANCELLED ? "was cancelled" : "has failed",
@@ -112,10 +112,10 @@ explain_standing(const Explain *explain)
 	const JobFacts *facts = explain->facts;
 
 	if (facts->rows_known)
-		explain_say(explain, "Job " INT64_FORMAT " is in state %s: of " INT64_FORMAT " rows " INT64_FORMAT " are done and " INT64_FORMAT " failed.",
+		explain_say(explain, "Job " INT64_FORMAT " is in state %s: " INT64_FORMAT " rows, " INT64_FORMAT " done, " INT64_FORMAT " failed.",
 					explain->job->id, facts->state, facts->rows, facts->done, facts->failed);
 	else
-		explain_say(explain, "Job " INT64_FORMAT " is in state %s: " INT64_FORMAT " rows are done and " INT64_FORMAT " failed, how many there are is not known yet.",
+		explain_say(explain, "Job " INT64_FORMAT " is in state %s: " INT64_FORMAT " rows done, " INT64_FORMAT " failed; how many there are is not known yet.",
 					explain->job->id, facts->state, facts->done, facts->failed);
 }
 
@@ -309,7 +309,7 @@ explain_running(const Explain *explain, const BatchGroup *group)
 	if (group->remote_finished >= 0)
 		appendStringInfo(&line, ", " INT64_FORMAT " of " INT64_FORMAT " requests are finished",
 						 group->remote_finished, group->requests);
-	if (group->next_poll_at != 0)
+	if (group->next_poll_at > GetCurrentTimestamp())
 		appendStringInfo(&line, "; the next look is at %s, SELECT dess_batch_status(" INT64_FORMAT ") looks at once",
 						 timestamptz_to_str(group->next_poll_at), explain->job->id);
 	if (group->error_code != NULL || group->error != NULL)

@@ -216,7 +216,8 @@ typedef struct Progress
 	MemoryContext context;		/* of what was printed last */
 	char	   *printed;		/* without the figures that change by themselves */
 	TimestampTz printed_at;
-	TimestampTz began_at;
+	int64		before;			/* rows that had ended before answers could come */
+	TimestampTz answers_from;	/* when answers could come */
 } Progress;
 
 /* How much is done, in words. */
@@ -245,12 +246,43 @@ without_digits(const char *words)
 	return result;
 }
 
+/*
+ * How fast answers come, and when the last one will have.  Rows that need no
+ * answer end at once while a job is prepared: they would promise too much.
+ */
+static void
+append_rate(StringInfo words, Progress *progress, const char *state, int64 finished, int64 left)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	double		seconds;
+	double		rate;
+
+	if (progress->answers_from == 0 ||
+		(strcmp(state, "running") != 0 && strcmp(state, "retrieving") != 0))
+	{
+		progress->before = finished;
+		progress->answers_from = now;
+		return;
+	}
+	seconds = (now - progress->answers_from) / (double) USECS_PER_SEC;
+	if (finished <= progress->before || seconds < 1)
+		return;
+	rate = (finished - progress->before) / seconds;
+	appendStringInfo(words, ", %.1f rows/s", rate);
+	if (left > 0 && left / rate < SECS_PER_DAY)
+	{
+		int			eta = (int) (left / rate);
+
+		appendStringInfo(words, ", %02d:%02d:%02d left", eta / SECS_PER_HOUR,
+						 eta / SECS_PER_MINUTE % 60, eta % SECS_PER_MINUTE);
+	}
+}
+
 /* Prints how far the job is if that is news, and if there was no news a moment ago. */
 static void
 progress_look(Progress *progress, Wait *wait)
 {
 	MemoryContext caller = look_begin(wait);
-	TimestampTz now = GetCurrentTimestamp();
 	StringInfoData line;
 	StringInfoData news;
 	char	   *state;
@@ -274,20 +306,17 @@ progress_look(Progress *progress, Wait *wait)
 	initStringInfo(&news);
 	appendStringInfo(&news, "%s %s %s", line.data, state,
 					 waiting_for != NULL ? without_digits(waiting_for) : "");
-	if (bar != NULL && (progress->printed == NULL || strcmp(progress->printed, news.data) != 0) &&
-		TimestampDifferenceExceeds(progress->printed_at, now, NOTICE_PAUSE_MS))
-	{
-		if (rate > 0)
-			appendStringInfo(&line, ", %.1f rows/s", rate);
-		if (eta != NULL)
-			appendStringInfo(&line, ", %s left", eta);
-		if (waiting_for != NULL)
-			appendStringInfo(&line, "; %s, waiting for %s", state, waiting_for);
-		ereport(NOTICE, (errmsg_internal("%s", line.data)));
+	append_rate(&line, progress, state, done + failed, rows_known ? rows - done - failed : 0);
+	if (waiting_for != NULL)
+		appendStringInfo(&line, "; %s, waiting for %s", state, waiting_for);
 
+	if (bar != NULL && (progress->printed == NULL || strcmp(progress->printed, news.data) != 0) &&
+		TimestampDifferenceExceeds(progress->printed_at, GetCurrentTimestamp(), NOTICE_PAUSE_MS))
+	{
+		ereport(NOTICE, (errmsg_internal("%s", line.data)));
 		MemoryContextReset(progress->context);
 		progress->printed = MemoryContextStrdup(progress->context, news.data);
-		progress->printed_at = now;
+		progress->printed_at = GetCurrentTimestamp();
 	}
 	look_end(caller);
 }

@@ -69,6 +69,8 @@ save_slice(void *arg)
 	MoveArg    *move = (MoveArg *) arg;
 
 	jobstore_save_batch(&move->batch->batch);
+	if (move->error == NULL && move->batch->failures > 0)
+		jobstore_batch_error(move->batch->job->job->id, move->batch->batch.no, NULL, NULL);
 	if (move->error != NULL)
 		jobstore_batch_error(move->batch->job->job->id, move->batch->batch.no,
 							 encoding_to_server_lossy(move->error->code),
@@ -116,7 +118,10 @@ batch_account_ready(BatchTask *batch)
 		}
 	}
 	if (channel->account->secret != NULL)
+	{
+		jobtask_note_gone(batch->job);
 		return true;
+	}
 	jobtask_wait_for_secret(batch->job);
 	batch->due = batch->job->due;
 	return false;
@@ -224,7 +229,8 @@ check_file_slice(void *arg)
 	const Batch *row = &rebuild->batch->batch;
 	int64		length = spool_length(spool_path(row->job_id, row->no, SPOOL_REQUESTS, 0));
 
-	rebuild->intact = length == row->bytes;
+	/* while it is being filled, what a crash left behind the committed length is no damage */
+	rebuild->intact = length == row->bytes || (row->state == BATCH_PREPARING && length > row->bytes);
 	if (!rebuild->intact)
 		rebuild->batch->job->job->requeued +=
 			jobstore_release_batch(rebuild->batch->job->job, row->no, BATCH_FAILED, false);

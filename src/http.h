@@ -36,7 +36,8 @@ typedef struct HttpRequest
 	int64		body_offset;	/* first byte in that file */
 	int64		body_file_length;	/* bytes from there */
 	List	   *parts;			/* of HttpPart *; multipart/form-data when not NIL */
-	const char *sink_file;		/* a 2xx body is written here (0600, truncated first); other bodies stay in memory */
+	const char *sink_file;		/* a 2xx body is written here (0600); other bodies stay in memory */
+	int64		sink_offset;	/* the body is written from here; what lies behind is cut off */
 	int64		sink_limit;		/* bytes a sink may take; 0: no limit */
 	size_t		reply_limit;	/* bytes kept in memory; 0: 16 MB */
 
@@ -64,7 +65,7 @@ typedef struct HttpReply
 	int			status;			/* 0 unless one arrived; 3xx too, redirects are not followed */
 	char	   *body;			/* NUL-terminated, "" when it went to the sink */
 	size_t		body_length;
-	int64		sink_length;	/* bytes written to the sink file */
+	int64		sink_length;	/* bytes written to the sink file, from sink_offset on */
 	List	   *headers;		/* of char *, "name: value", names in lower case */
 	const char *message;		/* why, for a failure; no secret, no URL query */
 } HttpReply;

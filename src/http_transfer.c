@@ -173,13 +173,21 @@ transfer_receive_head(char *data, size_t size, size_t count, void *arg)
 static bool
 open_sink(HttpTransfer *transfer)
 {
-	transfer->sink_fd = open(transfer->request.sink_file,
-							 O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | PG_BINARY,
-							 S_IRUSR | S_IWUSR);
+	const char *path = transfer->request.sink_file;
+	int64		offset = transfer->request.sink_offset;
+	struct stat status;
+
+	transfer->sink_fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | PG_BINARY, S_IRUSR | S_IWUSR);
 	if (transfer->sink_fd < 0)
-		transfer_fail(transfer, HTTP_LOCAL, "could not create file \"%s\": %m",
-					  transfer->request.sink_file);
-	return transfer->sink_fd >= 0;
+		transfer_fail(transfer, HTTP_LOCAL, "could not create file \"%s\": %m", path);
+	else if (fstat(transfer->sink_fd, &status) != 0)
+		transfer_fail(transfer, HTTP_LOCAL, "could not stat file \"%s\": %m", path);
+	else if (status.st_size < offset)
+		transfer_fail(transfer, HTTP_LOCAL, "file \"%s\" is shorter than expected", path);
+	else if (ftruncate(transfer->sink_fd, offset) != 0 ||
+			 lseek(transfer->sink_fd, offset, SEEK_SET) != offset)
+		transfer_fail(transfer, HTTP_LOCAL, "could not truncate file \"%s\": %m", path);
+	return transfer->reply.failure == HTTP_OK;
 }
 
 static bool
@@ -187,7 +195,8 @@ write_sink(HttpTransfer *transfer, const char *data, size_t length)
 {
 	int64		limit = transfer->request.sink_limit;
 
-	if (limit > 0 && transfer->reply.sink_length + (int64) length > limit)
+	if (limit > 0 &&
+		transfer->request.sink_offset + transfer->reply.sink_length + (int64) length > limit)
 	{
 		transfer_fail(transfer, HTTP_TOO_LARGE,
 					  "the reply is larger than " INT64_FORMAT " bytes", limit);

@@ -358,7 +358,26 @@ jobtask_note(JobTask *task, const char *code, const char *message)
 	end.task = task;
 	end.code = encoding_to_server_lossy(code);
 	end.message = encoding_to_server_lossy(message);
+	task->told = message != NULL;
 	(void) slice_run("noting an error", note_slice, &end, &error);
+}
+
+/* What the job was waiting for has come. */
+void
+jobtask_note_gone(JobTask *task)
+{
+	if (task->told)
+		jobtask_note(task, NULL, NULL);
+}
+
+/* Database work of the job has succeeded: trouble with it is over. */
+void
+jobtask_well(JobTask *task)
+{
+	if (task->failures == 0)
+		return;
+	task->failures = 0;
+	jobtask_note_gone(task);
 }
 
 /* Nothing can be sent until somebody provides a secret; it is looked for again soon. */
@@ -368,12 +387,9 @@ jobtask_wait_for_secret(JobTask *task)
 	const Account *account = task->channel->account;
 
 	if (!task->told)
-	{
-		task->told = true;
 		jobtask_note(task, "no_secret",
 					 psprintf("no secret for server \"%s\"; looked at: %s",
 							  account->server, account->secret_searched));
-	}
 	task->due = later(SECRET_RETRY_MS);
 }
 

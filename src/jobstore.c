@@ -205,10 +205,10 @@ static Statement insert_job = {
 	.sql = "INSERT INTO dess_batch.job (owner, owner_name, submitted_by, source, source_name, target, model, mode, "
 	"provider, server, server_name, label, key_columns, key_kinds, prompt, system_prompt, department, "
 	"input_columns, counting_columns, where_sql, overwrite, response_schema, target_columns, missing, "
-	"parameters, max_rows, sample, only_outcomes, max_cost, max_failed, keep, args, stage, extension_version) "
+	"parameters, max_rows, sample, only_outcomes, max_cost, max_failed, keep, args, stage, home, extension_version) "
 	"SELECT $1, $2, $3, $4, $4::regclass::text, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
 	"$18, $19, $20, $21::jsonb, $22::jsonb, $23, $24::jsonb, nullif($25, 0), $26, "
-	"CASE WHEN cardinality($27) > 0 THEN $27 END, $28::numeric, $29::numeric, $30, $31::jsonb, $32, extversion "
+	"CASE WHEN cardinality($27) > 0 THEN $27 END, $28::numeric, $29::numeric, $30, $31::jsonb, $32, $33, extversion "
 	"FROM pg_catalog.pg_extension WHERE extname = 'dess_batch' "
 	"RETURNING id"
 };
@@ -249,6 +249,7 @@ job_args(Args *args, const Job *job)
 	arg_text(args, keep_names[job->keep]);
 	arg_text(args, job->args);
 	arg_text(args, job_stage_names[job->stage]);
+	arg_home(args);
 }
 
 int64
@@ -289,6 +290,7 @@ load_jobs(Statement *statement, const Args *args, const Ledger *ledger)
  * Jobs with anything left to do: those that nothing keeps from going on; paused
  * ones with batches in the given states; and those with something to be removed
  * at the provider.  The first condition finds candidates by partial indexes.
+ * What was restored from elsewhere is passed over until its identity is checked.
  */
 #define WORKING_JOBS(batch_states) \
 	"j.id IN (" \
@@ -296,7 +298,7 @@ load_jobs(Statement *statement, const Args *args, const Ledger *ledger)
 	"UNION " \
 	"SELECT b.job_id FROM dess_batch.batch b WHERE " BATCH_IS_OPEN("b.") \
 	" AND (b.state IN (" batch_states ") OR " BATCH_REMAINS("b.") ")) " \
-	"AND j.control <> 'hold' AND (" \
+	"AND j.control <> 'hold' AND j.home = $1 AND (" \
 	JOB_IS_OPEN("j.") " AND j.control <> 'pause' " \
 	"OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") " AND CASE " \
 	"WHEN " JOB_IS_OPEN("j.") " THEN b.state IN (" batch_states ") OR " BATCH_IS_FINAL("b.") " " \
@@ -325,6 +327,7 @@ jobstore_load_jobs(void)
 	List	   *jobs;
 
 	ledger_open(&ledger);
+	arg_home(&args);
 	jobs = load_jobs(&select_working_jobs, &args, &ledger);
 	ledger_close(&ledger);
 	return jobs;
@@ -338,6 +341,7 @@ jobstore_any_work(void)
 	bool		any;
 
 	ledger_open(&ledger);
+	arg_home(&args);
 	ledger_run(&any_working_job, &args);
 	any = ledger_get_bool(0, 1);
 	ledger_close(&ledger);
@@ -508,7 +512,9 @@ jobstore_finish(int64 id, JobState state, const char *error_code, const char *er
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET state = $2, finished_at = now(), "
-		"error_code = CASE WHEN $4 IS NULL THEN j.error_code ELSE $3 END, error = coalesce($4, j.error) "
+		"all_prepared = j.all_prepared OR $2 = 'cancelled', "
+		"error_code = CASE WHEN $2 = 'done' THEN NULL WHEN $4 IS NULL THEN j.error_code ELSE $3 END, "
+		"error = CASE WHEN $2 = 'done' THEN NULL ELSE coalesce($4, j.error) END "
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND ($2 <> 'done' OR j.requeued = 0)"
 	};
 	Args		args = {0};

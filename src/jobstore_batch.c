@@ -213,6 +213,8 @@ jobstore_move_batch(const Batch *batch, BatchState from, BatchState to)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES ", state = $15, "
+		"error_code = CASE WHEN $15 IN ('uploaded', 'cancelled', 'failed') THEN b.error_code END, "
+		"error = CASE WHEN $15 IN ('uploaded', 'cancelled', 'failed') THEN b.error END, "
 		"finished_at = CASE WHEN $15 IN ('done', 'cancelled', 'failed') THEN now() ELSE b.finished_at END "
 		"WHERE b.job_id = $1 AND b.no = $2 AND b.state = $14"
 	};

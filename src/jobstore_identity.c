@@ -5,7 +5,8 @@
  *
  * A dump that was restored, a database made from a template and a cluster that
  * went through pg_upgrade have a ledger whose batches may be at work somewhere
- * else.  Its jobs are held until somebody adopts them.
+ * else.  Its jobs are held until somebody adopts them.  Each job names its home,
+ * because a worker may look while a dump is still being restored table by table.
  *
  * Everything is kept as OID and as name, because OIDs mean something else
  * after a restore.  By then an OID may have been given to another table, role
@@ -22,23 +23,27 @@
 
 #include "jobstore_int.h"
 
-/* system identifier, database */
 static void
-identity_args(Args *args)
+arg_system_identifier(Args *args)
 {
 	char		identifier[32];
 
 	snprintf(identifier, sizeof(identifier), UINT64_FORMAT, GetSystemIdentifier());
 	arg_text(args, identifier);
-	arg_oid(args, MyDatabaseId);
 }
 
-static Statement select_identity = {
-	.sql = "SELECT count(*) FILTER (WHERE l.system_identifier = $1 AND l.database = $2), count(*) FROM dess_batch.ledger l"
-};
+void
+arg_home(Args *args)
+{
+	char		home[64];
+
+	snprintf(home, sizeof(home), UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId);
+	arg_text(args, home);
+}
 
 static Statement insert_identity = {
-	.sql = "INSERT INTO dess_batch.ledger (system_identifier, database) VALUES ($1, $2)"
+	.sql = "INSERT INTO dess_batch.ledger (system_identifier, database) SELECT $1, $2 WHERE NOT EXISTS ("
+	"SELECT FROM dess_batch.ledger l WHERE l.system_identifier = $1 AND l.database = $2)"
 };
 
 static Statement delete_strange_identities = {
@@ -47,20 +52,21 @@ static Statement delete_strange_identities = {
 	"SELECT count(*), count(*) FILTER (WHERE system_identifier <> $1) FROM gone"
 };
 
-static Statement hold_jobs = {
-	.sql = "UPDATE dess_batch.job j SET held_control = j.control, control = 'hold' WHERE j.control <> 'hold' "
-	"AND (" JOB_IS_OPEN("j.") " OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_REMAINS("b.") "))"
-};
+/* Whether a job is held or merely brought home, its table, server and owner are looked up by name. */
+#define HELD_JOB \
+	"(" JOB_IS_OPEN("j.") " OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_REMAINS("b.") "))"
 
-static Statement find_sources = {
-	.sql = "UPDATE dess_batch.job j SET source = coalesce(to_regclass(j.source_name)::oid, 0), "
+static Statement take_in_jobs = {
+	.sql = "WITH strange AS (UPDATE dess_batch.job j SET home = $2, "
+	"held_control = CASE WHEN " HELD_JOB " AND j.control <> 'hold' THEN j.control ELSE j.held_control END, "
+	"control = CASE WHEN " HELD_JOB " THEN 'hold' ELSE j.control END, "
+	"source = coalesce(to_regclass(j.source_name)::oid, 0), "
 	"server = CASE WHEN j.server = 0 THEN 0 ELSE coalesce("
-	"(SELECT s.oid FROM pg_catalog.pg_foreign_server s WHERE s.srvname = j.server_name), 1) END"
-};
-
-static Statement find_owners = {
-	.sql = "UPDATE dess_batch.job j SET owner = coalesce("
-	"(SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = j.owner_name), 0)"
+	"(SELECT s.oid FROM pg_catalog.pg_foreign_server s WHERE s.srvname = j.server_name), 1) END, "
+	"owner = CASE WHEN split_part(j.home, '/', 1) = $1 THEN j.owner ELSE coalesce("
+	"(SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = j.owner_name), 0) END "
+	"WHERE j.home <> $2 RETURNING j.control = 'hold' AS held) "
+	"SELECT count(*) FROM strange WHERE held"
 };
 
 static Statement find_settled_sources = {
@@ -85,45 +91,34 @@ static Statement find_usage_owners = {
 	"reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens"
 };
 
-/* Only who takes the strange rows away holds the jobs; whoever comes at the same time finds it done. */
+/* Two that come at the same time wait for each other, and the second finds it done. */
 int64
 jobstore_check_identity(void)
 {
 	Ledger		ledger;
 	Args		args = {0};
+	Args		job_args = {0};
 	Args		none = {0};
-	int64		ours;
-	int64		all;
-	int64		held = 0;
+	int64		strange;
+	int64		strange_cluster;
+	int64		held;
 
 	ledger_open(&ledger);
-	identity_args(&args);
-	ledger_run(&select_identity, &args);
-	ours = ledger_get_int64(0, 1, 0);
-	all = ledger_get_int64(0, 2, 0);
-	if (ours == 0)
-		ledger_run(&insert_identity, &args);
+	arg_system_identifier(&args);
+	arg_oid(&args, MyDatabaseId);
+	ledger_run(&insert_identity, &args);
+	ledger_run(&delete_strange_identities, &args);
+	strange = ledger_get_int64(0, 1, 0);
+	strange_cluster = ledger_get_int64(0, 2, 0);
+	if (strange > 0)
+		ledger_run(&find_settled_sources, &none);
+	if (strange_cluster > 0)
+		ledger_run(&find_usage_owners, &none);
 
-	if (all > ours)
-	{
-		int64		strange;
-		int64		strange_cluster;
-
-		ledger_run(&delete_strange_identities, &args);
-		strange = ledger_get_int64(0, 1, 0);
-		strange_cluster = ledger_get_int64(0, 2, 0);
-		if (strange > 0)
-		{
-			held = ledger_run(&hold_jobs, &none);
-			ledger_run(&find_sources, &none);
-			ledger_run(&find_settled_sources, &none);
-		}
-		if (strange_cluster > 0)
-		{
-			ledger_run(&find_owners, &none);
-			ledger_run(&find_usage_owners, &none);
-		}
-	}
+	arg_system_identifier(&job_args);
+	arg_home(&job_args);
+	ledger_run(&take_in_jobs, &job_args);
+	held = ledger_get_int64(0, 1, 0);
 	ledger_close(&ledger);
 	return held;
 }

@@ -89,6 +89,9 @@ extern int	name_position(const char *const *names, int nnames, const char *name)
 /* ---- jobstore_key.c ---- */
 extern char *key_join_list(List *values);	/* of char * */
 
+/* ---- jobstore_identity.c ---- */
+extern void arg_home(Args *args);	/* where this ledger is, as job.home has it */
+
 /* ---- jobstore.c ---- */
 extern const char *const job_state_names[];
 extern const char *const job_control_names[];

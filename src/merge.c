@@ -635,7 +635,6 @@ merge_remember(MergeSlice *slice)
 		}
 	}
 	state->offset = slice->offset_after;
-	task->failures = 0;
 	task->job->requeued += slice->nagain;
 	if (slice->nagain > 0 && task->job->online)
 		task->again_due = later(1000 << Min(slice->max_again, 5));
@@ -690,6 +689,7 @@ merge_group(BatchTask *batch, bool *trouble)
 	}
 	merge_remember(&slice);
 	merge_judge(&slice);
+	jobtask_well(batch->job);
 	return !slice.end_of_file;
 }
 

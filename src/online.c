@@ -337,6 +337,8 @@ online_send(BatchTask *batch)
 		state->send_due = batch->job->due;
 		return false;
 	}
+	if (channel->unreachable == 0)
+		jobtask_note_gone(batch->job);
 
 	for (int i = 0; i < SENDS_A_TURN && state->nunsent > 0 &&
 		 channel->online_in_flight < channel->concurrency.limit; i++)

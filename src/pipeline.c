@@ -234,7 +234,6 @@ status_batch_failed(BatchTask *batch)
 static void
 status_done(BatchTask *batch)
 {
-	batch->failures = 0;
 	batch->not_found = 0;
 	batch->batch.polls++;
 	switch (batch->batch.remote.status)
@@ -244,6 +243,7 @@ status_done(BatchTask *batch)
 		case REMOTE_RUNNING:
 			status_poll_later(batch);
 			batch_save(batch, NULL);
+			batch->failures = 0;
 			break;
 		case REMOTE_FAILED:
 			if (batch->batch.remote.output_uris == NIL)
@@ -257,6 +257,7 @@ status_done(BatchTask *batch)
 		case REMOTE_CANCELLED:
 		case REMOTE_LOST:
 			batch->downloaded = 0;
+			batch->failures = 0;
 			batch_move(batch, BATCH_RETRIEVING, "reading results");
 			break;
 	}
@@ -501,7 +502,11 @@ batch_work(BatchTask *batch)
 		case BATCH_CREATING:
 			return create_work(batch);
 		case BATCH_RUNNING:
-			return online ? online_work(batch) : status_work(batch);
+			if (!online)
+				return status_work(batch);
+			if (batch->online == NULL && !batch_file_intact(batch))
+				return false;
+			return online_work(batch);
 		case BATCH_RETRIEVING:
 			return retrieve_work(batch);
 		case BATCH_DONE:

@@ -82,6 +82,7 @@ typedef struct JobTask
 	/* the batch being prepared: requests seen in it, by digest */
 	struct requests_hash *requests;
 	BatchTask  *filling;
+	bool		filling_checked;	/* its file is what the ledger says */
 	uint64	   *rivals;			/* sorted digests of keys that other jobs have in flight */
 	int			nrivals;
 	uint64		rivals_generation;
@@ -126,6 +127,8 @@ extern void jobtask_fail(JobTask *task, const char *code, const char *message);
 extern void jobtask_pause(JobTask *task, const char *code, const char *message);
 extern void jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error);
 extern void jobtask_note(JobTask *task, const char *code, const char *message);
+extern void jobtask_note_gone(JobTask *task);
+extern void jobtask_well(JobTask *task);
 extern void jobtask_wait_for_secret(JobTask *task);
 extern bool jobtask_try_finish(JobTask *task);
 extern void jobtask_end_failed(JobTask *task);	/* a failing job ends although batches are at the provider */

@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "batch_task.h"
 #include "batch_token.h"
 #include "guc.h"
 #include "pipeline.h"
@@ -583,7 +584,6 @@ prepare_remember(PrepareSlice *slice)
 	JobTask    *task = slice->task;
 	Job		   *job = task->job;
 
-	task->failures = 0;
 	if (job->state == JOB_QUEUED)
 		job->state = JOB_ACTIVE;
 	job->taken += slice->taken;
@@ -598,6 +598,7 @@ prepare_remember(PrepareSlice *slice)
 		if (slice->new_batch)
 		{
 			task->filling = jobtask_add_batch(task, slice->batch);
+			task->filling_checked = true;
 			job->last_batch = slice->batch->no;
 		}
 		task->filling->batch.items += slice->nitems;
@@ -672,6 +673,16 @@ prepare_work(JobTask *task)
 	SliceError	error;
 	SliceVerdict verdict;
 
+	if (task->filling != NULL && !task->filling_checked)
+	{
+		task->filling_checked = true;
+		if (!batch_file_intact(task->filling))
+		{
+			task->filling = NULL;
+			prepare_forget_requests(task);
+			return true;
+		}
+	}
 	if (!task->job->listed && (task->job->sample || task->job->only != NIL))
 	{
 		prepare_list(task);
@@ -704,7 +715,10 @@ prepare_work(JobTask *task)
 
 	verdict = slice_run("preparing requests", prepare_slice, &slice, &error);
 	if (verdict == SLICE_DONE)
+	{
 		prepare_remember(&slice);
+		jobtask_well(task);
+	}
 	else
 	{
 		/* the digests may name rows that were rolled back */

@@ -158,7 +158,10 @@ void
 provider_step(StageStep step, BatchStage *stage, HttpReply *reply, StepResult *result)
 {
 	if (reply != NULL)
+	{
 		reply_blot_secret(reply, stage->account->secret);
+		reply_blot_secret(reply, stage->account->access_token);
+	}
 	memset(result, 0, sizeof(StepResult));
 	step(stage, reply, result);
 }
@@ -215,6 +218,22 @@ step_wait(StepResult *result, int64 ms)
 	memset(result, 0, sizeof(StepResult));
 	result->kind = STEP_WAIT;
 	result->wait_ms = ms;
+}
+
+void
+step_authorize(StepResult *result)
+{
+	memset(result, 0, sizeof(StepResult));
+	result->kind = STEP_AUTHORIZE;
+}
+
+void
+step_checksum(StepResult *result, const char *file, int64 length)
+{
+	memset(result, 0, sizeof(StepResult));
+	result->kind = STEP_CHECKSUM;
+	result->checksum_file = file;
+	result->checksum_length = length;
 }
 
 void

@@ -76,6 +76,7 @@ typedef struct Account
 	char	   *secret;			/* NULL when none was found */
 	char	   *secret_source;	/* "user mapping of public", "environment variable OPENAI_API_KEY" ... */
 	char	   *secret_searched;	/* places looked at, for messages */
+	char	   *access_token;	/* from authorize; NULL until there is one */
 	bool		trusted;		/* owned by a superuser, or built in */
 	char	   *ca_file;
 	char	   *proxy;
@@ -180,12 +181,20 @@ typedef struct BatchStage
 	int			phase;			/* the step's own counter, 0 at first */
 	int			tries;			/* the step's own counter of repeated looks, 0 at first */
 	char	   *scratch;		/* the step's own, NULL at first */
+	bool		refused;		/* the step's own: the last reply refused the access token */
+	uint32		checksum;		/* result of STEP_CHECKSUM */
+
+	/* results of authorize */
+	char	   *access_token;
+	int64		access_token_seconds;	/* how long it lives from now on */
 } BatchStage;
 
 typedef enum StepKind
 {
 	STEP_REQUEST,				/* send result->request, call again with the reply */
 	STEP_WAIT,					/* call again, without a reply, after result->wait_ms */
+	STEP_AUTHORIZE,				/* the token was refused: get a new one and call again with reply NULL */
+	STEP_CHECKSUM,				/* put the CRC-32C of a local file into stage->checksum and call again with reply NULL */
 	STEP_DONE,
 	STEP_FAILED					/* result->error says why */
 } StepKind;
@@ -195,6 +204,8 @@ typedef struct StepResult
 	StepKind	kind;
 	HttpRequest request;		/* method, url, headers, body; the rest is filled in from the account */
 	int64		wait_ms;
+	const char *checksum_file;	/* stage->spool_file or stage->sink_file */
+	int64		checksum_length;	/* its first bytes count */
 	StepError	error;
 } StepResult;
 
@@ -274,6 +285,14 @@ typedef struct BatchProvider
 	 */
 	void		(*prepare_options) (BatchOptions *options);
 
+	/*
+	 * Optional.  Exchanges the secret for an access token, which it leaves in
+	 * stage with its lifetime; of the batch it knows nothing.  Without it the
+	 * secret is sent as it is.  A step asks for it by STEP_AUTHORIZE, and not
+	 * twice in a row.
+	 */
+	StageStep	authorize;
+
 	/* the five stages */
 	void		(*prepare_batch_file) (StringInfo line, const BatchItem *item, const BatchOptions *options);
 	StageStep	upload_batch_file;
@@ -328,6 +347,8 @@ extern PGDLLEXPORT void step_request(StepResult *result, const char *method, con
 extern PGDLLEXPORT void step_header(StepResult *result, const char *name, const char *value);
 extern PGDLLEXPORT void step_json_body(StepResult *result, const char *body);	/* with its Content-Type */
 extern PGDLLEXPORT void step_done(StepResult *result);
+extern PGDLLEXPORT void step_authorize(StepResult *result);
+extern PGDLLEXPORT void step_checksum(StepResult *result, const char *file, int64 length);
 extern PGDLLEXPORT void step_wait(StepResult *result, int64 ms);
 extern PGDLLEXPORT void step_fail(StepResult *result, ErrorClass class, const char *code, const char *message);
 /* The class of a transport failure or an HTTP status; retry-after headers are read.  Fills everything. */

@@ -14,9 +14,13 @@ use Exporter 'import';
 use File::Basename qw(basename dirname);
 use Cwd qw(abs_path);
 
+use Carp;
+use Time::HiRes qw(sleep time);
+
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
+use DessBatch::Session;
 use DessBatch::Simulator;
 
 our @EXPORT = qw(
@@ -27,6 +31,9 @@ our @EXPORT = qw(
   create_faculty
   submit_job
   wait_for_job
+  wait_until
+  job_figures
+  outcomes
 );
 
 my $simulators = 0;
@@ -143,6 +150,40 @@ sub wait_for_job
 		   SELECT dess_batch_explain($job);});
 	return $node->safe_psql($database,
 		"SELECT state FROM dess_batch_jobs WHERE job_id = $job");
+}
+
+# Calls a function until it returns true, and returns that; dies with the
+# description when that takes too long.
+sub wait_until
+{
+	my ($description, $condition) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	for (;;)
+	{
+		my $result = $condition->();
+		return $result if $result;
+		croak "timed out: $description" if time > $deadline;
+		sleep 0.02;
+	}
+}
+
+# "state rows done failed pending" of a job.
+sub job_figures
+{
+	my ($node, $job, $database) = @_;
+	return $node->safe_psql($database // 'postgres',
+		"SELECT concat_ws(' ', state, rows, done, failed, pending) FROM dess_batch_jobs WHERE job_id = $job");
+}
+
+# "ok 3, stale 1" and so on: how the rows of a job ended, in alphabetical order.
+sub outcomes
+{
+	my ($node, $job, $database) = @_;
+	return $node->safe_psql(
+		$database // 'postgres', qq{
+		SELECT string_agg(outcome || ' ' || n, ', ' ORDER BY outcome COLLATE "C")
+		FROM (SELECT outcome, count(*) AS n FROM dess_batch_rows WHERE job_id = $job GROUP BY outcome) o});
 }
 
 sub _literal
