@@ -23,7 +23,7 @@
 #include "api_account.h"
 #include "credential.h"
 #include "encoding.h"
-#include "pipeline.h"
+#include "channel.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_check);
 
@@ -132,26 +132,36 @@ check_pause(int64 ms)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* Goes through the provider's own check; false when it does not end well, result says why. */
+static bool check_authorize(Check *check, Account *account, StepResult *result);
+
+/* Goes through a step of the provider; false when it does not end well, result says why. */
 static bool
-check_ask(Check *check, const Account *account, BatchStage *stage, StepResult *result)
+check_step(Check *check, Account *account, StageStep step, BatchStage *stage, StepResult *result)
 {
 	HttpReply  *reply = NULL;
 
+	stage->account = account;
 	for (int i = 0; i < MAX_STEPS; i++)
 	{
-		provider_step(account->provider->check_account, stage, reply, result);
+		provider_step(step, stage, reply, result);
 		reply = NULL;
 		switch (result->kind)
 		{
 			case STEP_REQUEST:
-				pipeline_complete_request(&result->request, account);
+				channel_complete_request(&result->request, account);
 				reply = http_perform(&result->request);
 				check->reached = check->reached || reply->failure == HTTP_OK;
 				break;
 			case STEP_WAIT:
 				check_pause(result->wait_ms);
 				break;
+			case STEP_AUTHORIZE:
+				if (!check_authorize(check, account, result))
+					return false;
+				break;
+			case STEP_CHECKSUM:
+				step_fail(result, ERROR_PERMANENT, NULL, "there is no file to be checked");
+				return false;
 			case STEP_DONE:
 				return true;
 			case STEP_FAILED:
@@ -160,6 +170,34 @@ check_ask(Check *check, const Account *account, BatchStage *stage, StepResult *r
 	}
 	step_fail(result, ERROR_TEMPORARY, NULL, "the provider does not come to an end");
 	return false;
+}
+
+static void
+check_stage_init(BatchStage *stage, BatchRemote *remote)
+{
+	memset(stage, 0, sizeof(*stage));
+	memset(remote, 0, sizeof(*remote));
+	stage->remote = remote;
+	stage->created_at = GetCurrentTimestamp();
+}
+
+/* Exchanges the secret for an access token, once. */
+static bool
+check_authorize(Check *check, Account *account, StepResult *result)
+{
+	BatchStage	stage;
+	BatchRemote remote;
+
+	if (account->access_token != NULL || account->provider->authorize == NULL)
+	{
+		step_fail(result, ERROR_AUTH, NULL, "the provider refuses the access token");
+		return false;
+	}
+	check_stage_init(&stage, &remote);
+	if (!check_step(check, account, account->provider->authorize, &stage, result))
+		return false;
+	account->access_token = stage.access_token;
+	return true;
 }
 
 static char *
@@ -171,36 +209,42 @@ error_in_words(const StepError *error)
 									psprintf("%s: %s", error->code, message) : message);
 }
 
+/* Reports a failure of what was tried as step, or that nobody could be reached. */
 static void
-check_network(Check *check, const Account *account)
+check_report_failure(Check *check, const char *step, const StepError *error)
+{
+	check_report(check, "connection", check->reached,
+				 check->reached ? "the provider answers" : error_in_words(error));
+	if (check->reached)
+		check_report(check, error->class == ERROR_AUTH ? "credentials" : step, false,
+					 error_in_words(error));
+}
+
+static void
+check_network(Check *check, Account *account)
 {
 	BatchStage	stage;
 	BatchRemote remote;
 	StepResult	result;
-	bool		good;
 
-	memset(&stage, 0, sizeof(stage));
-	memset(&remote, 0, sizeof(remote));
 	memset(&result, 0, sizeof(result));
-	stage.account = account;
-	stage.remote = &remote;
-	stage.created_at = GetCurrentTimestamp();
 	http_init();
-	good = check_ask(check, account, &stage, &result);
-
-	check_report(check, "connection", check->reached,
-				 check->reached ? "the provider answers" : error_in_words(&result.error));
-	if (!check->reached)
-		return;
-	if (!good && result.error.class == ERROR_AUTH)
+	if (account->provider->authorize != NULL && !check_authorize(check, account, &result))
 	{
-		check_report(check, "credentials", false, error_in_words(&result.error));
+		check_report_failure(check, "token", &result.error);
 		return;
 	}
-	if (good)
-		check_report(check, "credentials", true, "the provider accepts them");
-	check_report(check, "model list", good,
-				 !good ? error_in_words(&result.error) :
+	check_stage_init(&stage, &remote);
+	if (!check_step(check, account, account->provider->check_account, &stage, &result))
+	{
+		check_report_failure(check, "model list", &result.error);
+		return;
+	}
+	check_report(check, "connection", true, "the provider answers");
+	if (account->provider->authorize != NULL)
+		check_report(check, "token", true, "obtained");
+	check_report(check, "credentials", true, "the provider accepts them");
+	check_report(check, "model list", true,
 				 stage.scratch != NULL ? encoding_to_server_lossy(stage.scratch) : "readable");
 }
 

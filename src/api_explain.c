@@ -66,15 +66,23 @@ explain_say(const Explain *explain, const char *format,...)
 	tuplestore_putvalues(explain->rsinfo->setResult, explain->rsinfo->setDesc, &value, &isnull);
 }
 
-/* "code: words", or what there is of them; NULL for nothing. */
+/* "code: words", or what there is of them, without a period at the end; NULL for nothing. */
 static char *
 error_in_words(const char *code, const char *error)
 {
+	char	   *words;
+	size_t		length;
+
 	if (error == NULL && code == NULL)
 		return NULL;
 	if (error == NULL || code == NULL)
-		return pstrdup(error != NULL ? error : code);
-	return psprintf("%s: %s", code, error);
+		words = pstrdup(error != NULL ? error : code);
+	else
+		words = psprintf("%s: %s", code, error);
+	length = strlen(words);
+	if (length > 0 && words[length - 1] == '.')
+		words[length - 1] = '\0';
+	return words;
 }
 
 /* ---- where the job stands ---- */

@@ -21,11 +21,11 @@
 #include "batch_token.h"
 #include "credential.h"
 #include "encoding.h"
-#include "guc.h"
 #include "parameters.h"
 #include "provider.h"
 #include "sample.h"
 #include "target.h"
+#include "usercxt.h"
 #include "wake.h"
 
 #define PREVIEW_PAGE_ROWS	500
@@ -231,7 +231,7 @@ dess_batch_preview(PG_FUNCTION_ARGS)
 	Job		   *job = submit_resolve(fcinfo, true);
 	Preview		preview;
 	List	   *listed = NIL;
-	int			nestlevel;
+	UserContext user;
 
 	InitMaterializedSRF(fcinfo, 0);
 	memset(&preview, 0, sizeof(preview));
@@ -243,7 +243,7 @@ dess_batch_preview(PG_FUNCTION_ARGS)
 	if (job->only != NIL)
 		listed = preview_listed(job);
 
-	nestlevel = guc_pin_output();
+	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	preview.table = target_open(job);
 	if (job->only != NIL)
 		preview_only(&preview, listed);
@@ -251,6 +251,6 @@ dess_batch_preview(PG_FUNCTION_ARGS)
 		preview_sample(&preview);
 	else
 		preview_table(&preview);
-	guc_unpin(nestlevel);
+	usercxt_leave(&user);
 	return (Datum) 0;
 }

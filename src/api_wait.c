@@ -216,8 +216,8 @@ typedef struct Progress
 	MemoryContext context;		/* of what was printed last */
 	char	   *printed;		/* without the figures that change by themselves */
 	TimestampTz printed_at;
-	int64		before;			/* rows that had ended before answers could come */
-	TimestampTz answers_from;	/* when answers could come */
+	TimestampTz running_since;	/* when answers could come; 0: not yet */
+	int64		answers_before; /* how many there were by then */
 } Progress;
 
 /* How much is done, in words. */
@@ -251,23 +251,26 @@ without_digits(const char *words)
  * answer end at once while a job is prepared: they would promise too much.
  */
 static void
-append_rate(StringInfo words, Progress *progress, const char *state, int64 finished, int64 left)
+append_rate(StringInfo words, Progress *progress, const Wait *wait, const char *state, int64 left)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	double		seconds;
 	double		rate;
+	int64		answers;
+	int64		failed;
 
-	if (progress->answers_from == 0 ||
-		(strcmp(state, "running") != 0 && strcmp(state, "retrieving") != 0))
+	if (strcmp(state, "running") != 0 && strcmp(state, "retrieving") != 0)
+		return;
+	jobstore_count_answers(wait->job, &answers, &failed);
+	if (progress->running_since == 0)
 	{
-		progress->before = finished;
-		progress->answers_from = now;
-		return;
+		progress->running_since = now;
+		progress->answers_before = answers;
 	}
-	seconds = (now - progress->answers_from) / (double) USECS_PER_SEC;
-	if (finished <= progress->before || seconds < 1)
+	seconds = (now - progress->running_since) / (double) USECS_PER_SEC;
+	if (answers <= progress->answers_before || seconds < 1)
 		return;
-	rate = (finished - progress->before) / seconds;
+	rate = (answers - progress->answers_before) / seconds;
 	appendStringInfo(words, ", %.1f rows/s", rate);
 	if (left > 0 && left / rate < SECS_PER_DAY)
 	{
@@ -306,7 +309,7 @@ progress_look(Progress *progress, Wait *wait)
 	initStringInfo(&news);
 	appendStringInfo(&news, "%s %s %s", line.data, state,
 					 waiting_for != NULL ? without_digits(waiting_for) : "");
-	append_rate(&line, progress, state, done + failed, rows_known ? rows - done - failed : 0);
+	append_rate(&line, progress, wait, state, rows_known ? rows - done - failed : 0);
 	if (waiting_for != NULL)
 		appendStringInfo(&line, "; %s, waiting for %s", state, waiting_for);
 

@@ -16,6 +16,8 @@
 /* how an estimate of tokens is made from bytes */
 #define BYTES_A_TOKEN		3.5
 #define RETRY_FIRST_MS		1000
+/* of a file, in one turn */
+#define CHECKSUM_BYTES		(32 * 1024 * 1024)
 /* "not found" is believed after this many looks over this time */
 #define NOT_FOUND_LOOKS		4
 #define NOT_FOUND_MS		(15 * 60 * 1000)
@@ -97,6 +99,29 @@ account_slice(void *arg)
 	(void) channel_account((Channel *) arg);
 }
 
+/*
+ * Sees to the channel's access token.  A refused secret fails a job that has
+ * nothing at the provider; one that has waits for a better one.
+ */
+static bool
+batch_authorize(BatchTask *batch)
+{
+	Channel    *channel = batch->job->channel;
+	const StepError *error = &channel->authorize_error;
+
+	channel_authorize(channel);
+	if (channel_is_authorized(channel))
+		return true;
+	if (error->code != NULL && (error->class == ERROR_AUTH || error->class == ERROR_PERMANENT) &&
+		batch->batch.state < BATCH_CREATING && jobtask_may_send(batch->job))
+		jobtask_fail(batch->job, encoding_to_server_lossy(error->code),
+					 encoding_to_server_lossy(error->message));
+	else if (error->code != NULL && !batch->job->told)
+		jobtask_note(batch->job, error->code, error->message);
+	batch->due = Max(channel->authorize_due, batch->due);
+	return false;
+}
+
 /* The account as it is now, with a secret; otherwise the job waits or has failed. */
 bool
 batch_account_ready(BatchTask *batch)
@@ -117,26 +142,19 @@ batch_account_ready(BatchTask *batch)
 			return false;
 		}
 	}
-	if (channel->account->secret != NULL)
+	if (channel->account->secret == NULL)
 	{
-		jobtask_note_gone(batch->job);
-		return true;
+		jobtask_wait_for_secret(batch->job);
+		batch->due = batch->job->due;
+		return false;
 	}
-	jobtask_wait_for_secret(batch->job);
-	batch->due = batch->job->due;
-	return false;
+	if (!channel_is_authorized(channel) && !batch_authorize(batch))
+		return false;
+	jobtask_note_gone(batch->job);
+	return true;
 }
 
 /* ---- the provider's side ---- */
-
-void
-pipeline_complete_request(HttpRequest *request, const Account *account)
-{
-	request->idle_timeout = account->request_timeout;
-	request->ca_file = account->ca_file;
-	request->proxy = account->proxy;
-	request->trusted = account->trusted;
-}
 
 char *
 batch_copy_text(BatchTask *batch, const char *text)
@@ -258,6 +276,37 @@ batch_file_intact(BatchTask *batch)
 						batch->batch.no, batch->job->job->id)));
 	}
 	return rebuild.intact;
+}
+
+static void
+checksum_slice(void *arg)
+{
+	BatchTask  *batch = (BatchTask *) arg;
+	int64		length = Min(batch->checksum_length - batch->checksum_at, CHECKSUM_BYTES);
+
+	batch->checksum = spool_crc32c(batch->checksum_file, batch->checksum_at, length, batch->checksum);
+	batch->checksum_at += length;
+}
+
+bool
+batch_checksum(BatchTask *batch)
+{
+	SliceError	error;
+	SliceVerdict verdict = slice_run("computing a checksum", checksum_slice, batch, &error);
+
+	if (verdict != SLICE_DONE)
+	{
+		/* the step begins anew */
+		batch->step = NULL;
+		jobtask_trouble(batch->job, verdict, &error);
+		batch->due = batch->job->due;
+		return false;
+	}
+	if (batch->checksum_at < batch->checksum_length)
+		return false;
+	batch->stage.checksum = batch->checksum;
+	batch->checksum_at = -1;
+	return true;
 }
 
 /* ---- batches that will not run ---- */

@@ -40,6 +40,9 @@ extern bool batch_release(BatchTask *batch);
 /* Is "not found" old enough to be believed? */
 extern bool batch_not_found_for_good(BatchTask *batch, const StepError *error);
 
+/* Some megabytes of the checksum that a step wants; true when it stands in the stage. */
+extern bool batch_checksum(BatchTask *batch);
+
 /* The step is taken again after a delay. */
 extern void batch_retry_step(BatchTask *batch, const StepError *error);
 

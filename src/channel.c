@@ -7,7 +7,9 @@
  */
 #include "postgres.h"
 
+#include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "channel.h"
@@ -17,6 +19,16 @@
 #define ACCOUNT_MAX_AGE_MS	1000
 
 static dlist_head channels = DLIST_STATIC_INIT(channels);
+
+/* A server or a user mapping was changed: every account is read again. */
+static void
+channel_invalidate(Datum arg, int cacheid, uint32 hashvalue)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &channels)
+		dlist_container(Channel, node, iter.cur)->loaded_at = 0;
+}
 
 Channel *
 channel_get(Oid server, const char *provider_name, Oid role)
@@ -32,12 +44,22 @@ channel_get(Oid server, const char *provider_name, Oid role)
 			return channel;
 	}
 
+	if (dlist_is_empty(&channels))
+	{
+		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, channel_invalidate, (Datum) 0);
+		CacheRegisterSyscacheCallback(USERMAPPINGUSERSERVER, channel_invalidate, (Datum) 0);
+	}
 	channel = MemoryContextAllocZero(TopMemoryContext, sizeof(Channel));
 	channel->server = server;
 	channel->role = role;
 	strlcpy(channel->provider_name, provider_name, sizeof(channel->provider_name));
+	channel->owner.channel = channel;
 	channel->account_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch account",
 												 ALLOCSET_SMALL_SIZES);
+	channel->token_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch token",
+											   ALLOCSET_SMALL_SIZES);
+	channel->step_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch token request",
+											  ALLOCSET_SMALL_SIZES);
 	dlist_push_tail(&channels, &channel->node);
 	return channel;
 }
@@ -91,6 +113,9 @@ channel_account(Channel *channel)
 	MemoryContextDelete(channel->account_cxt);
 	channel->account_cxt = fresh;
 	channel->account = account;
+	if (channel->token != NULL && strcmp(channel->token_secret, account_fingerprint(account)) != 0)
+		channel_drop_token(channel);
+	account->access_token = channel->token;
 	channel->loaded_at = GetCurrentTimestamp();
 	return account;
 }

@@ -13,6 +13,17 @@
 #include "provider.h"
 #include "sched.h"
 
+struct BatchTask;
+struct Channel;
+
+/* What comes back with a finished transfer. */
+typedef struct TransferOwner
+{
+	struct BatchTask *batch;	/* NULL: the channel asks for a token */
+	struct Channel *channel;
+	bool		online;			/* an OnlineRequest begins here */
+} TransferOwner;
+
 typedef struct Channel
 {
 	dlist_node	node;
@@ -22,6 +33,22 @@ typedef struct Channel
 	MemoryContext account_cxt;
 	Account    *account;		/* NULL until loaded */
 	TimestampTz loaded_at;
+
+	/* the access token, for providers that exchange the secret for one */
+	MemoryContext token_cxt;
+	char	   *token;			/* NULL: none */
+	TimestampTz token_until;	/* a new one is fetched from then on */
+	char	   *token_secret;	/* fingerprint of the account it was given for */
+
+	/* the step that fetches it */
+	bool		authorizing;
+	BatchStage	stage;
+	MemoryContext step_cxt;
+	TransferOwner owner;
+	HttpTransfer *transfer;
+	TimestampTz authorize_due;	/* not before */
+	int			authorize_failures;
+	StepError	authorize_error;	/* why the last try failed; code NULL: it did not */
 
 	Concurrency concurrency;	/* online requests */
 	RateWindow	requests;
@@ -42,5 +69,23 @@ extern Channel *channel_get(Oid server, const char *provider_name, Oid role);
  */
 extern Account *channel_account(Channel *channel);
 extern bool channel_is_fresh(const Channel *channel);	/* channel_account() would do nothing */
+
+/* ---- channel_token.c ---- */
+
+/* Does every request have what it must carry?  If not, channel_authorize() is to be called. */
+extern bool channel_is_authorized(const Channel *channel);
+
+/* Sees to a token; one turn.  What comes of it is told by channel_is_authorized() and authorize_error. */
+extern void channel_authorize(Channel *channel);
+extern void channel_take_reply(Channel *channel, HttpReply *reply);
+
+/* The provider refused the token. */
+extern void channel_drop_token(Channel *channel);
+
+/* When channel_authorize() has something to do again; DT_NOEND: never by time. */
+extern TimestampTz channel_due(const Channel *channel);
+
+/* What every request of an account has: timeout, proxy, CA file, trust. */
+extern void channel_complete_request(HttpRequest *request, const Account *account);
 
 #endif							/* DESS_CHANNEL_H */

@@ -370,26 +370,31 @@ http_header(const HttpReply *reply, const char *name)
 
 /*
  * Reserves a descriptor for each connection that "transfers" transfers may
- * need, as far as there are, gives back what is too much, and lets libcurl have
- * as many; at the limit it closes idle ones.  A quarter of the process's
- * descriptors at most, because fd.c grants a third, and files need some.
+ * need, one in any case and others as far as there are, gives back what is too
+ * much, and lets libcurl have as many; at the limit it closes idle ones.  A
+ * quarter of the process's descriptors at most, because fd.c grants a third,
+ * and files need some.
  */
 static void
 reserve_connections(int transfers)
 {
 	int			open = transfer_open_sockets();
 	int			wanted = Min(Max(open, transfers) + SPARE_CONNECTIONS, max_safe_fds / 4);
-	int			allowed;
 
+	if (reserved_connections == 0)
+	{
+		ReserveExternalFD();
+		reserved_connections = 1;
+	}
 	while (reserved_connections < wanted && AcquireExternalFD())
 		reserved_connections++;
 	for (; reserved_connections > Max(wanted, open); reserved_connections--)
 		ReleaseExternalFD();
 
-	allowed = Max(reserved_connections, 1);
-	if (allowed != allowed_connections &&
-		curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long) allowed) == CURLM_OK)
-		allowed_connections = allowed;
+	if (reserved_connections != allowed_connections &&
+		curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS,
+						  (long) reserved_connections) == CURLM_OK)
+		allowed_connections = reserved_connections;
 }
 
 /* ----------
@@ -510,7 +515,10 @@ look_at_due_transfers(void)
 	}
 }
 
-/* Gives some of those waiting to libcurl, in their order. */
+/*
+ * Gives some of those waiting to libcurl, in their order.  Where descriptors are
+ * short, one at least gets what it needs.
+ */
 static void
 give_waiting(void)
 {
@@ -527,7 +535,7 @@ give_waiting(void)
 			break;
 
 		reserve_connections(running_count + 1);
-		if (reserved_connections == 0 || !transfer_reserve_files(transfer))
+		if (!transfer_reserve_files(transfer, running_count == 0))
 		{
 			waiting_blocked = true;
 			continue;

@@ -114,12 +114,18 @@ transfer_copy_request(HttpTransfer *transfer, const HttpRequest *request)
 }
 
 bool
-transfer_reserve_files(HttpTransfer *transfer)
+transfer_reserve_files(HttpTransfer *transfer, bool force)
 {
 	int			needed = (transfer->request.body_file != NULL) + (transfer->request.sink_file != NULL);
 
-	while (transfer->reserved_files < needed && AcquireExternalFD())
+	while (transfer->reserved_files < needed)
+	{
+		if (force)
+			ReserveExternalFD();
+		else if (!AcquireExternalFD())
+			break;
 		transfer->reserved_files++;
+	}
 	if (transfer->reserved_files == needed)
 		return true;
 
@@ -231,12 +237,12 @@ describe_reply(HttpTransfer *transfer)
 }
 
 /*
- * HTTP/1.1, like the providers' own Python clients.  With HTTP/2, libcurl 7.88
- * spins while flow control holds up an upload, and starves requests when a host
- * has connections of both versions.  Besides, a server that closes an HTTP/2
- * connection leaves behind requests of which libcurl does not say whether they
- * were begun, and a POST in such doubt may have cost money; the last reply of an
- * HTTP/1.1 connection announces its end.
+ * HTTP/1.1, like the official Python clients of these services.  With HTTP/2,
+ * libcurl 7.88 spins while flow control holds up an upload, and starves requests
+ * when a host has connections of both versions.  Besides, a server that closes
+ * an HTTP/2 connection leaves behind requests of which libcurl does not say
+ * whether they were begun, and a POST in such doubt may have cost money; the
+ * last reply of an HTTP/1.1 connection announces its end.
  */
 static bool
 describe_connection(HttpTransfer *transfer)

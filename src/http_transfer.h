@@ -85,8 +85,8 @@ extern void curl_leave(const sigset_t *saved);
  */
 extern void transfer_copy_request(HttpTransfer *transfer, const HttpRequest *request);
 
-/* Reserves the descriptors of the transfer's files.  False: none left now. */
-extern bool transfer_reserve_files(HttpTransfer *transfer);
+/* Reserves the descriptors of the transfer's files.  False, without force: none left now. */
+extern bool transfer_reserve_files(HttpTransfer *transfer, bool force);
 
 /* Makes the easy handle.  False: the reply says why. */
 extern bool transfer_open(HttpTransfer *transfer);

@@ -64,6 +64,7 @@ jobtask_add_batch(JobTask *task, const Batch *batch)
 	result->job = task;
 	result->cxt = cxt;
 	result->owner.batch = result;
+	result->checksum_at = -1;
 	result->batch = *batch;
 	result->batch.token = pstrdup(batch->token);
 	result->batch.remote.input_uri = remote->input_uri ? pstrdup(remote->input_uri) : NULL;
@@ -312,6 +313,7 @@ jobtask_fail(JobTask *task, const char *code, const char *message)
 		{
 			batch->batch.state = BATCH_FAILED;
 			batch->due = 0;
+			spool_remove_batch(task->job->id, batch->batch.no);
 		}
 	}
 	task->filling = NULL;

@@ -206,12 +206,17 @@ failed_outcomes(List *asked_for)
 	return names;
 }
 
-/* Locks the job and tells what it has left; raises where it cannot be retried. */
+/*
+ * Locks the job and tells what it has left: rows that wait to be sent, or for
+ * their results in a batch that a failed job had to leave.  Raises where it
+ * cannot be retried.
+ */
 static void
 lock_for_retry(int64 id, bool *final, int64 *waiting, bool *unprepared)
 {
 	static Statement statement = {
-		.sql = "SELECT j.state, j.control, j.requeued, NOT j.all_prepared "
+		.sql = "SELECT j.state, j.control, j.requeued + coalesce((SELECT sum(b.items - b.ok - b.missing - b.empty - b.failed - b.again) "
+		"FROM dess_batch.batch b WHERE b.job_id = j.id AND NOT " BATCH_IS_FINAL("b.") "), 0)::bigint, NOT j.all_prepared "
 		"FROM dess_batch.job j WHERE j.id = $1 FOR NO KEY UPDATE"
 	};
 	Args		args = {0};

@@ -115,7 +115,7 @@ merge_begin(BatchTask *batch)
 	if (verdict == SLICE_DONE)
 		return true;
 	merge_end(batch);
-	jobtask_trouble(batch->job, verdict, &error);
+	merge_trouble(batch, verdict, &error);
 	return false;
 }
 
@@ -664,6 +664,20 @@ merge_judge(MergeSlice *slice)
 }
 
 /*
+ * What failed database work means for a batch whose results are there.  If it
+ * is hopeless (the table or a right is gone), the job ends; its batches stay
+ * as they are, so that dess_batch_retry() can go on where it stopped.
+ */
+void
+merge_trouble(BatchTask *batch, SliceVerdict verdict, const SliceError *error)
+{
+	jobtask_trouble(batch->job, verdict, error);
+	if (verdict == SLICE_HOPELESS)
+		jobtask_end_failed(batch->job);
+	batch->due = Max(batch->job->due, later(50));
+}
+
+/*
  * One group of lines of the current result file.  Returns false at its end.
  */
 static bool
@@ -684,7 +698,7 @@ merge_group(BatchTask *batch, bool *trouble)
 	{
 		*trouble = true;
 		merge_rewind(batch->merge);
-		jobtask_trouble(batch->job, verdict, &error);
+		merge_trouble(batch, verdict, &error);
 		return true;
 	}
 	merge_remember(&slice);

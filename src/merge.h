@@ -40,6 +40,8 @@ extern bool merge_begin(BatchTask *batch);
 /* Merges one group of lines of the current result file; *end: there were no more. */
 extern void merge_lines(BatchTask *batch, bool *end);
 
+extern void merge_trouble(BatchTask *batch, SliceVerdict verdict, const SliceError *error);
+
 /* Reads the files once more, for the rows that were locked. */
 extern void merge_start_pass(BatchTask *batch);
 

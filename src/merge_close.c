@@ -112,7 +112,7 @@ merge_close(BatchTask *batch)
 	verdict = slice_run("closing a batch", close_slice, &closing, &error);
 	if (verdict != SLICE_DONE)
 	{
-		jobtask_trouble(task, verdict, &error);
+		merge_trouble(batch, verdict, &error);
 		return;
 	}
 	for (int i = 0, n = 0; i < state->nitems && n < closing.closed; i++)

@@ -39,6 +39,7 @@ typedef struct OnlineRequest
 	char	   *line;
 	size_t		length;
 	HttpTransfer *transfer;
+	bool		refused;		/* with an access token; the next refusal is final */
 } OnlineRequest;
 
 typedef struct OnlineState
@@ -288,7 +289,7 @@ online_start(BatchTask *batch, OnlineRequest *request)
 
 	memset(&http, 0, sizeof(http));
 	account->provider->infer(account, batch->job->job->model, request->line, request->length, &http);
-	pipeline_complete_request(&http, account);
+	channel_complete_request(&http, account);
 	request->transfer = http_start(&http, request);
 	MemoryContextSwitchTo(caller);
 
@@ -304,6 +305,21 @@ static void
 account_slice(void *arg)
 {
 	(void) channel_account((Channel *) arg);
+}
+
+/* Sees to the channel's access token; the job fails when its secret is refused. */
+static void
+online_authorize(BatchTask *batch)
+{
+	Channel    *channel = batch->job->channel;
+	const StepError *error = &channel->authorize_error;
+
+	channel_authorize(channel);
+	if (error->code != NULL && (error->class == ERROR_AUTH || error->class == ERROR_PERMANENT))
+		jobtask_fail(batch->job, encoding_to_server_lossy(error->code),
+					 encoding_to_server_lossy(error->message));
+	else
+		batch->online->send_due = channel->authorize_due;
 }
 
 /*
@@ -335,6 +351,11 @@ online_send(BatchTask *batch)
 	{
 		jobtask_wait_for_secret(batch->job);
 		state->send_due = batch->job->due;
+		return false;
+	}
+	if (!channel_is_authorized(channel))
+	{
+		online_authorize(batch);
 		return false;
 	}
 	if (channel->unreachable == 0)
@@ -430,6 +451,14 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 		sched_concurrency_limited(&channel->concurrency, error.retry_after_ms,
 								  GetCurrentTimestamp() / 1000);
 		online_block(channel, error.retry_after_ms >= 0 ? error.retry_after_ms : 1000);
+		online_put_back(batch, request);
+		return true;
+	}
+	if (reply->status == 401 && channel->account->provider->authorize != NULL && !request->refused)
+	{
+		/* a token may have ended before its time: once more with a new one */
+		request->refused = true;
+		channel_drop_token(channel);
 		online_put_back(batch, request);
 		return true;
 	}

@@ -62,6 +62,7 @@ step_begin(BatchTask *batch, StageStep step)
 	MemoryContextSwitchTo(caller);
 
 	batch->step = step;
+	batch->checksum_at = -1;
 	batch_take_reply(batch, NULL);
 }
 
@@ -84,13 +85,22 @@ batch_take_reply(BatchTask *batch, HttpReply *reply)
 	switch (result.kind)
 	{
 		case STEP_REQUEST:
-			pipeline_complete_request(&result.request, account);
+			channel_complete_request(&result.request, account);
 			if (result.request.sink_file != NULL)
 				result.request.sink_limit = (int64) dess_spool_limit * 1024 * 1024;
 			batch->transfer = http_start(&result.request, &batch->owner);
 			break;
 		case STEP_WAIT:
 			batch->due = later(result.wait_ms);
+			break;
+		case STEP_AUTHORIZE:
+			channel_drop_token(batch->job->channel);
+			break;
+		case STEP_CHECKSUM:
+			batch->checksum_file = result.checksum_file;
+			batch->checksum_length = result.checksum_length;
+			batch->checksum_at = 0;
+			batch->checksum = 0;
 			break;
 		case STEP_DONE:
 			batch->step = NULL;
@@ -359,6 +369,18 @@ stage_done(BatchTask *batch)
 	}
 }
 
+/* The provider's words; where it has no batch service, with what to do. */
+static char *
+failure_in_words(const BatchTask *batch, const StepError *error)
+{
+	char	   *words = encoding_to_server_lossy(error->message);
+
+	if (error->class != ERROR_NO_SERVICE)
+		return words;
+	return psprintf("server \"%s\" has no batch service, submit with mode => 'online': %s",
+					batch->job->job->server_name, words != NULL ? words : "");
+}
+
 /* Before the batch exists at the provider: nothing is paid yet. */
 static void
 unsent_stage_failed(BatchTask *batch, const StepError *error)
@@ -394,8 +416,7 @@ unsent_stage_failed(BatchTask *batch, const StepError *error)
 				!batch_move(batch, BATCH_UPLOADED, "putting a batch back"))
 				break;
 			if (jobtask_may_send(task))
-				jobtask_fail(task, encoding_to_server_lossy(error->code),
-							 encoding_to_server_lossy(error->message));
+				jobtask_fail(task, encoding_to_server_lossy(error->code), failure_in_words(batch, error));
 			break;
 	}
 }
@@ -460,6 +481,18 @@ stage_failed(BatchTask *batch, const StepError *error)
 
 /* ---- one turn ---- */
 
+/* A step that waited, or wanted a token or a checksum, goes on. */
+static bool
+step_continue(BatchTask *batch)
+{
+	if (batch->checksum_at >= 0 && !batch_checksum(batch))
+		return true;
+	if (!batch_account_ready(batch) || batch->step == NULL)
+		return false;
+	batch_take_reply(batch, NULL);
+	return true;
+}
+
 /* Cancelling ends at once what is not at the provider. */
 static bool
 cancel_work(BatchTask *batch)
@@ -482,10 +515,7 @@ batch_work(BatchTask *batch)
 	if (batch->transfer != NULL)
 		return false;
 	if (batch->step != NULL)
-	{
-		batch_take_reply(batch, NULL);
-		return true;
-	}
+		return step_continue(batch);
 
 	switch (batch->batch.state)
 	{

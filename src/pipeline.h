@@ -25,13 +25,6 @@ struct OnlineState;
 struct SampleState;
 struct CountState;
 
-/* What comes back with a finished transfer. */
-typedef struct TransferOwner
-{
-	struct BatchTask *batch;
-	bool		online;			/* an OnlineRequest begins here */
-} TransferOwner;
-
 /* A batch in the worker's memory. */
 typedef struct BatchTask
 {
@@ -46,6 +39,10 @@ typedef struct BatchTask
 	MemoryContext step_cxt;		/* reset when a step begins */
 	TransferOwner owner;		/* of the step's transfers */
 	HttpTransfer *transfer;		/* NULL: none */
+	int64		checksum_at;	/* how far STEP_CHECKSUM has come; -1: none is wanted */
+	const char *checksum_file;
+	int64		checksum_length;
+	uint32		checksum;
 	int			downloaded;		/* result files that are in the spool */
 	bool		cancel_sent;	/* the provider was told */
 	bool		resumed;		/* an upload may have had its effect without our knowing its name */
@@ -109,9 +106,6 @@ extern void pipeline_finished_transfers(void);
 extern bool pipeline_work(void);	/* one slice for whoever is due; false: nothing was due */
 extern long pipeline_timeout_ms(void);	/* until something is due; -1: nothing ever */
 extern bool pipeline_is_idle(void); /* nothing left to do or to wait for */
-
-/* What every request of an account has: timeout, proxy, CA file, trust. */
-extern void pipeline_complete_request(HttpRequest *request, const Account *account);
 
 /* ---- job_task.c: loading, ending and pausing jobs ---- */
 extern dlist_head pipeline_jobs;

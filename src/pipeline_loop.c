@@ -100,7 +100,9 @@ pipeline_finished_transfers(void)
 	{
 		TransferOwner *owner = http_owner(transfer);
 
-		if (owner->online)
+		if (owner->batch == NULL)
+			channel_take_reply(owner->channel, http_reply(transfer));
+		else if (owner->online)
 			online_reply(owner, transfer);
 		else
 			batch_take_reply(owner->batch, http_reply(transfer));
@@ -137,6 +139,8 @@ pipeline_timeout_ms(void)
 			first = Min(first, task->due);
 		if (task->again_due > now)
 			first = Min(first, task->again_due);
+		if (task->channel != NULL && channel_due(task->channel) > now)
+			first = Min(first, channel_due(task->channel));
 		dlist_foreach(iter, &task->batches)
 		{
 			TimestampTz due = batch_due(dlist_container(BatchTask, node, iter.cur));

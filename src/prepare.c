@@ -208,7 +208,7 @@ prepare_add_row(PrepareSlice *slice, const TargetRow *row, int attempts)
 
 		if (slice->lines.len - length_before > slice->max_bytes)
 		{
-			prepare_end_row(slice, row, attempts, OUTCOME_REJECTED, "too_large",
+			prepare_end_row(slice, row, attempts - 1, OUTCOME_REJECTED, "too_large",
 							psprintf("the request has %d bytes, the server takes files of " INT64_FORMAT,
 									 slice->lines.len - length_before, slice->max_bytes));
 			slice->lines.len = length_before;
@@ -243,11 +243,12 @@ prepare_add_row(PrepareSlice *slice, const TargetRow *row, int attempts)
 static bool
 prepare_row(PrepareSlice *slice, const TargetRow *row, int attempts)
 {
+	/* what ends here was sent one time less */
 	if (!row->convertible)
-		prepare_end_row(slice, row, attempts, OUTCOME_INVALID, "22021",
+		prepare_end_row(slice, row, attempts - 1, OUTCOME_INVALID, "22021",
 						"the row's text is not valid in UTF-8");
 	else if (row->text == NULL)
-		prepare_end_row(slice, row, attempts, OUTCOME_EMPTY, NULL, NULL);
+		prepare_end_row(slice, row, attempts - 1, OUTCOME_EMPTY, NULL, NULL);
 	else if (!prepare_add_row(slice, row, attempts))
 		return false;
 	return true;

@@ -20,6 +20,7 @@
 #include "common/file_perm.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
 
@@ -161,6 +162,36 @@ spool_truncate(const char *path, int64 length)
 				(errcode_for_file_access(),
 				 errmsg("could not truncate file \"%s\": %m", path)));
 	spool_close_transient(path, fd);
+}
+
+uint32
+spool_crc32c(const char *path, int64 from, int64 length, uint32 before)
+{
+	int			fd = spool_open_transient(path, O_RDONLY);
+	char	   *buffer = palloc(READ_CHUNK);
+	pg_crc32c	crc = before ^ 0xFFFFFFFF;
+
+	while (length > 0)
+	{
+		ssize_t		got = pg_pread(fd, buffer, Min(length, READ_CHUNK), from);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not read file \"%s\": %m", path)));
+		if (got == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("file \"%s\" is shorter than it should be", path)));
+		COMP_CRC32C(crc, buffer, got);
+		from += got;
+		length -= got;
+	}
+	FIN_CRC32C(crc);
+	spool_close_transient(path, fd);
+	return crc;
 }
 
 static void

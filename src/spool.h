@@ -32,6 +32,9 @@ extern void spool_write(const char *path, int64 offset, const char *data, size_t
 extern void spool_sync(const char *path);
 extern void spool_truncate(const char *path, int64 length);
 
+/* CRC-32C of a range, going on from the value of what stands before it (0 at the start). */
+extern uint32 spool_crc32c(const char *path, int64 from, int64 length, uint32 before);
+
 /* All files of one batch.  What is not there is no error. */
 extern void spool_remove_batch(int64 job_id, int batch_no);
 

@@ -32,7 +32,6 @@
 
 #include "api_submit.h"
 #include "credential.h"
-#include "guc.h"
 #include "json.h"
 #include "parameters.h"
 #include "sample.h"
@@ -318,7 +317,7 @@ resolve_target_columns(Relation rel, Job *job)
 	job->target = buf.data;
 }
 
-/* Does the column's type take this text? */
+/* Does the column's type take this text?  A domain's constraint is code of whoever owns it. */
 static bool
 column_takes(Form_pg_attribute att, char *word)
 {
@@ -355,9 +354,15 @@ column_takes(Form_pg_attribute att, char *word)
 static void
 resolve_missing(Relation rel, Job *job)
 {
+	UserContext user;
+	bool		takes;
+
 	if (job->missing == NULL || job->target == NULL || job->target_columns != NULL)
 		return;
-	if (column_takes(relation_column(rel, job->target), job->missing))
+	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
+	takes = column_takes(relation_column(rel, job->target), job->missing);
+	usercxt_leave(&user);
+	if (takes)
 		return;
 	if (strcmp(job->missing, DEFAULT_MISSING) != 0)
 		ereport(ERROR,
@@ -578,12 +583,14 @@ resolve_numbers(FunctionCallInfo fcinfo, Job *job, const Account *account)
 static void
 check_table(Job *job, bool quiet)
 {
-	int			nestlevel = guc_pin_output();
-	TargetTable *table = target_open(job);
+	UserContext user;
+	TargetTable *table;
 	char	   *conflict;
 
+	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
+	table = target_open(job);
 	target_check_rights(table);
-	guc_unpin(nestlevel);
+	usercxt_leave(&user);
 
 	conflict = jobstore_conflicting_key(job->source, job->target, job->key_columns);
 	if (conflict != NULL)

@@ -19,6 +19,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/syscache.h"
@@ -28,15 +29,44 @@
 #include "usercxt.h"
 
 /*
- * Whom to act as on a relation.  Raises 42P01 when it is gone; needs a
- * transaction.  The owner of the very relation that is read or written counts:
- * who works on one partition passes that partition.
+ * Raises 42501 for a partition that is not a superuser's, below a table that
+ * is: nobody but a superuser can act on the table, and nobody with a
+ * superuser's rights may meet the triggers of the partition.
+ */
+static void
+refuse_strange_partitions(Oid relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relation, NoLock, NULL))
+	{
+		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_class class;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		class = (Form_pg_class) GETSTRUCT(tuple);
+		if (!superuser_arg(class->relowner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("partition \"%s\" does not belong to a superuser, as its table does",
+							NameStr(class->relname)),
+					 errdetail("Its triggers would run with the rights of a superuser."),
+					 errhint("Submit as a role that is not a superuser, or let table and partitions have one owner.")));
+		ReleaseSysCache(tuple);
+	}
+}
+
+/*
+ * Whom to act as on a relation.  Raises 42P01 when it is gone, and 42501 when
+ * there is nobody; needs a transaction.
  */
 Oid
 usercxt_effective_role(Oid job_owner, Oid relation)
 {
 	HeapTuple	tuple;
 	Oid			relation_owner;
+	char		relkind;
 
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
 	if (!HeapTupleIsValid(tuple))
@@ -44,10 +74,15 @@ usercxt_effective_role(Oid job_owner, Oid relation)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relation)));
 	relation_owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	relkind = ((Form_pg_class) GETSTRUCT(tuple))->relkind;
 	ReleaseSysCache(tuple);
 
-	if (superuser_arg(job_owner) && !superuser_arg(relation_owner))
+	if (!superuser_arg(job_owner))
+		return job_owner;
+	if (!superuser_arg(relation_owner))
 		return relation_owner;
+	if (relkind == RELKIND_PARTITIONED_TABLE)
+		refuse_strange_partitions(relation);
 	return job_owner;
 }
 

@@ -70,12 +70,12 @@ sub run_watched
 {
 	my ($arguments) = @_;
 	my $session = DessBatch::Session->new($node);
-	my $heard = '';
 
 	my $job = $session->query("LISTEN dess_batch; SELECT dess_batch_submit($arguments);");
-	$session->query("SET test.job = $job; $looks");
+	my $heard = $session->query("SET test.job = $job; $looks");
 	is($session->errors, '', 'the figures add up at every look');
-	my $number = $session->query("SELECT current_setting('test.looks')");
+	$heard .= $session->query("SELECT 'looks ' || current_setting('test.looks')");
+	my ($number) = $heard =~ /^looks (\d+)/m;
 	wait_until(
 		'the notification',
 		sub {
