@@ -289,11 +289,11 @@ explain_prepared(const Explain *explain, const BatchGroup *group)
 	if (explain->job->stage == STAGE_PREPARE)
 		return;
 	if (account != NULL && explain->facts->active_batches >= account->max_active_batches)
-		explain_say(explain, "%s prepared and waits for room: " INT64_FORMAT " batches are at server \"%s\", whose option max_active_batches is %d.",
+		explain_say(explain, "%s prepared, but there is no room: " INT64_FORMAT " batches are at server \"%s\", whose option max_active_batches is %d.",
 					group_subject(group), explain->facts->active_batches, account->server,
 					account->max_active_batches);
 	else if (account != NULL && account->max_enqueued_tokens > 0 && explain->facts->active_batches > 0)
-		explain_say(explain, "%s prepared and waits for room: option max_enqueued_tokens of server \"%s\" is " INT64_FORMAT ".",
+		explain_say(explain, "%s prepared, but there is no room: option max_enqueued_tokens of server \"%s\" is " INT64_FORMAT ".",
 					group_subject(group), account->server, account->max_enqueued_tokens);
 	else
 		explain_say(explain, "%s prepared, to be uploaded%s.", group_subject(group), group_trouble(group));

@@ -216,8 +216,7 @@ typedef struct Progress
 	MemoryContext context;		/* of what was printed last */
 	char	   *printed;		/* without the figures that change by themselves */
 	TimestampTz printed_at;
-	TimestampTz running_since;	/* when answers could come; 0: not yet */
-	int64		answers_before; /* how many there were by then */
+	TimestampTz began_at;
 } Progress;
 
 /* How much is done, in words. */
@@ -247,30 +246,21 @@ without_digits(const char *words)
 }
 
 /*
- * How fast answers come, and when the last one will have.  Rows that need no
- * answer end at once while a job is prepared: they would promise too much.
+ * How fast answers have come so far, and when the last one will have at that
+ * pace.  Rows that need no answer would promise too much.
  */
 static void
-append_rate(StringInfo words, Progress *progress, const Wait *wait, const char *state, int64 left)
+append_rate(StringInfo words, const Progress *progress, const Wait *wait, int64 left)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	double		seconds;
+	double		seconds = (GetCurrentTimestamp() - progress->began_at) / (double) USECS_PER_SEC;
 	double		rate;
 	int64		answers;
 	int64		failed;
 
-	if (strcmp(state, "running") != 0 && strcmp(state, "retrieving") != 0)
-		return;
 	jobstore_count_answers(wait->job, &answers, &failed);
-	if (progress->running_since == 0)
-	{
-		progress->running_since = now;
-		progress->answers_before = answers;
-	}
-	seconds = (now - progress->running_since) / (double) USECS_PER_SEC;
-	if (answers <= progress->answers_before || seconds < 1)
+	if (answers == 0 || seconds < 1)
 		return;
-	rate = (answers - progress->answers_before) / seconds;
+	rate = answers / seconds;
 	appendStringInfo(words, ", %.1f rows/s", rate);
 	if (left > 0 && left / rate < SECS_PER_DAY)
 	{
@@ -309,7 +299,7 @@ progress_look(Progress *progress, Wait *wait)
 	initStringInfo(&news);
 	appendStringInfo(&news, "%s %s %s", line.data, state,
 					 waiting_for != NULL ? without_digits(waiting_for) : "");
-	append_rate(&line, progress, wait, state, rows_known ? rows - done - failed : 0);
+	append_rate(&line, progress, wait, rows_known ? rows - done - failed : 0);
 	if (waiting_for != NULL)
 		appendStringInfo(&line, "; %s, waiting for %s", state, waiting_for);
 
@@ -334,6 +324,7 @@ run_wait(Wait *wait)
 	char	   *state;
 
 	memset(&progress, 0, sizeof(progress));
+	progress.began_at = GetCurrentTimestamp();
 	progress.context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch progress",
 											 ALLOCSET_SMALL_SIZES);
 	for (;;)

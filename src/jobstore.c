@@ -389,8 +389,9 @@ jobstore_conflicting_key(Oid source, const char *target, List *key_columns)
 }
 
 static Statement any_rival = {
-	.sql = "SELECT EXISTS (SELECT FROM dess_batch.job j WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 "
-	"AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1)"
+	.sql = "SELECT EXISTS (SELECT FROM dess_batch.job j WHERE j.source = $2 "
+	"AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 AND (" JOB_IS_OPEN("j.") " OR EXISTS "
+	"(SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND NOT " BATCH_IS_FINAL("b.") ")))"
 };
 
 bool

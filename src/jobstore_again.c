@@ -388,9 +388,10 @@ add_batch_keys(HashArray *array, int64 job_id, int batch_no)
 			add_hash(array, items[i].key);
 }
 
+/* A job that failed may have left a batch at the provider: its rows are paid for and not bought again. */
 static Statement select_rival_batches = {
 	.sql = "SELECT b.job_id, b.no FROM dess_batch.job j JOIN dess_batch.batch b ON b.job_id = j.id "
-	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 "
+	"WHERE j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 "
 	"AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.")
 };
 

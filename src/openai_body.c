@@ -4,9 +4,7 @@
  *		Request lines for OpenAI and for servers that speak like it.
  *
  * All lines of a job are equal but for the id and the prompt, so the text
- * before and after the prompt is written once.  What the user wrote as JSON
- * (schema, numbers, extra members) is passed on as it is, never printed anew;
- * only its line ends become spaces, for a line is a request.
+ * before and after the prompt is written once.
  *
  * What a model takes is decided by its name, as nothing else is known before
  * the money is spent.  A name that is not known gets what every server takes.
@@ -20,6 +18,7 @@
 #endif
 
 #include "json.h"
+#include "provider_body.h"
 #include "provider_openai.h"
 
 /* what stands in a line between the custom_id and the body */
@@ -109,45 +108,6 @@ is_openai_host(const char *base_url)
 			return true;
 	}
 	return false;
-}
-
-/*
- * Appends JSON that somebody else wrote, as one line: outside of its strings a
- * line end is mere space, and inside it cannot stand.  A byte order mark is
- * good only at a text's beginning, so it is left out.
- */
-void
-openai_append_json(StringInfo out, const char *json, size_t length)
-{
-	int			start = out->len;
-	int			mark = (length >= 3 && memcmp(json, "\xEF\xBB\xBF", 3) == 0) ? 3 : 0;
-
-	appendBinaryStringInfo(out, json + mark, length - mark);
-	for (int i = start; i < out->len; i++)
-	{
-		if (out->data[i] == '\n' || out->data[i] == '\r')
-			out->data[i] = ' ';
-	}
-}
-
-static void
-append_member(StringInfo out, const char *name, const char *json)
-{
-	appendStringInfo(out, ",\"%s\":", name);
-	openai_append_json(out, json, strlen(json));
-}
-
-/* The members of an object, without its braces. */
-static void
-append_members_of(StringInfo out, const char *object)
-{
-	const char *start = strchr(object, '{');
-	const char *end = strrchr(object, '}');
-
-	if (start == NULL || end == NULL || strspn(start + 1, " \t\r\n") == end - start - 1)
-		return;
-	appendStringInfoChar(out, ',');
-	openai_append_json(out, start + 1, end - start - 1);
 }
 
 /* Strict mode asks of an object that nothing else is allowed and nothing may be left out. */
@@ -249,47 +209,15 @@ schema_text_is_strict(const char *text)
 	return strict;
 }
 
-/* The root of the user's extra members, or NULL; *doc is to be freed. */
-static JsonValue *
-extra_open(const BatchOptions *options, JsonDoc **doc)
-{
-	const char *extra = options->parameters.extra;
-	const char *why;
-
-	*doc = extra ? json_parse(extra, strlen(extra), &why) : NULL;
-	return (*doc != NULL && json_is_object(json_root(*doc))) ? json_root(*doc) : NULL;
-}
-
-/* Is there a member of that name, whatever its value? */
-static bool
-extra_names(JsonValue *extra, const char *name)
-{
-	for (JsonValue *member = json_first(extra); member != NULL; member = json_next(member))
-	{
-		if (strcmp(json_name(member), name) == 0)
-			return true;
-	}
-	return false;
-}
-
-static void
-append_text(StringInfo out, const char *json, const char *text)
-{
-	if (json != NULL)
-		appendStringInfoString(out, json);
-	else
-		json_append_cstring(out, text);
-}
-
 /* What stands in a line between the custom_id and the prompt. */
 void
 openai_write_head(StringInfo out, const BatchOptions *options, OpenAIEndpoint endpoint)
 {
 	JsonDoc    *doc;
-	JsonValue  *extra = extra_open(options, &doc);
+	JsonValue  *extra = body_open_extra(options, &doc);
 
 	appendStringInfo(out, LINE_BETWEEN "{\"model\":", openai_endpoint_path(endpoint));
-	append_text(out, options->model_json, options->model);
+	body_append_text(out, options->model_json, options->model);
 	switch (endpoint)
 	{
 		case OPENAI_CHAT:
@@ -297,16 +225,16 @@ openai_write_head(StringInfo out, const BatchOptions *options, OpenAIEndpoint en
 			if (options->system != NULL)
 			{
 				appendStringInfoString(out, "{\"role\":\"system\",\"content\":");
-				append_text(out, options->system_json, options->system);
+				body_append_text(out, options->system_json, options->system);
 				appendStringInfoString(out, "},");
 			}
 			appendStringInfoString(out, "{\"role\":\"user\",\"content\":");
 			break;
 		case OPENAI_RESPONSES:
-			if (options->system != NULL && !extra_names(extra, "instructions"))
+			if (options->system != NULL && !body_names(extra, "instructions"))
 			{
 				appendStringInfoString(out, ",\"instructions\":");
-				append_text(out, options->system_json, options->system);
+				body_append_text(out, options->system_json, options->system);
 			}
 			appendStringInfoString(out, ",\"input\":");
 			break;
@@ -322,12 +250,12 @@ append_output_limit(StringInfo out, const BatchOptions *options, OpenAIEndpoint 
 
 	if (endpoint == OPENAI_CHAT)
 	{
-		if (extra_names(extra, "max_tokens") || extra_names(extra, "max_completion_tokens"))
+		if (body_names(extra, "max_tokens") || body_names(extra, "max_completion_tokens"))
 			return;
 		name = (model_reasons(options->model) || is_openai_host(options->account->base_url)) ?
 			"max_completion_tokens" : "max_tokens";
 	}
-	if (options->parameters.max_output_tokens > 0 && !extra_names(extra, name))
+	if (options->parameters.max_output_tokens > 0 && !body_names(extra, name))
 		appendStringInfo(out, ",\"%s\":" INT64_FORMAT, name, options->parameters.max_output_tokens);
 }
 
@@ -338,7 +266,7 @@ append_effort(StringInfo out, const BatchOptions *options, OpenAIEndpoint endpoi
 
 	if (effort == NULL && options->department)
 		effort = model_least_effort(options->model);
-	if (effort == NULL || extra_names(extra, endpoint == OPENAI_CHAT ? "reasoning_effort" : "reasoning"))
+	if (effort == NULL || body_names(extra, endpoint == OPENAI_CHAT ? "reasoning_effort" : "reasoning"))
 		return;
 	switch (endpoint)
 	{
@@ -359,7 +287,7 @@ append_schema(StringInfo out, const BatchOptions *options, OpenAIEndpoint endpoi
 {
 	const char *strict;
 
-	if (options->schema == NULL || extra_names(extra, endpoint == OPENAI_CHAT ? "response_format" : "text"))
+	if (options->schema == NULL || body_names(extra, endpoint == OPENAI_CHAT ? "response_format" : "text"))
 		return;
 	strict = schema_text_is_strict(options->schema) ? "true" : "false";
 	switch (endpoint)
@@ -372,7 +300,7 @@ append_schema(StringInfo out, const BatchOptions *options, OpenAIEndpoint endpoi
 			break;
 	}
 	appendStringInfo(out, "\"name\":\"answer\",\"strict\":%s", strict);
-	append_member(out, "schema", options->schema);
+	body_append_member(out, "schema", options->schema);
 	appendStringInfoString(out, "}}");
 }
 
@@ -382,23 +310,23 @@ openai_write_tail(StringInfo out, const BatchOptions *options, OpenAIEndpoint en
 {
 	const BatchParameters *parameters = &options->parameters;
 	JsonDoc    *doc;
-	JsonValue  *extra = extra_open(options, &doc);
+	JsonValue  *extra = body_open_extra(options, &doc);
 
 	if (endpoint == OPENAI_CHAT)
 		appendStringInfoString(out, "}]");
 	append_output_limit(out, options, endpoint, extra);
-	if (parameters->temperature != NULL && !extra_names(extra, "temperature"))
-		append_member(out, "temperature", parameters->temperature);
-	if (parameters->top_p != NULL && !extra_names(extra, "top_p"))
-		append_member(out, "top_p", parameters->top_p);
-	if (parameters->seed != NULL && !extra_names(extra, "seed"))
-		append_member(out, "seed", parameters->seed);
+	if (parameters->temperature != NULL && !body_names(extra, "temperature"))
+		body_append_member(out, "temperature", parameters->temperature);
+	if (parameters->top_p != NULL && !body_names(extra, "top_p"))
+		body_append_member(out, "top_p", parameters->top_p);
+	if (parameters->seed != NULL && !body_names(extra, "seed"))
+		body_append_member(out, "seed", parameters->seed);
 	append_effort(out, options, endpoint, extra);
 	append_schema(out, options, endpoint, extra);
-	if (endpoint == OPENAI_RESPONSES && !extra_names(extra, "store"))
-		append_member(out, "store", "false");
+	if (endpoint == OPENAI_RESPONSES && !body_names(extra, "store"))
+		body_append_member(out, "store", "false");
 	if (extra != NULL)
-		append_members_of(out, parameters->extra);
+		body_append_members_of(out, parameters->extra);
 	appendStringInfoString(out, "}}\n");
 	json_free(doc);
 }
@@ -447,46 +375,17 @@ openai_split_line(const char *line, size_t length, OpenAIEndpoint *endpoint,
 
 /* ---- checks ---- */
 
-/* Is the text a JSON number from least to most? */
-static bool
-is_number(const char *text, double least, double most)
-{
-	const char *why;
-	double		value;
-
-	if (strspn(text, "-+.eE0123456789") != strlen(text) || !json_is_valid(text, strlen(text), &why))
-		return false;
-	value = strtod(text, NULL);
-	return value >= least && value <= most;
-}
-
-/* Is the text a JSON number and a 64-bit integer? */
-static bool
-is_integer(const char *text)
-{
-	const char *why;
-
-	if (strspn(text, "-0123456789") != strlen(text) || !json_is_valid(text, strlen(text), &why))
-		return false;
-	errno = 0;
-	(void) strtoll(text, NULL, 10);
-	return errno == 0;
-}
-
 static char *
 check_parameters(const BatchParameters *parameters, OpenAIEndpoint endpoint)
 {
 	bool		known = (parameters->reasoning_effort == NULL);
+	char	   *result = body_check_sampling(parameters);
 
-	if (parameters->temperature != NULL && !is_number(parameters->temperature, 0, 2))
-		return psprintf("parameter \"temperature\" must be a number from 0 to 2, not \"%s\"",
-						parameters->temperature);
-	if (parameters->top_p != NULL && !is_number(parameters->top_p, 0, 1))
-		return psprintf("parameter \"top_p\" must be a number from 0 to 1, not \"%s\"",
-						parameters->top_p);
+	if (result != NULL)
+		return result;
 	if (parameters->seed != NULL && endpoint == OPENAI_RESPONSES)
 		return pstrdup("parameter \"seed\" is not known to the endpoint \"responses\"");
-	if (parameters->seed != NULL && !is_integer(parameters->seed))
+	if (parameters->seed != NULL && !body_is_integer(parameters->seed))
 		return psprintf("parameter \"seed\" must be a 64-bit integer, not \"%s\"",
 						parameters->seed);
 	if (parameters->max_output_tokens < 0)
@@ -541,11 +440,11 @@ check_extra(const BatchOptions *options, OpenAIEndpoint endpoint)
 		result = pstrdup("parameter \"extra\" must be a JSON object");
 	for (int i = 0; i < lengthof(refused) && result == NULL; i++)
 	{
-		if (extra_names(extra, refused[i]))
+		if (body_names(extra, refused[i]))
 			result = psprintf("parameter \"extra\" must not contain \"%s\"", refused[i]);
 	}
 	if (result == NULL && endpoint == OPENAI_RESPONSES && options->schema != NULL &&
-		extra_names(extra, "text") && json_path(extra, "text.format") == NULL)
+		body_names(extra, "text") && json_path(extra, "text.format") == NULL)
 		result = pstrdup("parameter \"extra\" replaces \"text\" without a \"format\", "
 						 "so that response_schema would be lost");
 	json_free(doc);

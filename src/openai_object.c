@@ -12,41 +12,13 @@
 #include "postgres.h"
 
 #include "json.h"
+#include "provider_body.h"
 #include "provider_openai.h"
 #include "utils/timestamp.h"
 
-#define ID_LIMIT		512		/* longer ids are not believed */
 #define STATE_LIMIT		80
 #define LIST_PAGES		100
 #define CLOCK_SKEW		3600	/* seconds */
-
-/* The root of a 2xx reply's document, or NULL; *doc is to be freed either way. */
-JsonValue *
-openai_open_reply(const HttpReply *reply, JsonDoc **doc)
-{
-	const char *why;
-
-	*doc = NULL;
-	if (reply_ok(reply) && reply->body != NULL)
-		*doc = json_parse(reply->body, reply->body_length, &why);
-	return *doc ? json_root(*doc) : NULL;
-}
-
-/* An id that is worth keeping, palloc'd, or NULL: ids are short and printable. */
-char *
-openai_read_id(JsonValue *object, const char *name)
-{
-	const char *id = json_member_string(object, name);
-
-	if (id == NULL || id[0] == '\0' || strlen(id) > ID_LIMIT)
-		return NULL;
-	for (const char *p = id; *p != '\0'; p++)
-	{
-		if ((unsigned char) *p <= ' ' || (unsigned char) *p >= 0x7F)
-			return NULL;
-	}
-	return pstrdup(id);
-}
 
 static RemoteStatus
 status_of_word(const char *word)
@@ -104,10 +76,10 @@ bool
 openai_read_batch(JsonValue *root, BatchRemote *remote)
 {
 	JsonValue  *batch = json_member(root, "job") != NULL ? json_member(root, "job") : root;
-	char	   *id = openai_read_id(batch, "id");
+	char	   *id = body_read_id(batch, "id");
 	const char *word = json_member_string(batch, "status");
-	char	   *output = openai_read_id(batch, "output_file_id");
-	char	   *errors = openai_read_id(batch, "error_file_id");
+	char	   *output = body_read_id(batch, "output_file_id");
+	char	   *errors = body_read_id(batch, "error_file_id");
 	JsonValue  *counts = json_member(batch, "request_counts");
 	int64		failed = json_member_int64(counts, "failed", 0);
 
@@ -139,7 +111,7 @@ bool
 openai_take_batch(const HttpReply *reply, BatchRemote *remote, StepResult *result)
 {
 	JsonDoc    *doc;
-	JsonValue  *root = openai_open_reply(reply, &doc);
+	JsonValue  *root = body_open_reply(reply, &doc);
 	bool		good = root != NULL && openai_read_batch(root, remote);
 
 	if (!good)
@@ -187,10 +159,10 @@ walk_behind_page(const BatchStage *stage, ListWalk *walk, JsonValue *root, JsonV
 {
 	int64		oldest = stage->created_at / USECS_PER_SEC +
 		(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY - CLOCK_SKEW;
-	char	   *after = openai_read_id(root, "last_id");
+	char	   *after = body_read_id(root, "last_id");
 
 	if (after == NULL)
-		after = openai_read_id(last, "id");
+		after = body_read_id(last, "id");
 	if (last == NULL || !json_bool(json_member(root, "has_more"), false))
 		return PAGE_LAST;
 

@@ -22,6 +22,7 @@
 #endif
 
 #include "json.h"
+#include "provider_body.h"
 #include "provider_openai.h"
 
 #define MAX_TOKENS_SAID	INT64CONST(1000000000000)
@@ -336,7 +337,7 @@ append_body(StringInfo line, const HttpReply *reply)
 
 	if (reply->body != NULL && json_is_valid(reply->body, reply->body_length, &why))
 	{
-		openai_append_json(line, reply->body, reply->body_length);
+		body_append_json(line, reply->body, reply->body_length);
 		return;
 	}
 	error_from_http(&error, reply);

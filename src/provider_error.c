@@ -33,7 +33,7 @@ typedef struct CodeClass
 	ErrorClass	class;
 } CodeClass;
 
-/* Codes and types, in lower case, that mean the same whatever the status. */
+/* Codes and types that mean the same whatever the status. */
 static const CodeClass sure_codes[] = {
 	{"insufficient_quota", ERROR_QUOTA},
 	{"billing_hard_limit_reached", ERROR_QUOTA},
@@ -56,6 +56,32 @@ static const CodeClass sure_codes[] = {
 	{"service_unavailable", ERROR_TEMPORARY},
 	{"unavailable_error", ERROR_TEMPORARY},
 	{"timeout", ERROR_TEMPORARY},
+
+	/* Google's statuses and reasons */
+	{"unauthenticated", ERROR_AUTH},
+	{"permission_denied", ERROR_AUTH},
+	{"api_key_invalid", ERROR_AUTH},
+	{"api_key_service_blocked", ERROR_AUTH},
+	{"api_key_ip_address_blocked", ERROR_AUTH},
+	{"api_key_http_referrer_blocked", ERROR_AUTH},
+	{"access_token_expired", ERROR_AUTH},
+	{"consumer_invalid", ERROR_AUTH},
+	{"consumer_suspended", ERROR_AUTH},
+	{"service_disabled", ERROR_AUTH},
+	{"billing_disabled", ERROR_QUOTA},
+	{"billingNotEnabled", ERROR_QUOTA},
+	{"accountDisabled", ERROR_QUOTA},
+	{"resource_exhausted", ERROR_RATE},
+	{"rateLimitExceeded", ERROR_RATE},
+	{"userRateLimitExceeded", ERROR_RATE},
+	{"quotaExceeded", ERROR_RATE},
+	{"unavailable", ERROR_TEMPORARY},
+	{"internal", ERROR_TEMPORARY},
+	{"deadline_exceeded", ERROR_TEMPORARY},
+	{"aborted", ERROR_TEMPORARY},
+	{"cancelled", ERROR_TEMPORARY},
+	{"already_exists", ERROR_PERMANENT},
+
 	{CODE_NOT_SENT, ERROR_TEMPORARY},
 	{CODE_BROKEN, ERROR_TEMPORARY},
 	{CODE_LOCAL, ERROR_TEMPORARY},
@@ -69,6 +95,19 @@ static const char *const blaming_codes[] = {
 	"context_length_exceeded", "duplicate_custom_id", "empty_batch", "empty_file",
 	"input_modified", "input_no_permissions", "model_mismatch", "url_mismatch",
 	"string_above_max_length", "bio_policy", "data_residency_mismatch",
+	"failed_precondition", "out_of_range",
+};
+
+/* The numbers of gRPC, from 1: their names, and what HTTP calls them. */
+static const struct
+{
+	const char *name;
+	int			status;
+}			grpc_codes[] = {
+	{"CANCELLED", 499}, {"UNKNOWN", 500}, {"INVALID_ARGUMENT", 400}, {"DEADLINE_EXCEEDED", 504},
+	{"NOT_FOUND", 404}, {"ALREADY_EXISTS", 409}, {"PERMISSION_DENIED", 403}, {"RESOURCE_EXHAUSTED", 429},
+	{"FAILED_PRECONDITION", 400}, {"ABORTED", 409}, {"OUT_OF_RANGE", 400}, {"UNIMPLEMENTED", 501},
+	{"INTERNAL", 500}, {"UNAVAILABLE", 503}, {"DATA_LOSS", 500}, {"UNAUTHENTICATED", 401},
 };
 
 const char *
@@ -148,23 +187,30 @@ error_set(StepError *error, ErrorClass class, const char *code, const char *mess
 	error->retry_after_ms = -1;
 }
 
+static const CodeClass *
+find_sure_code(const char *code)
+{
+	for (int i = 0; i < lengthof(sure_codes); i++)
+	{
+		if (pg_strcasecmp(code, sure_codes[i].code) == 0)
+			return &sure_codes[i];
+	}
+	return NULL;
+}
+
 /* The class that a code or type stands for.  status 0 means that none is known. */
 static bool
 class_of_code(const char *code, int status, ErrorClass *class)
 {
 	size_t		length = code ? strlen(code) : 0;
+	const CodeClass *sure = code ? find_sure_code(code) : NULL;
 
-	if (length == 0)
-		return false;
-	for (int i = 0; i < lengthof(sure_codes); i++)
+	if (sure != NULL)
 	{
-		if (pg_strcasecmp(code, sure_codes[i].code) == 0)
-		{
-			*class = sure_codes[i].class;
-			return true;
-		}
+		*class = sure->class;
+		return true;
 	}
-	if (status != 0)
+	if (length == 0 || status != 0)
 		return false;
 
 	*class = ERROR_PERMANENT;
@@ -277,6 +323,21 @@ error_code_of(JsonValue *value)
 	return json_to_text(number);
 }
 
+/*
+ * Google's reason, which tells more than its status: 400 is also what a bad key
+ * gets.  In the current context, or NULL if there is none that we know.
+ */
+static char *
+error_reason_of(JsonValue *value)
+{
+	const char *reason = json_member_string(value, "reason");
+	JsonValue  *detail = json_first(json_member(value, "details"));
+
+	for (; reason == NULL && detail != NULL; detail = json_next(detail))
+		reason = json_member_string(detail, "reason");
+	return (reason != NULL && find_sure_code(reason) != NULL) ? pstrdup(reason) : NULL;
+}
+
 /* Google's RetryInfo among the details of an error; -1 if there is none. */
 static int64
 retry_delay_of(JsonValue *value)
@@ -325,15 +386,27 @@ error_from_value(StepError *error, int status, JsonValue *value, ErrorClass othe
 {
 	JsonValue  *inner = innermost_error(value);
 	const char *type = json_member_string(inner, "type");
+	char	   *code = error_reason_of(inner);
 	int64		delay = retry_delay_of(inner);
 	int64		named;
 
-	/* a numeric code is a status where nothing better is known */
-	if (status < 300 && json_int64(json_member(inner, "code"), &named) &&
-		named >= 300 && named <= 599)
-		status = (int) named;
+	if (code == NULL)
+		code = error_code_of(inner);
 
-	error_fill(error, status, error_code_of(inner), type, error_words(inner), otherwise);
+	/* a numeric code is a status where nothing better is known */
+	if (status < 300 && json_int64(json_member(inner, "code"), &named))
+	{
+		if (named >= 300 && named <= 599)
+			status = (int) named;
+		else if (named >= 1 && named <= lengthof(grpc_codes))
+		{
+			status = grpc_codes[named - 1].status;
+			if (code == NULL || strspn(code, "0123456789") == strlen(code))
+				code = pstrdup(grpc_codes[named - 1].name);
+		}
+	}
+
+	error_fill(error, status, code, type, error_words(inner), otherwise);
 	if (delay >= 0)
 		error->retry_after_ms = delay;
 }

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "json.h"
+#include "provider_body.h"
 #include "provider_openai.h"
 
 /* the provider's 200 MB, taken as the smaller of its two meanings */
@@ -162,7 +163,7 @@ is_our_upload(const BatchStage *stage, JsonValue *file)
 {
 	const char *name = json_member_string(file, "filename");
 
-	return name != NULL && strcmp(name, upload_filename(stage)) == 0 && openai_read_id(file, "id") != NULL;
+	return name != NULL && strcmp(name, upload_filename(stage)) == 0 && body_read_id(file, "id") != NULL;
 }
 
 static bool
@@ -196,7 +197,7 @@ uploads_take(BatchStage *stage, const HttpReply *reply, StepResult *result,
 			 bool (*matches) (const BatchStage *stage, JsonValue *file))
 {
 	JsonDoc    *doc;
-	JsonValue  *root = openai_open_reply(reply, &doc);
+	JsonValue  *root = body_open_reply(reply, &doc);
 	JsonValue  *found = NULL;
 	ListWalk	walk;
 	PageEnd		end = PAGE_UNCLEAR;
@@ -205,7 +206,7 @@ uploads_take(BatchStage *stage, const HttpReply *reply, StepResult *result,
 	if (root != NULL)
 		end = openai_walk_page(stage, &walk, root, matches, &found);
 	if (end == PAGE_FOUND)
-		stage->remote->input_uri = openai_read_id(found, "id");
+		stage->remote->input_uri = body_read_id(found, "id");
 	json_free(doc);
 
 	if (end == PAGE_MORE)
@@ -284,7 +285,7 @@ upload_take_file(BatchStage *stage, JsonValue *file, StepResult *result)
 	const char *status = json_member_string(file, "status");
 	const char *details = json_member_string(file, "status_details");
 
-	stage->remote->input_uri = openai_read_id(file, "id");
+	stage->remote->input_uri = body_read_id(file, "id");
 	if (status == NULL || pg_strcasecmp(status, "processed") == 0)
 		step_done(result);
 	else if (pg_strcasecmp(status, "error") == 0 || pg_strcasecmp(status, "failed") == 0)
@@ -303,9 +304,9 @@ static void
 upload_take_sent(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
 	JsonDoc    *doc;
-	JsonValue  *root = openai_open_reply(reply, &doc);
+	JsonValue  *root = body_open_reply(reply, &doc);
 
-	if (root != NULL && openai_read_id(root, "id") != NULL)
+	if (root != NULL && body_read_id(root, "id") != NULL)
 		upload_take_file(stage, root, result);
 	else
 	{
@@ -320,9 +321,9 @@ static void
 upload_take_poll(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
 	JsonDoc    *doc;
-	JsonValue  *root = openai_open_reply(reply, &doc);
+	JsonValue  *root = body_open_reply(reply, &doc);
 
-	if (root != NULL && openai_read_id(root, "id") != NULL)
+	if (root != NULL && body_read_id(root, "id") != NULL)
 		upload_take_file(stage, root, result);
 	else if (reply->failure == HTTP_OK && (reply->status == 405 || reply->status == 501))
 		step_done(result);		/* a server that keeps files and does not show them */
@@ -481,7 +482,7 @@ openai_find(BatchStage *stage, const HttpReply *reply, StepResult *result)
 	}
 
 	openai_walk_load(stage, &walk);
-	root = openai_open_reply(reply, &doc);
+	root = body_open_reply(reply, &doc);
 	if (root != NULL)
 		end = openai_walk_page(stage, &walk, root, is_our_batch, &found);
 	if (end == PAGE_FOUND && !openai_read_batch(found, stage->remote))
@@ -660,7 +661,7 @@ openai_check_account(BatchStage *stage, const HttpReply *reply, StepResult *resu
 		send_request(stage, result, "GET", "/models", NULL);
 		return;
 	}
-	root = openai_open_reply(reply, &doc);
+	root = body_open_reply(reply, &doc);
 	models = json_is_array(root) ? root : json_member(root, "data");
 	if (root != NULL && (json_is_array(models) || json_member(root, "object") != NULL))
 	{

@@ -29,8 +29,6 @@ extern void openai_write_head(StringInfo out, const BatchOptions *options, OpenA
 extern void openai_write_tail(StringInfo out, const BatchOptions *options, OpenAIEndpoint endpoint);
 extern void openai_write_line(StringInfo line, const BatchItem *item, const char *head, const char *tail);
 
-extern void openai_append_json(StringInfo out, const char *json, size_t length);
-
 /* The endpoint and the body, which lies within the line, of such a line.  False if it is none. */
 extern bool openai_split_line(const char *line, size_t length, OpenAIEndpoint *endpoint,
 							  const char **body, size_t *body_length);
@@ -40,8 +38,6 @@ extern bool openai_read_line(const char *line, size_t length, BatchReply *reply,
 extern void openai_write_result(StringInfo line, const char *custom_id, const HttpReply *reply);
 
 /* openai_object.c */
-extern JsonValue *openai_open_reply(const HttpReply *reply, JsonDoc **doc);
-extern char *openai_read_id(JsonValue *object, const char *name);
 extern bool openai_read_batch(JsonValue *root, BatchRemote *remote);
 extern bool openai_take_batch(const HttpReply *reply, BatchRemote *remote, StepResult *result);
 

@@ -74,7 +74,7 @@ sub run_watched
 	my $job = $session->query("LISTEN dess_batch; SELECT dess_batch_submit($arguments);");
 	my $heard = $session->query("SET test.job = $job; $looks");
 	is($session->errors, '', 'the figures add up at every look');
-	$heard .= $session->query("SELECT 'looks ' || current_setting('test.looks')");
+	$heard .= "\n" . $session->query("SELECT 'looks ' || current_setting('test.looks')");
 	my ($number) = $heard =~ /^looks (\d+)/m;
 	wait_until(
 		'the notification',
@@ -167,7 +167,8 @@ foreach my $mode ('batch', 'online')
 				'the remote files are marked as removed');
 			$after = $simulator->get('stats');
 			is($after->{files_alive}, 0, 'and are');
-			is(scalar(() = glob $node->data_dir . '/dess_batch*/*/*'), 0, 'the spool is empty');
+			is_deeply([ map { scalar(my @found = glob $node->data_dir . "/dess_batch/$_") } '*', '*/*' ],
+				[ 1, 0 ], 'the spool is empty');
 
 			my ($checked, $requests, $last, @files) = validate($since);
 			my $lines = $mode eq 'batch' ? $answered : 0;
