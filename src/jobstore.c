@@ -365,7 +365,7 @@ jobstore_load_job(int64 id)
 /* ---- other jobs on the same table and target ---- */
 
 static Statement select_conflict = {
-	.sql = "SELECT 'job ' || j.id || ' with key (' || array_to_string(ARRAY(SELECT quote_ident(c) FROM unnest(j.key_columns) c), ', ') || ')' "
+	.sql = "SELECT 'Job ' || j.id || ' has key (' || array_to_string(ARRAY(SELECT quote_ident(c) FROM unnest(j.key_columns) c), ', ') || ').' "
 	"FROM dess_batch.job j "
 	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $1 AND j.target IS NOT DISTINCT FROM $2 AND j.key_columns <> $3 "
 	"ORDER BY j.id LIMIT 1"

@@ -16,230 +16,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "answer.h"
-#include "batch_token.h"
 #include "encoding.h"
-#include "json.h"
-#include "merge.h"
-#include "pipeline.h"
+#include "merge_int.h"
 #include "usercxt.h"
 
-#define GROUP_LINES			500
-#define GROUP_BYTES			(4 * 1024 * 1024)
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
-
-/* One row that a line answers. */
-typedef struct MergeEntry
-{
-	int			no;
-	bool		own;			/* its own request was answered: tokens stand here */
-	const BatchReply *reply;
-	const char *raw;
-	Answer		answer;
-	ItemResult	result;
-	bool		write;			/* the target is to be written */
-	bool		written;
-	bool		locked;
-	bool		settle;
-} MergeEntry;
-
-typedef struct MergeSlice
-{
-	BatchTask  *batch;
-	JobTask    *task;
-	MergeState *state;
-	TargetTable *table;
-	const AnswerRules *rules;
-
-	MergeEntry *entries;
-	int			nentries;
-	int			capacity;
-	int64		requests;		/* billed ones */
-	int			nagain;
-	int			max_again;		/* highest number of attempts among them */
-	int64		unmatched;
-	int64		duplicates;
-	bool		end_of_file;
-	int64		offset_after;
-	int			nlines;
-	int64		answers;		/* of the job so far, and how many of them failed */
-	int64		failed;
-	const StepError *fatal;		/* a line that says nothing more should be sent */
-} MergeSlice;
-
-/* ---- loading ---- */
-
-static void
-load_slice(void *arg)
-{
-	BatchTask  *batch = (BatchTask *) arg;
-	MergeState *state = batch->merge;
-	int		   *tail;
-	MemoryContext caller = MemoryContextSwitchTo(state->cxt);
-
-	state->nitems = jobstore_load_items(batch->job->job->id, batch->batch.no,
-										&state->items, &state->finished);
-	state->seen = palloc0_array(bool, state->nitems + 1);
-	state->next_same = palloc0_array(int, state->nitems + 1);
-	MemoryContextSwitchTo(caller);
-
-	tail = palloc_array(int, state->nitems + 1);
-	for (int no = 1; no <= state->nitems; no++)
-	{
-		int			first = state->items[no - 1].same_as;
-
-		tail[no] = no;
-		if (first > 0 && first < no)
-		{
-			state->next_same[tail[first]] = no;
-			tail[first] = no;
-		}
-		if (state->finished[no - 1])
-			state->nfinished++;
-	}
-}
-
-bool
-merge_begin(BatchTask *batch)
-{
-	SliceError	error;
-	SliceVerdict verdict;
-	MemoryContext cxt;
-
-	if (batch->merge != NULL)
-		return true;
-	cxt = AllocSetContextCreate(batch->cxt, "dess_batch merge", ALLOCSET_DEFAULT_SIZES);
-	batch->merge = MemoryContextAllocZero(cxt, sizeof(MergeState));
-	batch->merge->cxt = cxt;
-	verdict = slice_run("reading the ledger", load_slice, batch, &error);
-	if (verdict == SLICE_DONE)
-		return true;
-	merge_end(batch);
-	merge_trouble(batch, verdict, &error);
-	return false;
-}
-
-void
-merge_end(BatchTask *batch)
-{
-	if (batch->merge == NULL)
-		return;
-	MemoryContextDelete(batch->merge->cxt);
-	batch->merge = NULL;
-}
-
-/* ---- reading lines ---- */
-
-static MergeEntry *
-merge_new_entry(MergeSlice *slice, int no)
-{
-	MergeEntry *entry;
-
-	if (slice->nentries == slice->capacity)
-	{
-		slice->capacity *= 2;
-		slice->entries = repalloc_huge(slice->entries, slice->capacity * sizeof(MergeEntry));
-	}
-	entry = &slice->entries[slice->nentries++];
-	memset(entry, 0, sizeof(*entry));
-	entry->no = no;
-	return entry;
-}
-
-/* The rows that a line answers: the one whose request it was, and those with an equal one. */
-static void
-merge_take_line(MergeSlice *slice, const char *line, size_t length)
-{
-	MergeState *state = slice->state;
-	const BatchProvider *provider = slice->task->channel->account->provider;
-	BatchReply *reply = palloc0_object(BatchReply);
-	const char *why = NULL;
-	char	   *raw = NULL;
-	int			first = 0;
-
-	if (length == 0)
-		return;
-	if (provider->retrieve_and_merge_results(line, length, reply, &why) && reply->custom_id != NULL)
-		first = batch_parse_custom_id(reply->custom_id, slice->batch->batch.token);
-	if (first <= 0 || first > state->nitems || state->items[first - 1].same_as != 0)
-	{
-		slice->unmatched++;
-		return;
-	}
-	if (state->seen[first - 1])
-	{
-		slice->duplicates++;
-		return;
-	}
-	if (slice->task->job->keep == KEEP_REPLY)
-		raw = pnstrdup(line, length);
-
-	for (int no = first; no != 0; no = state->next_same[no])
-	{
-		MergeEntry *entry;
-
-		state->seen[no - 1] = true;
-		if (state->finished[no - 1])
-			continue;
-		entry = merge_new_entry(slice, no);
-		entry->own = no == first;
-		entry->reply = reply;
-		entry->raw = raw;
-	}
-}
-
-static void
-merge_read_lines(MergeSlice *slice)
-{
-	MergeState *state = slice->state;
-	bool		whole = !slice->task->job->online;
-	int64		start = state->offset;
-	char	   *line;
-	size_t		length;
-
-	if (state->reader == NULL)
-	{
-		MemoryContext caller;
-
-		state->reader_cxt = AllocSetContextCreate(state->cxt, "dess_batch result file",
-												  ALLOCSET_DEFAULT_SIZES);
-		caller = MemoryContextSwitchTo(state->reader_cxt);
-		state->reader = spool_open(spool_path(slice->task->job->id, slice->batch->batch.no,
-											  SPOOL_RESULTS, state->file), state->offset);
-		MemoryContextSwitchTo(caller);
-	}
-
-	while (slice->nlines < GROUP_LINES && spool_offset(state->reader) - start < GROUP_BYTES)
-	{
-		line = spool_next_line(state->reader, &length, whole);
-		if (line == NULL)
-		{
-			slice->end_of_file = true;
-			break;
-		}
-		if (length > 0 && line[length - 1] == '\r')
-			length--;
-		merge_take_line(slice, line, length);
-		slice->nlines++;
-	}
-	slice->offset_after = spool_offset(state->reader);
-}
-
-static void
-merge_close_reader(MergeState *state)
-{
-	if (state->reader != NULL)
-		MemoryContextDelete(state->reader_cxt);
-	state->reader = NULL;
-}
-
-/* The next group is read from where the last merged one ended. */
-static void
-merge_rewind(MergeState *state)
-{
-	merge_close_reader(state);
-	memset(state->seen, 0, state->nitems * sizeof(bool));
-}
 
 /* ---- what a reply means for its row ---- */
 
@@ -596,22 +377,21 @@ merge_slice(void *arg)
 	(void) channel_account(slice->task->channel);
 	slice->capacity = GROUP_LINES + 1;
 	slice->entries = palloc_array(MergeEntry, slice->capacity);
-	merge_read_lines(slice);
-	if (slice->nentries == 0)
-	{
-		if (slice->unmatched > 0 || slice->duplicates > 0)
-			jobstore_count_strays(job->id, slice->batch->batch.no, slice->unmatched, slice->duplicates);
-		return;
-	}
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	slice->table = jobtask_table(slice->task);
 	slice->rules = target_answer_rules(slice->table);
+	merge_read_lines(slice);
 	for (int i = 0; i < slice->nentries; i++)
 		merge_classify(slice, &slice->entries[i]);
-	merge_write(slice);
+	if (slice->nentries > 0)
+		merge_write(slice);
 	usercxt_leave(&user);
-	merge_save(slice);
+
+	if (slice->nentries > 0)
+		merge_save(slice);
+	else if (slice->unmatched > 0 || slice->duplicates > 0)
+		jobstore_count_strays(job->id, slice->batch->batch.no, slice->unmatched, slice->duplicates);
 }
 
 /* ---- after a group ---- */
@@ -632,6 +412,8 @@ merge_remember(MergeSlice *slice)
 		{
 			state->finished[entry->no - 1] = true;
 			state->nfinished++;
+			if (entry->reply->kind != REPLY_EXPIRED)
+				state->nanswered++;
 		}
 	}
 	state->offset = slice->offset_after;

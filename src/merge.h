@@ -25,6 +25,8 @@ typedef struct MergeState
 	int		   *next_same;		/* chain of items served by the same request; 0 ends it */
 	int			nitems;
 	int			nfinished;
+	int			nanswered;		/* of these, by anything but the word that the batch expired */
+	struct echoes_hash *echoes; /* digest -> number, for providers whose lines carry no id; NULL until needed */
 
 	int			file;			/* which result file, from 0 */
 	int64		offset;			/* of the first line not merged in it */

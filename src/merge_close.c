@@ -105,7 +105,7 @@ merge_close(BatchTask *batch)
 	SliceVerdict verdict;
 	MergeState *state = batch->merge;
 	JobTask    *task = batch->job;
-	bool		nothing_came = state->nfinished == 0;
+	bool		nothing_came = state->nanswered == 0;
 
 	memset(&closing, 0, sizeof(closing));
 	closing.batch = batch;

@@ -13,6 +13,8 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/heap.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -185,7 +187,12 @@ resolve_source(Oid source)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot send rows of temporary table \"%s\"", RelationGetRelationName(rel)),
-				 errdetail("Temporary tables are not visible to the background worker.")));
+				 errdetail("Temporary tables are not visible to the background worker."),
+				 errhint("Copy the rows into a permanent or an unlogged table.")));
+	if (IsCatalogRelation(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot send rows of system catalog \"%s\"", RelationGetRelationName(rel))));
 	return rel;
 }
 
@@ -230,11 +237,50 @@ column_list(const List *columns)
 	return buf.data;
 }
 
+/* Raises 42703 for a name among those in an argument that is no column's. */
+static void
+check_named_columns(Relation rel, const List *names, const char *argument)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		if (relation_column(rel, lfirst(lc)) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"%s\" does not exist",
+							(char *) lfirst(lc), RelationGetRelationName(rel)),
+					 errdetail("It is named in argument \"%s\".", argument),
+					 errhint("The columns are: %s.", column_list(relation_columns(rel)))));
+	}
+}
+
+/* Why a column cannot get answers, or NULL. */
+static const char *
+why_not_written(Form_pg_attribute att, const Job *job)
+{
+	const char *column = NameStr(att->attname);
+
+	if (list_has(job->key_columns, column))
+		return psprintf("Column \"%s\" is part of the key.", column);
+	if (type_is_rowtype(att->atttypid))
+		return psprintf("Column \"%s\" is of composite type %s; argument \"target_columns\" fills several columns from one answer.",
+						column, format_type_be(att->atttypid));
+	return NULL;
+}
+
 static void
 check_written_column(Relation rel, const Job *job, const char *column, const char *type)
 {
 	Form_pg_attribute att = relation_column(rel, column);
+	const char *why;
 
+	if (att == NULL && SystemAttributeByName(column) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+				 errmsg("column \"%s\" of relation \"%s\" cannot get answers",
+						column, RelationGetRelationName(rel)),
+				 errdetail("Column \"%s\" is a system column.", column)));
 	if (att == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -242,18 +288,19 @@ check_written_column(Relation rel, const Job *job, const char *column, const cha
 						column, RelationGetRelationName(rel)),
 				 errhint("Add it with: ALTER TABLE %s ADD COLUMN %s %s;",
 						 job->source_name, quote_identifier(column), type)));
-	if (att->attgenerated)
+	if (att->attgenerated || att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS)
 		ereport(ERROR,
 				(errcode(ERRCODE_GENERATED_ALWAYS),
 				 errmsg("column \"%s\" of relation \"%s\" cannot get answers",
 						column, RelationGetRelationName(rel)),
-				 errdetail("Column \"%s\" is a generated column.", column)));
-	if (list_has(job->key_columns, column))
+				 errdetail("Column \"%s\" is always generated.", column)));
+	why = why_not_written(att, job);
+	if (why != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 				 errmsg("column \"%s\" of relation \"%s\" cannot get answers",
 						column, RelationGetRelationName(rel)),
-				 errdetail("Column \"%s\" is part of the key.", column)));
+				 errdetail_internal("%s", why)));
 }
 
 /* ---- what is written ---- */
@@ -456,23 +503,12 @@ resolve_row_columns(Relation rel, Job *job)
 static void
 resolve_input(Relation rel, Job *job, List *input_columns)
 {
-	ListCell   *lc;
-
 	if (input_columns == NIL)
 	{
 		resolve_row_columns(rel, job);
 		return;
 	}
-	foreach(lc, input_columns)
-	{
-		if (relation_column(rel, lfirst(lc)) == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("column \"%s\" of relation \"%s\" does not exist",
-							(char *) lfirst(lc), RelationGetRelationName(rel)),
-					 errdetail("It is named in argument \"input_columns\"."),
-					 errhint("The columns are: %s.", column_list(relation_columns(rel)))));
-	}
+	check_named_columns(rel, input_columns, "input_columns");
 	job->input_columns = input_columns;
 	job->counting_columns = job->department ? snippet_columns(input_columns) : NIL;
 	if (job->counting_columns == NIL)
@@ -499,10 +535,10 @@ resolve_prompt(Job *job, char *prompt, char *system_prompt)
 static void
 resolve_mode(Job *job, const char *mode)
 {
-	if (mode == NULL || (strcmp(mode, "batch") != 0 && strcmp(mode, "online") != 0))
+	if (strcmp(mode, "batch") != 0 && strcmp(mode, "online") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for argument \"mode\": \"%s\"", mode ? mode : "null"),
+				 errmsg("invalid value for argument \"mode\": \"%s\"", mode),
 				 errhint("Valid modes are: batch, online.")));
 	job->online = strcmp(mode, "online") == 0;
 }
@@ -510,10 +546,10 @@ resolve_mode(Job *job, const char *mode)
 static void
 resolve_keep(Job *job, const char *keep)
 {
-	if (keep == NULL || !keep_from_name(keep, &job->keep))
+	if (!keep_from_name(keep, &job->keep))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for argument \"keep\": \"%s\"", keep ? keep : "null"),
+				 errmsg("invalid value for argument \"keep\": \"%s\"", keep),
 				 errhint("Valid values are: none, unwritten, answer, reply.")));
 }
 
@@ -596,9 +632,14 @@ check_table(Job *job, bool quiet)
 	if (conflict != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("another job in flight on \"%s\" uses another key", job->source_name),
+				 errmsg("another job in flight on relation \"%s\" uses another key", get_rel_name(job->source)),
 				 errdetail_internal("%s", conflict),
 				 errhint("Use the same key, or wait for that job.")));
+	if (target_columns_read(table) == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the prompt shows no column of relation \"%s\"", get_rel_name(job->source)),
+				 errhint("Write {column} for one of its columns, or {row} for all but the key and the targets.")));
 	if (!quiet)
 		ereport(NOTICE,
 				(errmsg("columns sent to server \"%s\": %s",
@@ -615,9 +656,21 @@ warn_without_secret(const Account *route, Oid owner)
 		ereport(WARNING,
 				(errmsg("server \"%s\" has no secret yet, the job will wait for it", account->server),
 				 errdetail("Looked at: %s.", account->secret_searched),
-				 errhint("CREATE USER MAPPING FOR CURRENT_USER SERVER ... OPTIONS (%s '...');",
-						 account->provider->mapping_option)));
+				 OidIsValid(account->server_oid) ?
+				 errhint("Run: CREATE USER MAPPING FOR CURRENT_USER SERVER %s OPTIONS (%s '...');",
+						 quote_identifier(account->server), account->provider->mapping_option) :
+				 errhint("Set it in the environment of the database server, or create a server and name it.")));
 	account_wipe(account);
+}
+
+/* A provider's complaint as a detail. */
+static char *
+as_sentence(const char *complaint)
+{
+	char	   *sentence = psprintf("%s.", complaint);
+
+	sentence[0] = pg_toupper((unsigned char) sentence[0]);
+	return sentence;
 }
 
 Job *
@@ -629,9 +682,12 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 	BatchOptions *options;
 	char	   *why;
 	char	   *keep = arg_text(fcinfo, ARG_KEEP);
+	List	   *key;
 
 	refuse_null(fcinfo, ARG_SOURCE, "source");
 	refuse_null(fcinfo, ARG_MODEL, "model");
+	refuse_null(fcinfo, ARG_MODE, "mode");
+	refuse_null(fcinfo, ARG_KEEP, "keep");
 	job->owner = GetUserId();
 	job->owner_name = GetUserNameFromId(job->owner, false);
 	job->submitted_by = GetUserNameFromId(GetSessionUserId(), false);
@@ -660,8 +716,9 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 
 	resolve_numbers(fcinfo, job, account);
 	resolve_only(job);
-	job->key_columns = target_resolve_key(job->source, arg_list(fcinfo, ARG_KEY, NAMEOID, "key"),
-										  &job->key_kinds);
+	key = arg_list(fcinfo, ARG_KEY, NAMEOID, "key");
+	check_named_columns(rel, key, "key");
+	job->key_columns = target_resolve_key(job->source, key, &job->key_kinds);
 	if (job->target_columns != NULL)
 		resolve_target_columns(rel, job);
 	else
@@ -683,7 +740,7 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("model \"%s\" on server \"%s\" cannot be asked that way", job->model, job->server_name),
-				 errdetail_internal("%s", why)));
+				 errdetail_internal("%s", as_sentence(why))));
 	check_table(job, quiet);
 	if (!quiet)
 		warn_without_secret(account, job->owner);

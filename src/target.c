@@ -225,6 +225,12 @@ describe_column(TargetColumn *column, Form_pg_attribute att, bool is_key)
 	if (!is_key)
 		return;
 
+	if (type_is_rowtype(column->type))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("key column \"%s\" is of composite type %s", column->name,
+						format_type_be(att->atttypid)),
+				 errhint("Name other columns that identify a row in argument \"key\".")));
 	type = lookup_type_cache(column->type, TYPECACHE_EQ_OPR | TYPECACHE_GT_OPR);
 	if (!OidIsValid(type->eq_opr) || !OidIsValid(type->gt_opr))
 		ereport(ERROR,

@@ -57,6 +57,9 @@ extern TargetTable *target_open(const Job *job);
  */
 extern bool target_is_current(TargetTable *table);
 
+/* Digest of the request that carries this prompt (UTF-8), as in TargetRow.hash. */
+extern void target_request_hash(const TargetTable *table, const char *text, size_t length, Digest *hash);
+
 /* Columns that leave the database, as a list of char *, in the database's encoding. */
 extern List *target_columns_read(const TargetTable *table);
 extern int	target_column_count(const TargetTable *table);	/* of written columns */

@@ -186,6 +186,12 @@ row_read_inputs(RowReceiver *receiver, TupleTableSlot *slot, const char **values
 	return convertible;
 }
 
+void
+target_request_hash(const TargetTable *table, const char *text, size_t length, Digest *hash)
+{
+	digest_sha256(table->constant.bytes, DIGEST_LENGTH, text, length, hash);
+}
+
 static void
 row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 {
@@ -196,8 +202,7 @@ row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 	row->convertible = row_read_inputs(receiver, slot, values);
 	if (!row->convertible)
 	{
-		digest_sha256(table->constant.bytes, DIGEST_LENGTH,
-					  receiver->parts.data, receiver->parts.len, &row->hash);
+		target_request_hash(table, receiver->parts.data, receiver->parts.len, &row->hash);
 		return;
 	}
 
@@ -211,8 +216,7 @@ row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 		memcpy(row->text, receiver->text.data, receiver->text.len + 1);
 		receiver->bytes += receiver->text.len;
 	}
-	digest_sha256(table->constant.bytes, DIGEST_LENGTH,
-				  receiver->text.data, receiver->text.len, &row->hash);
+	target_request_hash(table, receiver->text.data, receiver->text.len, &row->hash);
 }
 
 static bool

@@ -81,6 +81,8 @@ same_columns(List *attnums, const Bitmapset *wanted)
 	return bms_equal(set, wanted);
 }
 
+#define KEY_RULE	"The index of a key must not be deferrable, partial or in another order than the type's own."
+
 /* Raises 42P10 for columns that no index makes a key. */
 static void
 raise_no_such_key(Relation rel, const Bitmapset *wanted)
@@ -96,17 +98,24 @@ raise_no_such_key(Relation rel, const Bitmapset *wanted)
 			(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 			 errmsg("no unique index of relation \"%s\" has exactly the key columns (%s)",
 					RelationGetRelationName(rel), names.data),
-			 errdetail("It must not be deferrable, partial or in another order than the type's own."),
+			 errdetail(KEY_RULE),
 			 errhint("Run: ALTER TABLE %s ADD UNIQUE (%s);", target_relation_name(rel), names.data)));
 }
 
 /* Raises 55000, with the SQL that gives the relation a key. */
 static void
-raise_no_key(Relation rel)
+raise_no_key(Relation rel, bool has_primary)
 {
 	char	   *name = target_relation_name(rel);
 	Form_pg_attribute id = target_find_attribute(rel, "id");
 
+	if (has_primary)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the primary key of relation \"%s\" cannot identify rows here",
+						RelationGetRelationName(rel)),
+				 errdetail(KEY_RULE),
+				 errhint("Add a unique index on NOT NULL columns with: ALTER TABLE %s ADD UNIQUE (...);", name)));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("relation \"%s\" has no primary key and no unique index on columns that are NOT NULL",
@@ -130,6 +139,7 @@ target_find_key(Relation rel, const Bitmapset *wanted, List **attnums)
 	ListCell   *lc;
 	Oid			best = InvalidOid;
 	List	   *best_attnums = NIL;
+	bool		has_primary = false;
 
 	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
 		return InvalidOid;
@@ -142,6 +152,7 @@ target_find_key(Relation rel, const Bitmapset *wanted, List **attnums)
 		bool		is_primary = index->rd_index->indisprimary;
 
 		relation_close(index, AccessShareLock);
+		has_primary = has_primary || is_primary;
 		if (found == NIL || (wanted != NULL && !same_columns(found, wanted)))
 			continue;
 		if (is_primary || best_attnums == NIL || list_length(found) < list_length(best_attnums))
@@ -157,7 +168,7 @@ target_find_key(Relation rel, const Bitmapset *wanted, List **attnums)
 	if (!OidIsValid(best) && wanted != NULL)
 		raise_no_such_key(rel, wanted);
 	if (!OidIsValid(best))
-		raise_no_key(rel);
+		raise_no_key(rel, has_primary);
 	if (attnums != NULL)
 		*attnums = best_attnums;
 	return best;

@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_int.h
+ *		What reading result lines and merging them share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_MERGE_INT_H
+#define DESS_MERGE_INT_H
+
+#include "answer.h"
+#include "merge.h"
+
+#define GROUP_LINES			500
+
+/* One row that a line answers. */
+typedef struct MergeEntry
+{
+	int			no;
+	bool		own;			/* its own request was answered: tokens stand here */
+	const BatchReply *reply;
+	const char *raw;
+	Answer		answer;
+	ItemResult	result;
+	bool		write;			/* the target is to be written */
+	bool		written;
+	bool		locked;
+	bool		settle;
+} MergeEntry;
+
+typedef struct MergeSlice
+{
+	BatchTask  *batch;
+	JobTask    *task;
+	MergeState *state;
+	TargetTable *table;
+	const AnswerRules *rules;
+
+	MergeEntry *entries;
+	int			nentries;
+	int			capacity;
+	int64		requests;		/* billed ones */
+	int			nagain;
+	int			max_again;		/* highest number of attempts among them */
+	int64		unmatched;
+	int64		duplicates;
+	bool		end_of_file;
+	int64		offset_after;
+	int			nlines;
+	int64		answers;		/* of the job so far, and how many of them failed */
+	int64		failed;
+	const StepError *fatal;		/* a line that says nothing more should be sent */
+} MergeSlice;
+
+/* ---- merge_read.c ---- */
+
+/* Reads the next group of lines into the slice's entries. */
+extern void merge_read_lines(MergeSlice *slice);
+extern void merge_close_reader(MergeState *state);
+
+/* The next group is read from where the last merged one ended. */
+extern void merge_rewind(MergeState *state);
+
+#endif							/* DESS_MERGE_INT_H */

@@ -1,0 +1,253 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_read.c
+ *		The beginning of stage 5: result lines find the rows they answer.
+ *
+ * A line is joined to its request by the id that we gave it, or by the digest
+ * of the request that it echoes; never by its position.  What belongs to no
+ * request, and what comes a second time, is counted and shown.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "batch_token.h"
+#include "merge_int.h"
+
+#define GROUP_BYTES			(4 * 1024 * 1024)
+
+/* Requests of a batch by their digest, where result lines only echo the request. */
+typedef struct EchoEntry
+{
+	uint64		hash;
+	int			no;
+	char		status;
+} EchoEntry;
+
+#define SH_PREFIX echoes
+#define SH_ELEMENT_TYPE EchoEntry
+#define SH_KEY_TYPE uint64
+#define SH_KEY hash
+#define SH_HASH_KEY(tb, key) ((uint32) (key))
+#define SH_EQUAL(tb, a, b) ((a) == (b))
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/* ---- loading ---- */
+
+static void
+load_slice(void *arg)
+{
+	BatchTask  *batch = (BatchTask *) arg;
+	MergeState *state = batch->merge;
+	int		   *tail;
+	MemoryContext caller = MemoryContextSwitchTo(state->cxt);
+
+	state->nitems = jobstore_load_items(batch->job->job->id, batch->batch.no,
+										&state->items, &state->finished);
+	state->seen = palloc0_array(bool, state->nitems + 1);
+	state->next_same = palloc0_array(int, state->nitems + 1);
+	MemoryContextSwitchTo(caller);
+
+	tail = palloc_array(int, state->nitems + 1);
+	for (int no = 1; no <= state->nitems; no++)
+	{
+		int			first = state->items[no - 1].same_as;
+
+		tail[no] = no;
+		if (first > 0 && first < no)
+		{
+			state->next_same[tail[first]] = no;
+			tail[first] = no;
+		}
+		if (state->finished[no - 1])
+			state->nfinished++;
+	}
+	state->nanswered = state->nfinished;
+}
+
+bool
+merge_begin(BatchTask *batch)
+{
+	SliceError	error;
+	SliceVerdict verdict;
+	MemoryContext cxt;
+
+	if (batch->merge != NULL)
+		return true;
+	cxt = AllocSetContextCreate(batch->cxt, "dess_batch merge", ALLOCSET_DEFAULT_SIZES);
+	batch->merge = MemoryContextAllocZero(cxt, sizeof(MergeState));
+	batch->merge->cxt = cxt;
+	verdict = slice_run("reading the ledger", load_slice, batch, &error);
+	if (verdict == SLICE_DONE)
+		return true;
+	merge_end(batch);
+	merge_trouble(batch, verdict, &error);
+	return false;
+}
+
+void
+merge_end(BatchTask *batch)
+{
+	if (batch->merge == NULL)
+		return;
+	MemoryContextDelete(batch->merge->cxt);
+	batch->merge = NULL;
+}
+
+/* ---- reading lines ---- */
+
+static MergeEntry *
+merge_new_entry(MergeSlice *slice, int no)
+{
+	MergeEntry *entry;
+
+	if (slice->nentries == slice->capacity)
+	{
+		slice->capacity *= 2;
+		slice->entries = repalloc_huge(slice->entries, slice->capacity * sizeof(MergeEntry));
+	}
+	entry = &slice->entries[slice->nentries++];
+	memset(entry, 0, sizeof(*entry));
+	entry->no = no;
+	return entry;
+}
+
+static void
+merge_index_echoes(MergeState *state)
+{
+	state->echoes = echoes_create(state->cxt, state->nitems, NULL);
+	for (int no = 1; no <= state->nitems; no++)
+	{
+		EchoEntry  *entry;
+		bool		found;
+
+		if (state->items[no - 1].same_as != 0)
+			continue;
+		entry = echoes_insert(state->echoes, digest_hash64(&state->items[no - 1].hash), &found);
+		entry->no = no;
+	}
+}
+
+/* The number of the request that a line answers; 0 if it is none of this batch's. */
+static int
+merge_find_request(MergeSlice *slice, const BatchReply *reply)
+{
+	MergeState *state = slice->state;
+	Digest		hash;
+	EchoEntry  *entry;
+	int			no;
+
+	if (reply->custom_id != NULL)
+	{
+		no = batch_parse_custom_id(reply->custom_id, slice->batch->batch.token);
+		return no <= state->nitems && no > 0 && state->items[no - 1].same_as == 0 ? no : 0;
+	}
+	if (reply->echoed_text == NULL)
+		return 0;
+	if (state->echoes == NULL)
+		merge_index_echoes(state);
+	target_request_hash(slice->table, reply->echoed_text, strlen(reply->echoed_text), &hash);
+	entry = echoes_lookup(state->echoes, digest_hash64(&hash));
+	if (entry == NULL || memcmp(&state->items[entry->no - 1].hash, &hash, sizeof(Digest)) != 0)
+		return 0;
+	return entry->no;
+}
+
+/* The rows that a line answers: the one whose request it was, and those with an equal one. */
+static void
+merge_take_line(MergeSlice *slice, const char *line, size_t length)
+{
+	MergeState *state = slice->state;
+	const BatchProvider *provider = slice->task->channel->account->provider;
+	BatchReply *reply = palloc0_object(BatchReply);
+	const char *why = NULL;
+	char	   *raw = NULL;
+	int			first = 0;
+
+	if (length == 0)
+		return;
+	if (provider->retrieve_and_merge_results(line, length, reply, &why))
+		first = merge_find_request(slice, reply);
+	if (first == 0)
+	{
+		slice->unmatched++;
+		return;
+	}
+	if (state->seen[first - 1])
+	{
+		slice->duplicates++;
+		return;
+	}
+	if (slice->task->job->keep == KEEP_REPLY)
+		raw = pnstrdup(line, length);
+
+	for (int no = first; no != 0; no = state->next_same[no])
+	{
+		MergeEntry *entry;
+
+		state->seen[no - 1] = true;
+		if (state->finished[no - 1])
+			continue;
+		entry = merge_new_entry(slice, no);
+		entry->own = no == first;
+		entry->reply = reply;
+		entry->raw = raw;
+	}
+}
+
+void
+merge_read_lines(MergeSlice *slice)
+{
+	MergeState *state = slice->state;
+	bool		whole = !slice->task->job->online;
+	int64		start = state->offset;
+	char	   *line;
+	size_t		length;
+
+	if (state->reader == NULL)
+	{
+		MemoryContext caller;
+
+		state->reader_cxt = AllocSetContextCreate(state->cxt, "dess_batch result file",
+												  ALLOCSET_DEFAULT_SIZES);
+		caller = MemoryContextSwitchTo(state->reader_cxt);
+		state->reader = spool_open(spool_path(slice->task->job->id, slice->batch->batch.no,
+											  SPOOL_RESULTS, state->file), state->offset);
+		MemoryContextSwitchTo(caller);
+	}
+
+	while (slice->nlines < GROUP_LINES && spool_offset(state->reader) - start < GROUP_BYTES)
+	{
+		line = spool_next_line(state->reader, &length, whole);
+		if (line == NULL)
+		{
+			slice->end_of_file = true;
+			break;
+		}
+		if (length > 0 && line[length - 1] == '\r')
+			length--;
+		merge_take_line(slice, line, length);
+		slice->nlines++;
+	}
+	slice->offset_after = spool_offset(state->reader);
+}
+
+void
+merge_close_reader(MergeState *state)
+{
+	if (state->reader != NULL)
+		MemoryContextDelete(state->reader_cxt);
+	state->reader = NULL;
+}
+
+void
+merge_rewind(MergeState *state)
+{
+	merge_close_reader(state);
+	memset(state->seen, 0, state->nitems * sizeof(bool));
+}
