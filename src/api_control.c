@@ -414,6 +414,7 @@ dess_batch_forget(PG_FUNCTION_ARGS)
 	List	   *keys;
 	ListCell   *lc;
 	bool		matched = false;
+	bool		found = false;
 
 	check_table_owner(source);
 	keys = jobstore_source_keys(source);
@@ -423,18 +424,20 @@ dess_batch_forget(PG_FUNCTION_ARGS)
 
 		if (!names_exactly(row_key, columns))
 			continue;
-		jobstore_forget_row(source, columns, ledger_key(source, columns, row_key));
 		matched = true;
+		if (jobstore_forget_row(source, columns, ledger_key(source, columns, row_key)))
+			found = true;
 	}
-	if (!matched && keys == NIL)
-		ereport(NOTICE,
-				(errmsg("nothing is known of rows of \"%s\"", get_rel_name(source))));
-	else if (!matched)
+	if (!matched && keys != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("row_key must be an object of exactly the key columns"),
 				 errhint("The key of \"%s\" is (%s).", get_rel_name(source),
 						 key_in_words(linitial(keys)))));
+	if (!found)
+		ereport(NOTICE,
+				(errmsg("nothing is known of that row of \"%s\"", get_rel_name(source)),
+				 errhint("Numbers must be spelled as in column row_key of dess_batch_rows.")));
 	PG_RETURN_VOID();
 }
 

@@ -13,15 +13,16 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "foreign/foreign.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/numeric.h"
 
+#include "api_account.h"
 #include "api_submit.h"
 #include "batch_token.h"
 #include "credential.h"
@@ -107,7 +108,8 @@ dess_batch_row_key(PG_FUNCTION_ARGS)
 typedef struct Show
 {
 	const Job  *job;
-	char	   *key;
+	TargetTable *table;
+	char	   *key;			/* as the ledger keeps it */
 	Digest		sent;
 	RowTrace	trace;
 	TargetRow  *row;			/* as it is now; NULL: it is gone */
@@ -115,45 +117,59 @@ typedef struct Show
 	char	   *reply;
 } Show;
 
-/* Finds the row in the ledger. */
+/*
+ * Reads the row as it is now.  Its own spelling of the key counts: 1.5 finds
+ * 1.50 in the table, but only 1.50 is in the ledger.
+ */
 static void
-show_find(Show *show, Jsonb *row_key)
+show_read(Show *show, Jsonb *row_key)
 {
 	const Job  *job = show->job;
 	UserContext user;
-	int			batch_no;
+	TargetRow  *rows;
 
+	if (get_rel_name(job->source) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s\" does not exist", job->source_name)));
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	show->key = target_key_from_json(job->source, job->key_columns, row_key);
+	show->table = target_open(job);
+	if (target_read_keys(show->table, &show->key, 1, &rows) > 0)
+	{
+		show->row = &rows[0];
+		show->key = rows[0].key;
+	}
 	usercxt_leave(&user);
+}
+
+/* Finds the row in the ledger. */
+static void
+show_find(Show *show)
+{
+	const Job  *job = show->job;
+	int			batch_no;
 
 	if (!jobstore_find_row(job, show->key, &show->sent, &show->answer, &show->reply, &batch_no) ||
 		!jobstore_trace_row(job->id, batch_no, show->key, &show->trace))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("job " INT64_FORMAT " has no row with key %s", job->id,
-						JsonbToCString(NULL, &row_key->root, VARSIZE(row_key))),
+				 errmsg("job " INT64_FORMAT " has no row with that key", job->id),
 				 errhint("SELECT row_key FROM dess_batch_rows WHERE job_id = " INT64_FORMAT " lists its rows.", job->id)));
 }
 
-/*
- * Reads the row as it is now.  An answer that was written and not kept is what
- * the target holds, as far as anybody knows.
- */
+/* An answer that was written and not kept is what the target holds, as far as anybody knows. */
 static void
-show_read(Show *show)
+show_written(Show *show)
 {
 	const Job  *job = show->job;
 	UserContext user;
-	TargetTable *table;
-	TargetRow  *rows;
 
+	if (show->answer != NULL ||
+		(show->trace.outcome != OUTCOME_OK && show->trace.outcome != OUTCOME_MISSING))
+		return;
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	table = target_open(job);
-	if (target_read_keys(table, &show->key, 1, &rows) > 0)
-		show->row = &rows[0];
-	if (show->answer == NULL && (show->trace.outcome == OUTCOME_OK || show->trace.outcome == OUTCOME_MISSING))
-		show->answer = target_read_value(table, show->key);
+	show->answer = target_read_value(show->table, show->key);
 	usercxt_leave(&user);
 }
 
@@ -174,13 +190,18 @@ show_request(const Show *show, Datum *request)
 	BatchItem	item;
 	StringInfoData line;
 	char		custom_id[64] = "row";
+	char	   *why;
 
 	if (show->row == NULL || show->row->text == NULL)
 		return false;
-	if (OidIsValid(job->server) && GetForeignServerExtended(job->server, FSV_MISSING_OK) == NULL)
+	account = account_try_load(job->server, job->provider, job->owner, &why);
+	if (account == NULL)
+	{
+		ereport(NOTICE,
+				(errmsg("the request cannot be shown"),
+				 errdetail_internal("%s", why)));
 		return false;
-
-	account = account_load(job->server, job->provider, job->owner);
+	}
 	account_wipe(account);
 	options = parameters_to_options(job, account);
 	if (show->trace.token[0] != '\0')
@@ -222,8 +243,9 @@ dess_batch_show(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	memset(&show, 0, sizeof(show));
 	show.job = jobstore_control_job(PG_GETARG_INT64(0));
-	show_find(&show, PG_GETARG_JSONB_P(1));
-	show_read(&show);
+	show_read(&show, PG_GETARG_JSONB_P(1));
+	show_find(&show);
+	show_written(&show);
 
 	nulls[0] = !show_request(&show, &values[0]);
 	nulls[1] = false;

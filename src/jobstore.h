@@ -303,8 +303,9 @@ extern void jobstore_ask_poll(int64 id);
 extern int64 jobstore_retry(const Job *job, List *outcomes);
 extern void jobstore_adopt(int64 id);	/* 0: all that the caller has the rights of */
 extern void jobstore_erase(int64 id);	/* raises 55000 unless the job is final */
-extern List *jobstore_source_keys(Oid source);	/* every key that jobs on this table used: of List * of char * */
-extern void jobstore_forget_row(Oid source, List *key_columns, const char *key);	/* raises 55006 while it is in flight */
+extern List *jobstore_source_keys(Oid source);	/* every key that is known of this table: of List * of char * */
+/* Whether there was anything to forget; raises 55006 while the row is in flight. */
+extern bool jobstore_forget_row(Oid source, List *key_columns, const char *key);
 
 /* One line of dess_batch_progress; returns what the job waits for, or NULL.  *state is "forgotten" when the job is gone. */
 extern char *jobstore_job_figures(int64 id, char **state, int64 *rows, int64 *done, int64 *failed, double *rate, bool *rows_known, char **eta, char **bar);

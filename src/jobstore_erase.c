@@ -68,25 +68,81 @@ static Statement select_source_keys = {
 	.sql = "SELECT DISTINCT j.key_columns FROM dess_batch.job j WHERE j.source = $1"
 };
 
+/* What settles a row outlives the jobs. */
+static Statement select_settled_keys = {
+	.sql = "SELECT DISTINCT s.key_columns FROM dess_batch.settled s WHERE s.source = $1"
+};
+
+static bool
+same_names(const List *a, const List *b)
+{
+	ListCell   *la;
+	ListCell   *lb;
+
+	if (list_length(a) != list_length(b))
+		return false;
+	forboth(la, a, lb, b)
+		if (strcmp(lfirst(la), lfirst(lb)) != 0)
+			return false;
+	return true;
+}
+
+/* Adds columns, unless they are among the keys. */
+static List *
+add_source_key(List *keys, List *columns)
+{
+	ListCell   *lc;
+
+	foreach(lc, keys)
+		if (same_names(lfirst(lc), columns))
+			return keys;
+	return lappend(keys, columns);
+}
+
+/* The list of which key_join_list() made the text. */
+static List *
+split_names(const char *names)
+{
+	List	   *list = NIL;
+	char	  **values;
+	int			n = 1;
+
+	for (const char *p = names; *p != '\0'; p++)
+	{
+		if (*p == '\\' && p[1] != '\0')
+			p++;
+		else if (*p == '\t')
+			n++;
+	}
+	values = palloc_array(char *, n);
+	key_split(names, n, values);
+	for (int i = 0; i < n; i++)
+		list = lappend(list, values[i]);
+	return list;
+}
+
 List *
 jobstore_source_keys(Oid source)
 {
 	Ledger		ledger;
 	Args		args = {0};
 	List	   *keys = NIL;
+	MemoryContext connection;
 	uint64		n;
 
 	ledger_open(&ledger);
 	arg_oid(&args, source);
 	n = ledger_run(&select_source_keys, &args);
+	connection = MemoryContextSwitchTo(ledger.caller);
 	for (uint64 i = 0; i < n; i++)
-	{
-		List	   *columns = ledger_get_list(&ledger, i, 1);
-		MemoryContext old = MemoryContextSwitchTo(ledger.caller);
+		keys = add_source_key(keys, ledger_get_list(&ledger, i, 1));
+	MemoryContextSwitchTo(connection);
 
-		keys = lappend(keys, columns);
-		MemoryContextSwitchTo(old);
-	}
+	n = ledger_run(&select_settled_keys, &args);
+	connection = MemoryContextSwitchTo(ledger.caller);
+	for (uint64 i = 0; i < n; i++)
+		keys = add_source_key(keys, split_names(ledger_get_text(&ledger, i, 1)));
+	MemoryContextSwitchTo(connection);
 	ledger_close(&ledger);
 	return keys;
 }
@@ -173,13 +229,14 @@ forget_outcomes(const int64 *places, uint64 n)
 	}
 }
 
-void
+bool
 jobstore_forget_row(Oid source, List *key_columns, const char *key)
 {
 	Ledger		ledger;
 	Args		args = {0};
 	Args		settled_args = {0};
 	uint64		n;
+	bool		found = false;
 
 	ledger_open(&ledger);
 	arg_oid(&args, source);
@@ -200,15 +257,17 @@ jobstore_forget_row(Oid source, List *key_columns, const char *key)
 		int64	   *places = forget_places(&args, &n);
 
 		forget_outcomes(places, n);
+		found = found || n > 0;
 	} while (n > 0);
-	ledger_run(&forget_waiting, &args);
-	ledger_run(&forget_position, &args);
+	found = ledger_run(&forget_waiting, &args) > 0 || found;
+	found = ledger_run(&forget_position, &args) > 0 || found;
 
 	arg_oid(&settled_args, source);
 	arg_text(&settled_args, key);
 	arg_text(&settled_args, key_join_list(key_columns));
-	ledger_run(&forget_settled, &settled_args);
+	found = ledger_run(&forget_settled, &settled_args) > 0 || found;
 	ledger_close(&ledger);
+	return found;
 }
 
 /* ---- jobs ---- */

@@ -102,6 +102,7 @@ extern void batch_take_reply(BatchTask *batch, HttpReply *reply);
 /* ---- pipeline_loop.c: whose turn it is ---- */
 extern void pipeline_init(void);
 extern void pipeline_refresh(void); /* look at the ledger again */
+extern void pipeline_suspend(void);	/* drop what is under way, but for online requests */
 extern void pipeline_finished_transfers(void);
 extern bool pipeline_work(void);	/* one slice for whoever is due; false: nothing was due */
 extern long pipeline_timeout_ms(void);	/* until something is due; -1: nothing ever */

@@ -234,3 +234,17 @@ pipeline_init(void)
 	pipeline_refresh();
 	(void) slice_run("sweeping the spool", sweep_slice, NULL, &error);
 }
+
+void
+pipeline_suspend(void)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+
+		if (!task->job->online)
+			jobtask_drop(task);
+	}
+}

@@ -40,6 +40,7 @@
 static bool connected = false;
 static Oid	wrapper_oid = InvalidOid;
 static bool holds_lock = false;
+static TimestampTz purge_due = 0;	/* 0: not planned */
 
 /*
  * A database that cannot be connected to (it may be gone) is no reason to be
@@ -181,14 +182,60 @@ static long
 worker_timeout(TimestampTz idle_since)
 {
 	long		idle;
+	long		busy;
 
 	if (!dess_enabled)
 		return -1;
 	if (!pipeline_is_idle())
-		return pipeline_timeout_ms();
+	{
+		busy = pipeline_timeout_ms();
+		if (purge_due == 0)
+			return busy;
+		idle = Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), purge_due), 1);
+		return busy < 0 ? idle : Min(busy, idle);
+	}
 	idle = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   TimestampTzPlusMilliseconds(idle_since, dess_idle_timeout));
 	return Max(idle, 1);
+}
+
+/*
+ * Forgets old jobs now and then while there is other work; an idle worker does
+ * it before it exits.
+ */
+static void
+worker_purge_sometimes(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (pipeline_is_idle())
+		purge_due = 0;
+	else if (purge_due == 0)
+		purge_due = TimestampTzPlusMilliseconds(now, EMPTY_JOB_SECONDS * 1000);
+	else if (now >= purge_due)
+	{
+		purge_due = 0;
+		worker_purge();
+	}
+}
+
+/*
+ * Looks at dess_batch.enabled.  When it goes off, what can be taken up again
+ * is dropped at once; online requests that are under way are paid for, so their
+ * replies still go to the spool.
+ */
+static void
+worker_follow_enabled(void)
+{
+	static bool was_enabled = true;
+
+	if (dess_enabled == was_enabled)
+		return;
+	was_enabled = dess_enabled;
+	if (dess_enabled)
+		pipeline_refresh();
+	else
+		pipeline_suspend();
 }
 
 static void
@@ -210,9 +257,13 @@ worker_loop(void)
 		if (shmem_stop_requested())
 			proc_exit(0);
 
+		worker_follow_enabled();
 		pipeline_finished_transfers();
 		if (dess_enabled)
+		{
 			busy = pipeline_work();
+			worker_purge_sometimes();
+		}
 		if (!pipeline_is_idle())
 			idle_since = GetCurrentTimestamp();
 		else if (dess_enabled &&
@@ -245,5 +296,6 @@ dess_batch_worker_main(Datum main_arg)
 	slice_after_abort = worker_keep_lock;
 	http_init();
 	pipeline_init();
+	worker_purge();
 	worker_loop();
 }
