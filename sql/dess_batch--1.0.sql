@@ -401,8 +401,13 @@ CREATE VIEW dess_batch_batches WITH (security_barrier) AS
 SELECT b.job_id, b.no AS batch_no, b.state, b.remote_id, b.remote_state, b.requests, b.bytes,
 	   b.input_uri, pg_catalog.array_to_string(b.output_uris, ' ') AS output_uri,
 	   b.created_at, b.polled_at, b.next_poll_at, b.finished_at, b.remote_deleted_at,
-	   b.unmatched, b.duplicates, b.error_code, b.error
-FROM dess_batch.batch b JOIN dess_batch.job j ON j.id = b.job_id
+	   coalesce(b.error_code, CASE WHEN b.error IS NULL THEN s.code END) AS error_code, coalesce(b.error, s.words) AS error
+FROM dess_batch.batch b
+	JOIN dess_batch.job j ON j.id = b.job_id
+	LEFT JOIN LATERAL (
+		SELECT 'stray_lines' AS code, pg_catalog.format(
+			'%s lines of results belong to no row of the batch, %s to a row that had one', b.unmatched, b.duplicates) AS words
+	) s ON b.unmatched + b.duplicates > 0
 WHERE b.no > 0 AND dess_batch.may_see(j.owner, true);
 COMMENT ON VIEW dess_batch_batches IS 'batches of the jobs, with what each stage produced at the provider';
 
@@ -640,7 +645,7 @@ CREATE FUNCTION dess_batch_erase(job bigint) RETURNS void
 AS 'MODULE_PATHNAME', 'dess_batch_erase'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dess_batch_erase(bigint) IS
-'removes the jobs files at the provider and its kept answers';
+'removes the job''s files and jobs at the provider and its kept answers';
 
 CREATE FUNCTION dess_batch_forget(source regclass, row_key jsonb) RETURNS void
 AS 'MODULE_PATHNAME', 'dess_batch_forget'

@@ -16,6 +16,8 @@
 /* how an estimate of tokens is made from bytes */
 #define BYTES_A_TOKEN		3.5
 #define RETRY_FIRST_MS		1000
+/* how often an account that was lost is looked for */
+#define ACCOUNT_RETRY_MS	10000
 /* of a file, in one turn */
 #define CHECKSUM_BYTES		(32 * 1024 * 1024)
 /* "not found" is believed after this many looks over this time */
@@ -122,6 +124,43 @@ batch_authorize(BatchTask *batch)
 	return false;
 }
 
+static void
+abandon_slice(void *arg)
+{
+	BatchTask  *batch = (BatchTask *) arg;
+
+	jobstore_batch_cleaned(batch->job->job->id, batch->batch.no, false);
+}
+
+/*
+ * The account of a batch that is at the provider cannot be used.  A right may
+ * be granted again; a server or a role that is gone stays gone.
+ */
+static void
+batch_account_lost(BatchTask *batch, const SliceError *error)
+{
+	JobTask    *task = batch->job;
+	bool		gone = strcmp(error->sqlstate, unpack_sql_state(ERRCODE_UNDEFINED_OBJECT)) == 0;
+	SliceError	ignored;
+
+	batch->due = later(ACCOUNT_RETRY_MS);
+	if (batch->batch.state >= BATCH_DONE)
+	{
+		/* nobody is left who could remove what is at the provider */
+		if (gone && slice_run("giving up remote files", abandon_slice, batch, &ignored) == SLICE_DONE)
+			batch->batch.remote_deleted = true;
+	}
+	else if (task->job->control == CONTROL_CANCEL)
+		batch_release(batch);
+	else if (gone)
+	{
+		jobtask_fail(task, error->sqlstate, error->message);
+		jobtask_end_failed(task);
+	}
+	else if (!task->told)
+		jobtask_note(task, error->sqlstate, error->message);
+}
+
 /* The account as it is now, with a secret; otherwise the job waits or has failed. */
 bool
 batch_account_ready(BatchTask *batch)
@@ -136,7 +175,7 @@ batch_account_ready(BatchTask *batch)
 		if (verdict != SLICE_DONE)
 		{
 			if (verdict == SLICE_HOPELESS && batch->batch.state >= BATCH_CREATING)
-				batch->due = later(RETRY_CAP_MS);
+				batch_account_lost(batch, &error);
 			else
 				jobtask_trouble(batch->job, verdict, &error);
 			return false;
@@ -392,6 +431,7 @@ batch_retry_step(BatchTask *batch, const StepError *error)
 	if (error->retry_after_ms >= 0)
 		ms = error->retry_after_ms;
 	batch->due = later(ms);
+	batch->batch.next_poll_at = batch->due;
 	batch_save(batch, error);
 	/* saving may have been postponed by trouble, but the delay stands */
 	batch->due = Max(batch->due, later(ms));

@@ -8,7 +8,9 @@
 #include "postgres.h"
 
 #include "utils/inval.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -17,6 +19,9 @@
 
 /* An account is read again when it is older than this. */
 #define ACCOUNT_MAX_AGE_MS	1000
+
+/* counts changes of servers and user mappings */
+static uint64 catalog_generation = 1;
 
 static dlist_head channels = DLIST_STATIC_INIT(channels);
 
@@ -28,6 +33,21 @@ channel_invalidate(Datum arg, int cacheid, uint32 hashvalue)
 
 	dlist_foreach(iter, &channels)
 		dlist_container(Channel, node, iter.cur)->loaded_at = 0;
+}
+
+static void
+catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	catalog_generation++;
+}
+
+void
+channel_init(void)
+{
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, catalog_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, catalog_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, catalog_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, catalog_changed, (Datum) 0);
 }
 
 Channel *
@@ -81,7 +101,7 @@ channel_apply_limits(Channel *channel, const Account *account, bool first)
 bool
 channel_is_fresh(const Channel *channel)
 {
-	return channel->account != NULL &&
+	return channel->account != NULL && channel->generation == catalog_generation &&
 		!TimestampDifferenceExceeds(channel->loaded_at, GetCurrentTimestamp(), ACCOUNT_MAX_AGE_MS);
 }
 
@@ -91,6 +111,7 @@ channel_account(Channel *channel)
 	MemoryContext fresh;
 	MemoryContext caller;
 	Account    *account;
+	uint64		generation = catalog_generation;
 
 	if (channel_is_fresh(channel))
 		return channel->account;
@@ -116,6 +137,7 @@ channel_account(Channel *channel)
 	if (channel->token != NULL && strcmp(channel->token_secret, account_fingerprint(account)) != 0)
 		channel_drop_token(channel);
 	account->access_token = channel->token;
+	channel->generation = generation;
 	channel->loaded_at = GetCurrentTimestamp();
 	return account;
 }

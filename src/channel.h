@@ -33,6 +33,7 @@ typedef struct Channel
 	MemoryContext account_cxt;
 	Account    *account;		/* NULL until loaded */
 	TimestampTz loaded_at;
+	uint64		generation;		/* of servers and user mappings, as of then */
 
 	/* the access token, for providers that exchange the secret for one */
 	MemoryContext token_cxt;
@@ -60,12 +61,15 @@ typedef struct Channel
 	int			active_batches; /* uploading .. running */
 } Channel;
 
+/* To be called once by the worker. */
+extern void channel_init(void);
+
 /* The channel of a server and a role; made when new.  Lives as long as the process. */
 extern Channel *channel_get(Oid server, const char *provider_name, Oid role);
 
 /*
- * The account, not older than a second: a changed secret is used from the next
- * request on.  Needs a transaction; raises what account_load() raises.
+ * The account as it is now: a changed secret is used from the next request on.
+ * What is not in a catalog (key files, environment) is looked at every second.  Needs a transaction; raises what account_load() raises.
  */
 extern Account *channel_account(Channel *channel);
 extern bool channel_is_fresh(const Channel *channel);	/* channel_account() would do nothing */

@@ -687,7 +687,7 @@ gemini_write_schema(StringInfo out, const char *schema)
 	Translation t = {.out = out};
 
 	if (doc == NULL)
-		return psprintf("response_schema is not JSON: it %s", why);
+		return psprintf("response_schema is not JSON: %s", why);
 	initStringInfo(&t.place);
 	t.root = json_root(doc);
 	translate(&t, t.root);

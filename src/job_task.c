@@ -109,6 +109,30 @@ jobtask_drop(JobTask *task)
 }
 
 /*
+ * What the user asks for does not wait for a time that was set before: a look
+ * at the provider, or the end of everything (cancelled).
+ */
+static void
+jobtask_hurry(JobTask *task, bool cancelled)
+{
+	List	   *asked = task->job->online ? NIL : jobstore_asked_polls(task->job->id);
+	dlist_iter	iter;
+
+	if (cancelled)
+		task->due = 0;
+	dlist_foreach(iter, &task->batches)
+	{
+		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+		/* a step that waits before it asks again has its reason */
+		if (batch->step != NULL && batch->batch.state > BATCH_UPLOADED)
+			continue;
+		if (cancelled || list_member_int(asked, batch->batch.no))
+			batch->due = 0;
+	}
+}
+
+/*
  * Takes over the ledger's values of a job, making the task if it is new.
  * job may be NULL to make room for nothing; it is copied by loading it anew in
  * the task's own context, so the caller must be in a transaction.
@@ -118,6 +142,7 @@ jobtask_refresh(JobTask *task, const Job *job)
 {
 	MemoryContext caller;
 	bool		fresh = task == NULL;
+	bool		running = !fresh && task->job->control != CONTROL_CANCEL;
 
 	if (fresh)
 	{
@@ -160,6 +185,8 @@ jobtask_refresh(JobTask *task, const Job *job)
 				task->filling = batch;
 		}
 	}
+	else
+		jobtask_hurry(task, running && task->job->control == CONTROL_CANCEL);
 }
 
 /* May requests of this job leave? */

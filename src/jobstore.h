@@ -234,6 +234,8 @@ extern int64 jobstore_check_identity(void);
 
 /* Forgets jobs: finished before "before", and empty ones finished before "empty_before".  Bounded; true if more may be left. */
 extern bool jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed);
+/* Closes batches that jobs ended before "before" have left; bounded. */
+extern void jobstore_close_left(TimestampTz before);
 extern void jobstore_notify(int64 id, JobState state);
 
 /* ---- batches ---- */
@@ -244,7 +246,8 @@ extern void jobstore_save_batch(const Batch *batch);	/* token, remote, polls, ne
 /* Adds to what the batch has; its items must be inserted in the same transaction. */
 extern void jobstore_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes);
 extern void jobstore_batch_error(int64 job_id, int no, const char *code, const char *message);
-extern void jobstore_batch_cleaned(int64 job_id, int no);
+/* Nothing of the batch is at the provider any more; removed false: what is there stays, for ever. */
+extern void jobstore_batch_cleaned(int64 job_id, int no, bool removed);
 extern void jobstore_count_answers(int64 job_id, int64 *answers, int64 *failed);	/* of rows that were sent */
 extern void jobstore_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates);
 
@@ -292,6 +295,7 @@ extern void jobstore_set_control(int64 id, JobControl control);
 extern void jobstore_resume(int64 id, const char *max_cost);
 extern void jobstore_set_stage(int64 id, JobStage stage);	/* forward only */
 extern void jobstore_ask_poll(int64 id);
+extern List *jobstore_asked_polls(int64 id);	/* of int: numbers of running batches whose next look is due */
 
 /*
  * Rows that ended with these outcomes (of char *; NIL: every failed one but

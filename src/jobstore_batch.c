@@ -285,10 +285,10 @@ jobstore_batch_error(int64 job_id, int no, const char *code, const char *message
 }
 
 void
-jobstore_batch_cleaned(int64 job_id, int no)
+jobstore_batch_cleaned(int64 job_id, int no, bool removed)
 {
 	static Statement statement = {
-		.sql = "UPDATE dess_batch.batch SET remote_deleted_at = now() "
+		.sql = "UPDATE dess_batch.batch SET remote_deleted_at = CASE WHEN $3 THEN now() ELSE 'infinity' END "
 		"WHERE job_id = $1 AND no = $2 AND remote_deleted_at IS NULL"
 	};
 	Ledger		ledger;
@@ -297,6 +297,7 @@ jobstore_batch_cleaned(int64 job_id, int no)
 	ledger_open(&ledger);
 	arg_int64(&args, job_id);
 	arg_int32(&args, no);
+	arg_bool(&args, removed);
 	ledger_run(&statement, &args);
 	ledger_close(&ledger);
 }

@@ -145,6 +145,32 @@ jobstore_ask_poll(int64 id)
 	ledger_close(&ledger);
 }
 
+List *
+jobstore_asked_polls(int64 id)
+{
+	static Statement statement = {
+		.sql = "SELECT b.no FROM dess_batch.batch b "
+		"WHERE b.job_id = $1 AND b.state = 'running' AND b.next_poll_at <= now()"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	List	   *numbers = NIL;
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	n = ledger_run(&statement, &args);
+	for (uint64 i = 0; i < n; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(ledger.caller);
+
+		numbers = lappend_int(numbers, ledger_get_int32(i, 1));
+		MemoryContextSwitchTo(old);
+	}
+	ledger_close(&ledger);
+	return numbers;
+}
+
 /* ---- retry ---- */
 
 /*

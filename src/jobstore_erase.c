@@ -35,6 +35,48 @@ static Statement remove_again = {
 	"AND b.remote_deleted_at IS NOT NULL AND (b.input_uri IS NOT NULL OR b.remote_id IS NOT NULL)"
 };
 
+/* Batches that a job left when it failed: their results were never fetched. */
+static Statement select_left = {
+	.sql = "SELECT b.job_id, b.no FROM dess_batch.batch b JOIN dess_batch.job j ON j.id = b.job_id "
+	"WHERE " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") " AND NOT " JOB_IS_OPEN("j.") " "
+	"AND (j.id = $1 OR j.finished_at < $2) LIMIT $3"
+};
+
+static void
+close_left(int64 id, TimestampTz before)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	int64		jobs[PURGE_JOBS];
+	int			numbers[PURGE_JOBS];
+	uint64		n;
+
+	do
+	{
+		args.n = 0;
+		ledger_open(&ledger);
+		arg_int64(&args, id);
+		arg_time(&args, before);
+		arg_int64(&args, PURGE_JOBS);
+		n = ledger_run(&select_left, &args);
+		for (uint64 i = 0; i < n; i++)
+		{
+			jobs[i] = ledger_get_int64(i, 1, 0);
+			numbers[i] = ledger_get_int32(i, 2);
+		}
+		ledger_close(&ledger);
+		for (uint64 i = 0; i < n; i++)
+			jobstore_close_batch(jobstore_load_job(jobs[i]), numbers[i], BATCH_FAILED, OUTCOME_CANCELLED,
+								 "erased", "the job was given up before its results were fetched");
+	} while (n == PURGE_JOBS);
+}
+
+void
+jobstore_close_left(TimestampTz before)
+{
+	close_left(0, before);
+}
+
 void
 jobstore_erase(int64 id)
 {
@@ -60,6 +102,7 @@ jobstore_erase(int64 id)
 	ledger_run(&delete_answers, &args);
 	ledger_run(&remove_again, &args);
 	ledger_close(&ledger);
+	close_left(id, 0);
 }
 
 /* ---- a row ---- */

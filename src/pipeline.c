@@ -227,9 +227,10 @@ status_batch_failed(BatchTask *batch)
 		batch->failures++;
 		batch->batch.remote.remote_id = NULL;
 		batch_renew_token(batch->batch.token);
+		batch->batch.next_poll_at = later(sched_backoff_ms(batch->failures, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, dice()));
 		batch_save(batch, &why);
 		if (batch_move(batch, BATCH_UPLOADED, "putting a batch back"))
-			batch->due = later(sched_backoff_ms(batch->failures, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, dice()));
+			batch->due = batch->batch.next_poll_at;
 		return;
 	}
 	if (why.class == ERROR_TEMPORARY || why.class == ERROR_RATE)
@@ -314,7 +315,8 @@ clean_slice(void *arg)
 {
 	BatchTask  *batch = (BatchTask *) arg;
 
-	jobstore_batch_cleaned(batch->job->job->id, batch->batch.no);
+	jobstore_batch_cleaned(batch->job->job->id, batch->batch.no, true);
+	spool_remove_batch(batch->job->job->id, batch->batch.no);
 }
 
 static void

@@ -229,6 +229,7 @@ pipeline_init(void)
 {
 	SliceError	error;
 
+	channel_init();
 	if (slice_run("starting", init_slice, NULL, &error) != SLICE_DONE)
 		proc_exit(1);
 	pipeline_refresh();

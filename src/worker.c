@@ -103,6 +103,7 @@ purge_slice(void *arg)
 	TimestampTz now = GetCurrentTimestamp();
 	int64		removed;
 
+	jobstore_close_left(now - (int64) dess_job_retention * USECS_PER_MINUTE);
 	*more = jobstore_purge(now - (int64) dess_job_retention * USECS_PER_MINUTE,
 						   now - EMPTY_JOB_SECONDS * USECS_PER_SEC, &removed);
 }

@@ -141,8 +141,7 @@ sub wait_for_job
 
 	$node->poll_query_until(
 		$database, qq{
-		SELECT NOT EXISTS (SELECT FROM dess_batch_jobs WHERE job_id = $job
-			AND state NOT IN ('done', 'failed', 'cancelled', 'paused', 'held', 'prepared', 'uploaded'))})
+		SELECT coalesce(bool_and(stands_still), true) FROM dess_batch.figures WHERE job_id = $job})
 	  or die "job $job does not come to an end: "
 	  . $node->safe_psql($database,
 		qq{SELECT row_to_json(j) FROM dess_batch_jobs j WHERE job_id = $job;

@@ -408,7 +408,9 @@ scenario(
 		my $reply = $s->{simulator}{http}->post("$s->{simulator}{url}/v1/batches/$batch/cancel",
 			{ headers => { Authorization => 'Bearer ' . $s->{simulator}->key } });
 		is($reply->{status}, 200, 'it is cancelled from elsewhere');
-		is(wait_for_job($node, $s->{job}), 'done', 'the job ends');
+		wait_until('it is', sub { return $s->stats->{batches_cancelled} == 1 });
+		$s->sql("SELECT dess_batch_status($s->{job})");
+		is(wait_for_job($node, $s->{job}), 'done', 'a look that is asked for finds out');
 		is($s->ends, 'cancelled 5, ok 5', 'with what there is');
 	});
 
