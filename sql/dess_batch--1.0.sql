@@ -296,6 +296,7 @@ FROM (
 				   coalesce(sum(x.requests), 0)::bigint AS requests,
 				   coalesce(sum(x.ok + x.missing + x.empty), 0)::bigint AS done,
 				   coalesce(sum(x.failed), 0)::bigint AS failed,
+				   coalesce(sum(x.ok + x.missing + x.failed) FILTER (WHERE x.no > 0), 0)::bigint AS answered,
 				   coalesce(sum(x.input_tokens), 0)::bigint AS input_tokens,
 				   coalesce(sum(x.cached_tokens), 0)::bigint AS cached_tokens,
 				   coalesce(sum(x.output_tokens), 0)::bigint AS output_tokens,
@@ -351,10 +352,10 @@ SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, f.sta
 	   p.percent,
 	   pg_catalog.rpad(pg_catalog.repeat('#', coalesce(pg_catalog.trunc(p.percent / 5), 0)::integer), 20, '.') AS bar,
 	   f.rows, f.rows_known, f.done, f.failed,
-	   pg_catalog.round((t.finished / nullif(t.seconds, 0))::numeric, 1) AS rows_per_second,
-	   CASE WHEN f.rows_known AND t.finished > 0
+	   pg_catalog.round((t.answered / nullif(t.seconds, 0))::numeric, 1) AS rows_per_second,
+	   CASE WHEN f.rows_known AND t.answered > 0
 				 AND f.state IN ('preparing', 'prepared', 'uploading', 'uploaded', 'creating', 'running', 'retrieving')
-			THEN pg_catalog.date_trunc('second', pg_catalog.make_interval(secs => t.seconds * (f.rows - t.finished) / t.finished)) END AS eta,
+			THEN pg_catalog.date_trunc('second', pg_catalog.make_interval(secs => t.seconds * (f.rows - f.done - f.failed) / t.answered)) END AS eta,
 	   CASE
 		   WHEN f.state IN ('done', 'cancelled', 'failed') THEN NULL
 		   WHEN f.state = 'held' THEN 'dess_batch_adopt(' || j.id || ')'
@@ -378,7 +379,7 @@ FROM dess_batch.job j
 					ELSE pg_catalog.trunc(100.0 * (f.done + f.failed) / f.rows, 1) END AS percent
 	) p
 	CROSS JOIN LATERAL (
-		SELECT (f.done + f.failed)::double precision AS finished,
+		SELECT f.answered::double precision AS answered,
 			   extract(epoch FROM coalesce(j.finished_at, pg_catalog.clock_timestamp()) - j.started_at)::double precision AS seconds
 	) t;
 
@@ -391,7 +392,7 @@ SELECT j.id AS job_id, j.label,
 	   f.state, f.rows, f.requests, f.done, f.failed, f.rows - f.done - f.failed AS pending,
 	   f.input_tokens, f.cached_tokens, f.output_tokens, f.reasoning_tokens, NULL::numeric AS cost,
 	   coalesce((SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid = j.owner), j.owner_name) AS owner,
-	   j.submitted_by, j.args, pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(j.prompt, 'UTF8')), 'hex') AS prompt_sha256,
+	   j.submitted_by, j.args, pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(j.system_prompt || E'\n', '') || j.prompt, 'UTF8')), 'hex') AS prompt_sha256,
 	   j.extension_version, j.created_at, j.started_at, j.finished_at, j.error_code, j.error
 FROM dess_batch.job j JOIN dess_batch.figures f ON f.job_id = j.id
 WHERE dess_batch.may_see(j.owner, true);

@@ -25,16 +25,7 @@ static uint64 catalog_generation = 1;
 
 static dlist_head channels = DLIST_STATIC_INIT(channels);
 
-/* A server or a user mapping was changed: every account is read again. */
-static void
-channel_invalidate(Datum arg, int cacheid, uint32 hashvalue)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &channels)
-		dlist_container(Channel, node, iter.cur)->loaded_at = 0;
-}
-
+/* A server, a user mapping or a role was changed: every account is read again. */
 static void
 catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -45,7 +36,7 @@ void
 channel_init(void)
 {
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, catalog_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(USERMAPPINGOID, catalog_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGUSERSERVER, catalog_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, catalog_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, catalog_changed, (Datum) 0);
 }
@@ -64,11 +55,6 @@ channel_get(Oid server, const char *provider_name, Oid role)
 			return channel;
 	}
 
-	if (dlist_is_empty(&channels))
-	{
-		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, channel_invalidate, (Datum) 0);
-		CacheRegisterSyscacheCallback(USERMAPPINGUSERSERVER, channel_invalidate, (Datum) 0);
-	}
 	channel = MemoryContextAllocZero(TopMemoryContext, sizeof(Channel));
 	channel->server = server;
 	channel->role = role;

@@ -308,7 +308,7 @@ read_result(JsonValue *line, BatchReply *reply)
 	reply->response_id = copy_member(response, "responseId");
 	read_usage(response, reply);
 
-	if (is_error(error))
+	if (is_error(error) || http >= 300)
 		reply_from_error(reply, (http < 0 || http > 999) ? 0 : (int) http, error);
 	else if (json_is_object(status) && is_error(status))
 		reply_from_error(reply, 0, status);

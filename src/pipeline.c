@@ -383,6 +383,25 @@ failure_in_words(const BatchTask *batch, const StepError *error)
 					batch->job->job->server_name, words != NULL ? words : "");
 }
 
+/*
+ * Whether the batch exists at the provider cannot be found out.  A second one
+ * would be paid, so it waits; the user decides by cancelling the job.
+ */
+static void
+create_unknown(BatchTask *batch, const StepError *error)
+{
+	JobTask    *task = batch->job;
+
+	if (task->job->control == CONTROL_CANCEL && error->code != NULL && strcmp(error->code, CODE_UNCERTAIN) == 0)
+	{
+		batch_release(batch);
+		return;
+	}
+	batch_retry_step(batch, error);
+	if (task->job->control == CONTROL_FAIL)
+		jobtask_end_failed(task);
+}
+
 /* Before the batch exists at the provider: nothing is paid yet. */
 static void
 unsent_stage_failed(BatchTask *batch, const StepError *error)
@@ -410,8 +429,7 @@ unsent_stage_failed(BatchTask *batch, const StepError *error)
 		case ERROR_NO_SERVICE:
 			if (batch->batch.state == BATCH_CREATING && !batch->asked)
 			{
-				/* whether the batch exists is still unknown */
-				batch_retry_step(batch, error);
+				create_unknown(batch, error);
 				break;
 			}
 			if (batch->batch.state == BATCH_CREATING &&

@@ -486,6 +486,17 @@ keep_escapes(void *cls, struct MHD_Connection *conn, char *s)
 	return strlen(s);
 }
 
+static void
+on_connection(void *cls, struct MHD_Connection *conn, void **context,
+			  enum MHD_ConnectionNotificationCode code)
+{
+	(void) cls;
+	(void) conn;
+	(void) context;
+	if (code == MHD_CONNECTION_NOTIFY_STARTED)
+		stats_count(COUNT_CONNECTIONS, 1);
+}
+
 static int
 open_socket(void)
 {
@@ -521,6 +532,7 @@ http_start(void)
 							  MHD_OPTION_CONNECTION_TIMEOUT, 600U,
 							  MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL,
 							  MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
+							  MHD_OPTION_NOTIFY_CONNECTION, on_connection, NULL,
 							  MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
 							  MHD_OPTION_END);
 	if (server == NULL)

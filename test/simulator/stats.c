@@ -36,7 +36,8 @@ typedef struct Minute
 static const char *const counter_names[COUNTERS] = {
 	"batches_created", "batches_cancelled", "batches_completed", "batches_failed",
 	"batches_expired", "files_created", "files_deleted", "bytes_uploaded",
-	"batch_rows_ok", "batch_rows_failed", "online_ok", "online_failed", "faults_fired"
+	"batch_rows_ok", "batch_rows_failed", "online_ok", "online_failed", "faults_fired",
+	"connections"
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

@@ -55,11 +55,12 @@ my $node = start_node(
 		OPENAI_API_KEY => $environment_secret,
 		https_proxy => 'http://127.0.0.1:' . $proxy->sockport,
 		no_proxy => 'inside.example.com'
-	},
-	conf => qq{
-		log_min_messages = debug5
-		log_error_verbosity = verbose
 	});
+
+# not before the start: PostgreSQL itself would log its environment
+$node->append_conf('postgresql.conf',
+	"log_min_messages = debug5\nlog_error_verbosity = verbose\nlog_statement = none");
+$node->reload;
 
 sub as
 {
@@ -188,7 +189,7 @@ make('mallory',
 	CREATE USER MAPPING FOR mallory SERVER inside OPTIONS (api_key 'sk-mallory-5555555555');});
 my $job = submit_as('mallory', q{'mallory.bait', 'gpt-4o-mini', '{note}', server => 'inside'});
 is(wait_for_job($node, $job), 'failed', 'a name that resolves to a loopback address: the job fails');
-like(query("SELECT error FROM dess_batch_jobs WHERE job_id = $job"), qr/127\.0\.0\.1.*superuser/s,
+like(query("SELECT error FROM dess_batch_jobs WHERE job_id = $job"), qr/loopback.*superuser/,
 	'and says why');
 $job = submit_as('mallory', q{'mallory.bait', 'gpt-4o-mini', '{note}', mode => 'online', server => 'inside'});
 is(wait_for_job($node, $job), 'failed', 'online as well');
@@ -197,8 +198,11 @@ like((as('mallory', q{SELECT ok, detail FROM dess_batch_check('inside') ORDER BY
 is(visitor($inside, 0), undef, 'nobody came to that address');
 
 query('ALTER SERVER inside OWNER TO boss; GRANT USAGE ON FOREIGN SERVER inside TO mallory');
-as('mallory', q{SELECT dess_batch_check('inside')});
-isnt(visitor($inside, 10), undef, 'for a server of a superuser somebody comes');
+$job = submit_as('mallory', q{'mallory.bait', 'gpt-4o-mini', '{note}', mode => 'online', server => 'inside'});
+isnt(visitor($inside, 30), undef, 'for a server of a superuser somebody comes');
+close $inside;
+query("SELECT dess_batch_cancel($job)");
+is(wait_for_job($node, $job), 'cancelled', 'the job is cancelled');
 
 # ---- the key in the environment
 
@@ -226,6 +230,7 @@ my $said = visitor($proxy, 30);
 like($said, qr/^CONNECT collector\.example\.com:443 /, 'with a key of its own the job goes on');
 unlike($said, qr/\Q$environment_secret/, 'and takes no other key along');
 query("SELECT dess_batch_cancel($_)") foreach $waiting, $for_boss;
+is(wait_for_job($node, $_), 'cancelled', 'the job is cancelled') foreach $waiting, $for_boss;
 query('DROP SERVER collector CASCADE');
 
 query(
@@ -235,7 +240,7 @@ query(
 	GRANT USAGE ON FOREIGN SERVER environment TO mallory;});
 $job = submit_as('mallory', q{'mallory.bait', 'gpt-4o-mini', '{note}', mode => 'online', server => 'environment'});
 is(wait_for_job($node, $job), 'done', "a superuser's server lends the key in the environment");
-is( $simulator->get('requests?path=/v1/chat/*&limit=1')->{requests}[0]{headers}{authorization}
+is( $simulator->get('requests?path=/v1/chat/*&limit=1')->{requests}[0]{headers}{Authorization}
 	  =~ /(....)$/ ? $1 : '', substr($environment_secret, -4), 'which is what was sent');
 query('ALTER ROLE boss NOSUPERUSER');
 refused('mallory', q{SELECT dess_batch_submit('mallory.bait', 'gpt-4o-mini', '{note}', 'remark', server => 'environment')},
@@ -301,8 +306,10 @@ my @places = split /\n/, query(
 cmp_ok(@places, '>', 20, 'there are places to look at');
 foreach my $place (@places)
 {
-	is(query("SELECT count(*) FROM $place p WHERE p::text ~ '$secret|$environment_secret'"), 0,
-		"no secret in $place");
+	my $found = join ' OR ', map { 'position(' . join('||', map { "'$_'" } split /(?<=-)/) . ' IN p::text) > 0' }
+	  $secret, $environment_secret, $mallorys_secret;
+
+	is(query("SELECT count(*) FROM $place p WHERE $found"), 0, "no secret in $place");
 }
 foreach my $job ($online, $batch)
 {
@@ -322,7 +329,7 @@ query("SELECT dess_batch_cancel($batch)");
 $node->stop;
 my $log = slurp_file($node->logfile);
 like($log, qr/DEBUG: /, 'the log is at its most talkative');
-unlike($log, qr/\Q$_/, 'and has no secret') foreach $secret, $environment_secret, $mallorys_secret;
+is(index($log, $_), -1, 'and has no secret') foreach $secret, $environment_secret, $mallorys_secret;
 
 $simulator->stop;
 done_testing();
