@@ -248,11 +248,10 @@ google_is_own_url(const char *url)
 
 	if (pg_strncasecmp(url, "https://", 8) != 0)
 		return false;
-	length = strcspn(url + 8, "/?#") + 3;
 
-	/* neither a user before the host nor a port behind it */
-	if (memchr(host + 3, '@', length - 3) != NULL || memchr(host + 3, ':', length - 3) != NULL ||
-		memchr(host + 3, '\\', length - 3) != NULL)
+	/* "://" and the host: neither a user before it nor a port behind it */
+	length = 3 + strspn(url + 8, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-");
+	if (host[length] != '\0' && host[length] != '/')
 		return false;
 	for (int i = 0; i < lengthof(hosts); i++)
 	{

@@ -399,12 +399,19 @@ online_block(Channel *channel, int64 ms)
 	channel->blocked_until = Max(channel->blocked_until, later(ms));
 }
 
-static void
+/*
+ * What fails together counts once: the delay grows by rounds, not by requests.
+ * Returns true when the trouble has become worth telling.
+ */
+static bool
 online_unwell(Channel *channel)
 {
+	if (channel->unreachable >= TROUBLE_AFTER && channel->blocked_until > GetCurrentTimestamp())
+		return false;
 	channel->unreachable++;
 	if (channel->unreachable >= TROUBLE_AFTER)
 		online_block(channel, sched_backoff_ms(channel->unreachable - TROUBLE_AFTER + 1, 500, 60000, dice()));
+	return channel->unreachable == TROUBLE_AFTER;
 }
 
 /* The reply is an answer of some kind: it becomes a line of the result file. */
@@ -440,8 +447,7 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 
 	if (reply->failure == HTTP_NOT_SENT || reply->failure == HTTP_LOCAL)
 	{
-		online_unwell(channel);
-		if (channel->unreachable == TROUBLE_AFTER)
+		if (online_unwell(channel))
 			jobtask_note(task, error.code, error.message);
 		online_put_back(batch, request);
 		return true;
@@ -472,7 +478,7 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 		return true;
 	}
 	if (error.class == ERROR_TEMPORARY)
-		online_unwell(channel);
+		(void) online_unwell(channel);
 	return false;
 }
 
@@ -565,11 +571,12 @@ online_flush(void)
 /* ---- one turn ---- */
 
 static bool
-online_should_merge(const OnlineState *state)
+online_should_merge(const OnlineState *state, bool stopping)
 {
 	if (state->nunmerged == 0)
 		return false;
-	return state->nunmerged >= GROUP_ANSWERS || state->nin_flight + state->nunsent == 0 ||
+	return state->nunmerged >= GROUP_ANSWERS ||
+		state->nin_flight + (stopping ? 0 : state->nunsent) == 0 ||
 		TimestampDifferenceExceeds(state->first_unmerged, GetCurrentTimestamp(), GROUP_DELAY_MS);
 }
 
@@ -632,7 +639,7 @@ online_work(BatchTask *batch)
 	if (jobtask_may_send(batch->job))
 		more = online_send(batch);
 
-	if (online_should_merge(state))
+	if (online_should_merge(state, stopping))
 	{
 		merge_lines(batch, &end);
 		if (end)
@@ -640,7 +647,8 @@ online_work(BatchTask *batch)
 		state->first_unmerged = GetCurrentTimestamp();
 		return true;
 	}
-	if (state->nin_flight == 0 && state->narrived == 0 && (state->nunsent == 0 || stopping))
+	if (state->nin_flight == 0 && state->narrived == 0 && state->nunmerged == 0 &&
+		(state->nunsent == 0 || stopping))
 	{
 		online_finish(batch);
 		return true;

@@ -244,7 +244,10 @@ static bool
 prepare_row(PrepareSlice *slice, const TargetRow *row, int attempts)
 {
 	/* what ends here was sent one time less */
-	if (!row->convertible)
+	if (row->too_large)
+		prepare_end_row(slice, row, attempts, OUTCOME_INVALID, "54000",
+						"the row's text is longer than 32 MB");
+	else if (!row->convertible)
 		prepare_end_row(slice, row, attempts - 1, OUTCOME_INVALID, "22021",
 						"the row's text is not valid in UTF-8");
 	else if (row->text == NULL)

@@ -51,16 +51,16 @@ extern void google_append_escaped(StringInfo url, const char *text, const char *
 /* A resource's name such as "batches/9xk" from a reply, palloc'd; NULL unless it begins with prefix. */
 extern char *google_read_name(JsonValue *object, const char *member, const char *prefix);
 
-/* How a step that got a reply goes on; one of these is to be called for every reply. */
+/* How a step that got a reply goes on. */
 typedef enum GoogleTurn
 {
 	TURN_GOOD,					/* a 2xx arrived */
-	TURN_OTHER,					/* another status, which may mean something to the step */
+	TURN_OTHER,					/* another status, which may mean something to the step; result is its failure */
 	TURN_SETTLED				/* result says what comes next: a new token, a wait, a failure */
 } GoogleTurn;
 
 /*
- * Sees to refused tokens and, where repeating is harmless, to failures that
+ * To be called for every reply.  Sees to refused tokens and, where repeating is harmless, to failures that
  * time may heal: after a wait the step is called again with reply NULL.
  */
 extern GoogleTurn google_take_reply(BatchStage *stage, const HttpReply *reply, bool repeatable, StepResult *result);
@@ -73,8 +73,22 @@ extern void google_add_token(const Account *account, HttpRequest *request);
 
 /* Reads a state such as "JOB_STATE_RUNNING" by what stands behind "_STATE_". */
 extern RemoteStatus google_read_state(const char *word);
+extern void google_set_state(BatchRemote *remote, const char *word);
 
-/* Counts of a job, given as strings, -1 for unknown; what is absent is 0 when total is known. */
 extern int64 google_read_count(JsonValue *counts, const char *name);
+
+/* A batch's name, in which its token travels. */
+extern char *google_display_name(const BatchStage *stage);
+
+/* Looks for the batch in a list of many pages: a StageStep with what it needs to know. */
+typedef struct GoogleFinder
+{
+	const char *items;			/* the list's member */
+	void		(*ask) (BatchStage *stage, StepResult *result, const char *page);
+	bool		(*matches) (const BatchStage *stage, JsonValue *item);
+	bool		(*adopt) (JsonValue *item, BatchRemote *remote);
+} GoogleFinder;
+
+extern void google_find(BatchStage *stage, const HttpReply *reply, const GoogleFinder *finder, StepResult *result);
 
 #endif							/* DESS_PROVIDER_GOOGLE_H */

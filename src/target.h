@@ -24,6 +24,7 @@ typedef struct TargetRow
 	char	   *text;			/* rendered prompt, UTF-8; NULL: nothing to read, or not convertible */
 	size_t		text_length;
 	bool		convertible;	/* false: bytes that are not text in UTF-8, or more than 32 MB of them */
+	bool		too_large;		/* not convertible because of that */
 	bool		wanted;			/* filter and NULL target hold */
 	bool		target_null;	/* all targets are null */
 	Digest		hash;

@@ -199,6 +199,7 @@ row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 	const char **values = palloc_array(const char *, table->ninputs + 1);
 	bool		readable;
 
+	row->too_large = slot_is_too_large(table, slot);
 	row->convertible = row_read_inputs(receiver, slot, values);
 	if (!row->convertible)
 	{
@@ -208,7 +209,8 @@ row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 
 	resetStringInfo(&receiver->text);
 	readable = template_render(table->template, values, &receiver->text);
-	row->convertible = receiver->text.len <= TARGET_TEXT_LIMIT;
+	row->too_large = receiver->text.len > TARGET_TEXT_LIMIT;
+	row->convertible = !row->too_large;
 	if (readable && row->convertible)
 	{
 		row->text_length = receiver->text.len;
