@@ -24,7 +24,7 @@ HEADERS = src/provider.h src/http.h
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 SHLIB_LINK = -lcurl -lcjson -lcrypto
 
-# "make installcheck" runs against a server that preloads the installed module
+# "make installcheck" runs against a server that has the settings of test/regress.conf
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 REGRESS_OPTS = --inputdir=test

@@ -301,7 +301,7 @@ upload_take_progress(BatchStage *stage, const HttpReply *reply, StepResult *resu
 	upload_load(stage, &upload);
 	if (next > upload.offset)
 		stage->tries = 0;
-	else if (stage->tries++ >= STALLS)
+	else if ((stage->phase == UPLOAD_SENDING || next == stage->spool_length) && stage->tries++ >= STALLS)
 	{
 		step_fail(result, ERROR_TEMPORARY, "no_progress", "the storage does not take the file's next piece");
 		return;
@@ -315,7 +315,10 @@ upload_take_progress(BatchStage *stage, const HttpReply *reply, StepResult *resu
 	}
 	upload.offset = next;
 	upload_save(stage, &upload);
-	upload_put(stage, result, next == stage->spool_length);
+	if (next == stage->spool_length && stage->phase == UPLOAD_ASKING)
+		step_wait(result, 1000);	/* all of it is there, the object is not yet */
+	else
+		upload_put(stage, result, next == stage->spool_length);
 }
 
 /* The description of what is there: ours, or in the way. */

@@ -368,11 +368,11 @@ static Statement select_conflict = {
 	.sql = "SELECT 'Job ' || j.id || ' has key (' || array_to_string(ARRAY(SELECT quote_ident(c) FROM unnest(j.key_columns) c), ', ') || ').' "
 	"FROM dess_batch.job j "
 	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $1 AND j.target IS NOT DISTINCT FROM $2 AND j.key_columns <> $3 "
-	"ORDER BY j.id LIMIT 1"
+	"AND ($4 = 0 OR j.id < $4) ORDER BY j.id LIMIT 1"
 };
 
-char *
-jobstore_conflicting_key(Oid source, const char *target, List *key_columns)
+static char *
+jobstore_conflicting_key(Oid source, const char *target, List *key_columns, int64 before_id)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -382,10 +382,24 @@ jobstore_conflicting_key(Oid source, const char *target, List *key_columns)
 	arg_oid(&args, source);
 	arg_text(&args, target);
 	arg_list(&args, key_columns);
+	arg_int64(&args, before_id);
 	if (ledger_run(&select_conflict, &args) > 0)
 		words = ledger_get_text(&ledger, 0, 1);
 	ledger_close(&ledger);
 	return words;
+}
+
+void
+jobstore_check_key(const Job *job, int64 before_id)
+{
+	char	   *conflict = jobstore_conflicting_key(job->source, job->target, job->key_columns, before_id);
+
+	if (conflict != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another job in flight on \"%s\" uses another key", job->source_name),
+				 errdetail_internal("%s", conflict),
+				 errhint("Use the same key, or wait for that job.")));
 }
 
 static Statement any_rival = {

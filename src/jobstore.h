@@ -212,7 +212,8 @@ extern int64 jobstore_insert_job(const Job *job);
 extern List *jobstore_load_jobs(void);	/* of Job *: those with anything left to do */
 extern Job *jobstore_load_job(int64 id);	/* any job, or NULL */
 extern bool jobstore_any_work(void);
-extern char *jobstore_conflicting_key(Oid source, const char *target, List *key_columns);	/* another job in flight uses another key: its number and key in words; else NULL */
+/* Raises 55006 if another job in flight on the same table and target uses another key; before_id: only older ones, 0: all. */
+extern void jobstore_check_key(const Job *job, int64 before_id);
 extern List *jobstore_known_targets(Oid source); /* columns that jobs in the ledger write on this table */
 extern bool jobstore_job_started(int64 id);
 extern bool jobstore_set_listed(int64 id);

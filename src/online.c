@@ -90,7 +90,7 @@ online_open_results(OnlineState *state)
 	{
 		ReleaseExternalFD();
 		ereport(ERROR,
-				(errcode_for_file_access(),
+				(spool_errcode(),
 				 errmsg("could not open file \"%s\": %m", state->result_path)));
 	}
 }

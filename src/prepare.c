@@ -529,7 +529,11 @@ prepare_slice(void *arg)
 	slice->options = jobtask_options(task);
 	prepare_set_limits(slice);
 	if (job->state == JOB_QUEUED)
+	{
+		/* two transactions may have submitted at once without seeing each other */
+		jobstore_check_key(job, job->id);
 		jobstore_job_started(job->id);
+	}
 	if (job->requeued > 0 || (job->listed && !job->all_prepared))
 		waiting = jobstore_again_take(job->id, PAGE_ROWS / 2);
 	prepare_load_rivals(task);

@@ -42,22 +42,43 @@ struct SpoolReader
 	MemoryContextCallback callback;
 };
 
-/* Directory of this database; made on the way. */
+/*
+ * What is wrong with a file here passes and is repeated: a permission that is
+ * missing is not the user's, and must not end his job.
+ */
+int
+spool_errcode(void)
+{
+	errcode_for_file_access();
+	if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_INSUFFICIENT_RESOURCES)
+		errcode(ERRCODE_IO_ERROR);
+	return 0;
+}
+
+/* Directory of this database. */
 static char *
 spool_directory(void)
 {
-	char	   *base = dess_spool_directory[0] != '\0' ? dess_spool_directory : "dess_batch";
-	char	   *path = psprintf("%s/%u", base, MyDatabaseId);
+	return psprintf("%s/%u", dess_spool_directory[0] != '\0' ? dess_spool_directory : "dess_batch",
+					MyDatabaseId);
+}
 
+/* Makes it and the one above, unless they are there. */
+static void
+spool_make_directory(int elevel)
+{
+	char	   *path = spool_directory();
+	char	   *base = pstrdup(path);
+
+	get_parent_directory(base);
 	if (mkdir(base, S_IRWXU) < 0 && errno != EEXIST)
-		ereport(ERROR,
-				(errcode_for_file_access(),
+		ereport(elevel,
+				(spool_errcode(),
 				 errmsg("could not create directory \"%s\": %m", base)));
 	if (mkdir(path, S_IRWXU) < 0 && errno != EEXIST)
-		ereport(ERROR,
-				(errcode_for_file_access(),
+		ereport(elevel,
+				(spool_errcode(),
 				 errmsg("could not create directory \"%s\": %m", path)));
-	return path;
 }
 
 char *
@@ -65,6 +86,8 @@ spool_path(int64 job_id, int batch_no, SpoolKind kind, int number)
 {
 	char	   *directory = spool_directory();
 
+	/* who then opens a file there can say what is wrong */
+	spool_make_directory(DEBUG1);
 	if (kind == SPOOL_REQUESTS)
 		return psprintf("%s/" INT64_FORMAT "-%d.requests", directory, job_id, batch_no);
 	return psprintf("%s/" INT64_FORMAT "-%d.results.%d", directory, job_id, batch_no, number);
@@ -80,7 +103,7 @@ spool_length(const char *path)
 		if (errno == ENOENT)
 			return -1;
 		ereport(ERROR,
-				(errcode_for_file_access(),
+				(spool_errcode(),
 				 errmsg("could not stat file \"%s\": %m", path)));
 	}
 	return st.st_size;
@@ -93,7 +116,7 @@ spool_open_transient(const char *path, int flags)
 
 	if (fd < 0)
 		ereport(ERROR,
-				(errcode_for_file_access(),
+				(spool_errcode(),
 				 errmsg("could not open file \"%s\": %m", path)));
 	return fd;
 }
@@ -103,18 +126,20 @@ spool_close_transient(const char *path, int fd)
 {
 	if (CloseTransientFile(fd) != 0)
 		ereport(ERROR,
-				(errcode_for_file_access(),
+				(spool_errcode(),
 				 errmsg("could not close file \"%s\": %m", path)));
 }
 
 void
 spool_write(const char *path, int64 offset, const char *data, size_t length)
 {
-	int			fd = spool_open_transient(path, O_RDWR | O_CREAT);
+	int			fd;
 
+	spool_make_directory(ERROR);
+	fd = spool_open_transient(path, O_RDWR | O_CREAT);
 	if (ftruncate(fd, offset) < 0)
 		ereport(ERROR,
-				(errcode_for_file_access(),
+				(spool_errcode(),
 				 errmsg("could not truncate file \"%s\": %m", path)));
 	while (length > 0)
 	{
@@ -130,7 +155,7 @@ spool_write(const char *path, int64 offset, const char *data, size_t length)
 			if (errno == 0)
 				errno = ENOSPC;
 			ereport(ERROR,
-					(errcode_for_file_access(),
+					(spool_errcode(),
 					 errmsg("could not write to file \"%s\": %m", path)));
 		}
 		data += written;
@@ -147,7 +172,7 @@ spool_sync(const char *path)
 
 	if (pg_fsync(fd) != 0)
 		ereport(ERROR,
-				(errcode_for_file_access(),
+				(spool_errcode(),
 				 errmsg("could not fsync file \"%s\": %m", path)));
 	spool_close_transient(path, fd);
 }
@@ -155,11 +180,13 @@ spool_sync(const char *path)
 void
 spool_truncate(const char *path, int64 length)
 {
-	int			fd = spool_open_transient(path, O_RDWR | O_CREAT);
+	int			fd;
 
+	spool_make_directory(ERROR);
+	fd = spool_open_transient(path, O_RDWR | O_CREAT);
 	if (ftruncate(fd, length) < 0)
 		ereport(ERROR,
-				(errcode_for_file_access(),
+				(spool_errcode(),
 				 errmsg("could not truncate file \"%s\": %m", path)));
 	spool_close_transient(path, fd);
 }
@@ -179,7 +206,7 @@ spool_crc32c(const char *path, int64 from, int64 length, uint32 before)
 			continue;
 		if (got < 0)
 			ereport(ERROR,
-					(errcode_for_file_access(),
+					(spool_errcode(),
 					 errmsg("could not read file \"%s\": %m", path)));
 		if (got == 0)
 			ereport(ERROR,
@@ -205,6 +232,8 @@ spool_unlink(const char *path)
 
 /*
  * Calls visit for every file of this database's spool whose name is ours.
+ * What is in the way is logged, not raised: files are removed outside of
+ * transactions as well.
  */
 static void
 spool_visit(void (*visit) (const char *path, int64 job_id, int batch_no, void *arg), void *arg)
@@ -213,7 +242,9 @@ spool_visit(void (*visit) (const char *path, int64 job_id, int batch_no, void *a
 	DIR		   *dir = AllocateDir(directory);
 	struct dirent *entry;
 
-	while ((entry = ReadDir(dir, directory)) != NULL)
+	if (dir == NULL && errno == ENOENT)
+		return;
+	while ((entry = ReadDirExtended(dir, directory, LOG)) != NULL)
 	{
 		long long	job_id;
 		int			batch_no;
@@ -224,7 +255,8 @@ spool_visit(void (*visit) (const char *path, int64 job_id, int batch_no, void *a
 		snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name);
 		visit(path, job_id, batch_no, arg);
 	}
-	FreeDir(dir);
+	if (dir != NULL)
+		FreeDir(dir);
 }
 
 typedef struct RemoveArg
@@ -316,7 +348,7 @@ spool_open(const char *path, int64 offset)
 	{
 		ReleaseExternalFD();
 		ereport(ERROR,
-				(errcode_for_file_access(),
+				(spool_errcode(),
 				 errmsg("could not open file \"%s\": %m", path)));
 	}
 	return reader;
@@ -356,7 +388,7 @@ spool_fill(SpoolReader *reader)
 	} while (got < 0 && errno == EINTR);
 	if (got < 0)
 		ereport(ERROR,
-				(errcode_for_file_access(),
+				(spool_errcode(),
 				 errmsg("could not read file \"%s\": %m", reader->path)));
 	reader->filled += got;
 	return got > 0;

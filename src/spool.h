@@ -17,8 +17,11 @@ typedef enum SpoolKind
 	SPOOL_RESULTS				/* numbered, one a result file */
 } SpoolKind;
 
-/* Name of a file, palloc'd.  The directory of this database is made when needed. */
+/* Name of a file, palloc'd.  The directory of this database is made if it can be; never raises. */
 extern char *spool_path(int64 job_id, int batch_no, SpoolKind kind, int number);
+
+/* errcode_for_file_access() for files of the spool. */
+extern int	spool_errcode(void);
 
 /* Length in bytes, -1 if there is no such file. */
 extern int64 spool_length(const char *path);

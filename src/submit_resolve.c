@@ -237,25 +237,13 @@ check_table(Job *job, bool quiet)
 {
 	UserContext user;
 	TargetTable *table;
-	char	   *conflict;
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	table = target_open(job);
 	target_check_rights(table);
 	usercxt_leave(&user);
 
-	conflict = jobstore_conflicting_key(job->source, job->target, job->key_columns);
-	if (conflict != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("another job in flight on relation \"%s\" uses another key", get_rel_name(job->source)),
-				 errdetail_internal("%s", conflict),
-				 errhint("Use the same key, or wait for that job.")));
-	if (target_columns_read(table) == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the prompt shows no column of relation \"%s\"", get_rel_name(job->source)),
-				 errhint("Write {column} for one of its columns, or {row} for all but the key and the targets.")));
+	jobstore_check_key(job, 0);
 	if (!quiet)
 		ereport(NOTICE,
 				(errmsg("columns sent to server \"%s\": %s",

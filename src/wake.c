@@ -20,6 +20,7 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -46,11 +47,25 @@ worker_locktag(LOCKTAG *tag, Oid database, Oid wrapper)
 					   WORKER_LOCK_SUBOBJECT);
 }
 
+/*
+ * PostgreSQL releases a session lock when a transaction is aborted, but there
+ * is none when the process ends between two.
+ */
+static void
+wake_release_locks(int code, Datum arg)
+{
+	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
+}
+
 bool
 wake_lock_worker(Oid wrapper)
 {
+	static bool exit_registered = false;
 	LOCKTAG		tag;
 
+	if (!exit_registered)
+		on_shmem_exit(wake_release_locks, (Datum) 0);
+	exit_registered = true;
 	worker_locktag(&tag, MyDatabaseId, wrapper);
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }

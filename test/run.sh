@@ -73,7 +73,7 @@ run_regress()
 	as_server_user cp -r "$tree/expected" "$output"
 	limited_as_server_user "$program" --bindir="$pg_bin" \
 		--inputdir="$tree/test" --outputdir="$output" \
-		--temp-instance="$output/instance" --temp-config="$tree/test/regress.conf" \
+		--temp-instance="$output/instance" --temp-config="$tree/test/$part.conf" \
 		--encoding=UTF8 --no-locale --dbname=contrib_regression "$@" 2>&1 | tee "$log"
 	status=${PIPESTATUS[0]}
 	count "$part" "$status" \

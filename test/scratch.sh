@@ -11,7 +11,9 @@
 set -uo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PG_CONFIG=${PG_CONFIG:-pg_config}
+# the one of the system, whatever PATH becomes below
+PG_CONFIG=$(command -v "${PG_CONFIG:-pg_config}")
+export PG_CONFIG
 
 # Nothing of the caller's may reach a test: neither his server nor his secrets,
 # and no proxy between us and 127.0.0.1.
