@@ -10,6 +10,9 @@
  * serve built-in servers and servers owned by a superuser, which is looked up
  * whenever an account is loaded, because owners lose that attribute.
  *
+ * Google's credentials are found in the order of its own libraries.  Where there
+ * are none, the secret says that the metadata server is to be asked.
+ *
  * A secret is copied as rarely as possible, and every copy made here is zeroed.
  *
  *-------------------------------------------------------------------------
@@ -32,10 +35,14 @@
 
 #include "compat.h"
 #include "credential.h"
-#include "json.h"
+#include "google_key.h"
 
 /* More than any API key or key file needs. */
 #define SECRET_FILE_LIMIT	(64 * 1024)
+
+/* Providers that keep their secret under this name take all of Google's credentials. */
+#define GOOGLE_MAPPING_OPTION	"service_account_key"
+#define GOOGLE_DEFAULT_FILE	"application_default_credentials.json"
 
 /* An account on its way to a secret, and the places passed. */
 typedef struct SecretSearch
@@ -44,43 +51,13 @@ typedef struct SecretSearch
 	StringInfoData places;
 } SecretSearch;
 
-/* Is text the JSON of a service account's key file? */
-static bool
-is_service_account_key(const char *text)
-{
-	static const char *const members[] = {"client_email", "private_key"};
-	const char *why;
-	const char *type;
-	JsonDoc    *doc;
-	JsonValue  *root;
-	bool		good;
-	int			i;
-
-	doc = json_parse(text, strlen(text), &why);
-	if (doc == NULL)
-		return false;
-
-	root = json_root(doc);
-	type = json_member_string(root, "type");
-	good = json_is_object(root) && type != NULL && strcmp(type, "service_account") == 0;
-	for (i = 0; good && i < lengthof(members); i++)
-	{
-		const char *value = json_member_string(root, members[i]);
-
-		good = value != NULL && value[0] != '\0';
-	}
-	json_free(doc);
-	return good;
-}
-
 const char *
 credential_secret_problem(const char *mapping_option, const char *value)
 {
 	const unsigned char *c;
 
-	if (strcmp(mapping_option, "service_account_key") == 0)
-		return is_service_account_key(value) ? NULL :
-			"the JSON text of a service account's key file, with \"type\": \"service_account\", \"client_email\" and \"private_key\"";
+	if (strcmp(mapping_option, GOOGLE_MAPPING_OPTION) == 0)
+		return google_key_problem(value, false);
 
 	for (c = (const unsigned char *) value; *c > ' ' && *c < 0x7f; c++)
 		;
@@ -238,19 +215,16 @@ mapping_secret(const Account *account, Oid user, const char **why)
 }
 
 /*
- * Takes candidate, found at place, as the account's secret if it can be one.
- * A candidate of NULL was not found, for the reason why.
+ * Takes candidate, found at place, as the account's secret if nothing else is
+ * wanted there.  A candidate of NULL was not found, for the reason why.
  */
 static bool
-take_secret(SecretSearch *search, char *place, char *candidate, const char *why)
+take_candidate(SecretSearch *search, char *place, char *candidate, const char *wanted, const char *why)
 {
 	Account    *account = search->account;
 
 	if (candidate != NULL)
 	{
-		const char *wanted = credential_secret_problem(account->provider->mapping_option,
-													   candidate);
-
 		if (wanted != NULL)
 		{
 			explicit_bzero(candidate, strlen(candidate));
@@ -271,6 +245,17 @@ take_secret(SecretSearch *search, char *place, char *candidate, const char *why)
 	account->secret = candidate;
 	account->secret_source = place;
 	return true;
+}
+
+/* The same for what must be of the kind that mappings hold. */
+static bool
+take_secret(SecretSearch *search, char *place, char *candidate, const char *why)
+{
+	const char *wanted = NULL;
+
+	if (candidate != NULL)
+		wanted = credential_secret_problem(search->account->provider->mapping_option, candidate);
+	return take_candidate(search, place, candidate, wanted, why);
 }
 
 static bool
@@ -306,6 +291,109 @@ search_variable(SecretSearch *search, const char *name)
 					   value == NULL ? "it is not set" : "it is empty");
 }
 
+/* ---- Google's application default credentials ---- */
+
+/* Puts the token of an external account, which lies in a file of its own, into its text. */
+static char *
+add_subject_token(char *key, const char **why)
+{
+	char	   *path = google_key_subject_file(key);
+	char	   *content;
+	char	   *whole = NULL;
+
+	if (path == NULL)
+		return key;
+	content = is_absolute_path(path) ? credential_read_file(path, SECRET_FILE_LIMIT, why) : NULL;
+	if (content != NULL)
+	{
+		whole = google_key_with_subject(key, content, why);
+		explicit_bzero(content, strlen(content));
+	}
+	else if (!is_absolute_path(path))
+		*why = "it is not an absolute path";
+	if (whole == NULL)
+		*why = psprintf("its token file \"%s\" cannot be used: %s", path, *why);
+	explicit_bzero(key, strlen(key));
+	return whole;
+}
+
+/* A file with credentials of any kind. */
+static bool
+search_google_file(SecretSearch *search, const char *path, char *place)
+{
+	const char *why = NULL;
+	const char *wanted = NULL;
+	char	   *key = credential_read_file(path, SECRET_FILE_LIMIT, &why);
+
+	if (key != NULL)
+		wanted = google_key_problem(key, true);
+	if (key != NULL && wanted == NULL)
+		key = add_subject_token(key, &why);
+	return take_candidate(search, place, key, wanted, why);
+}
+
+/* Where gcloud leaves a login's credentials, palloc'd, or NULL. */
+static char *
+gcloud_file(void)
+{
+	const char *directory = getenv("CLOUDSDK_CONFIG");
+	const char *home = getenv("HOME");
+
+	if (directory != NULL && directory[0] != '\0')
+		return psprintf("%s/%s", directory, GOOGLE_DEFAULT_FILE);
+	return (home != NULL && home[0] != '\0') ? psprintf("%s/.config/gcloud/%s", home, GOOGLE_DEFAULT_FILE) : NULL;
+}
+
+/* A host and perhaps a port; what is anything else is as good as not set. */
+static const char *
+host_variable(const char *name)
+{
+	const char *value = getenv(name);
+
+	if (value == NULL || value[0] == '\0' ||
+		value[strspn(value, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_:[]")] != '\0')
+		return NULL;
+	return value;
+}
+
+/* The machine's own account: who asks for a token learns whether there is one. */
+static bool
+take_metadata_server(SecretSearch *search)
+{
+	const char *host = host_variable("GCE_METADATA_HOST");
+	bool		api_key = getenv("GOOGLE_API_KEY") != NULL;
+
+	if (host == NULL)
+		host = host_variable("GCE_METADATA_IP");
+	return take_candidate(search,
+						  pstrdup(api_key ? "metadata server (environment variable GOOGLE_API_KEY is no use to Vertex AI)" :
+								  "metadata server"),
+						  google_key_metadata_server(host, api_key), NULL, NULL);
+}
+
+/* What is named is used or nothing is; the metadata server is asked where nothing is there. */
+static bool
+search_google(SecretSearch *search)
+{
+	const char *option = account_option(search->account, "credentials_file");
+	const char *variable = getenv("GOOGLE_APPLICATION_CREDENTIALS");
+	char	   *path;
+	struct stat st;
+
+	if (option != NULL)
+		return search_google_file(search, option, psprintf("file \"%s\"", option));
+	if (variable != NULL && variable[0] != '\0')
+		return search_google_file(search, variable,
+								  psprintf("file \"%s\" of environment variable GOOGLE_APPLICATION_CREDENTIALS", variable));
+	take_candidate(search, pstrdup("environment variable GOOGLE_APPLICATION_CREDENTIALS"), NULL, NULL, "it is not set");
+	path = gcloud_file();
+	if (path != NULL && (stat(path, &st) == 0 || (errno != ENOENT && errno != ENOTDIR)))
+		return search_google_file(search, path, psprintf("file \"%s\"", path));
+	if (path != NULL)
+		take_candidate(search, psprintf("file \"%s\"", path), NULL, NULL, "there is none");
+	return take_metadata_server(search);
+}
+
 /*
  * What belongs to whoever runs the server.  The usual variables stand in for
  * api_key_env: where that is set they are not looked at, or the key of one
@@ -323,6 +411,8 @@ search_server_side(SecretSearch *search)
 		return true;
 	if (variable != NULL)
 		return search_variable(search, variable);
+	if (strcmp(account->provider->mapping_option, GOOGLE_MAPPING_OPTION) == 0)
+		return search_google(search);
 	for (; usual != NULL && *usual != NULL; usual++)
 	{
 		if (search_variable(search, *usual))

@@ -372,6 +372,7 @@ static void
 take_token(BatchStage *stage, const HttpReply *reply, JsonValue *key, StepResult *result)
 {
 	bool		impersonated = (stage->phase == AUTH_IMPERSONATING);
+	bool		exchangeable = google_key_kind(key) == GOOGLE_IMPERSONATED || google_key_kind(key) == GOOGLE_EXTERNAL;
 	const char *flavor = http_header(reply, "metadata-flavor");
 	JsonDoc    *doc;
 	JsonValue  *root = body_open_reply(reply, &doc);
@@ -382,7 +383,8 @@ take_token(BatchStage *stage, const HttpReply *reply, JsonValue *key, StepResult
 		step_fail(result, ERROR_AUTH, "no_credentials", "what answers as metadata server is none");
 	else if (token == NULL)
 		step_fail_http(result, reply);
-	else if (!impersonated && json_member_string(key, "service_account_impersonation_url") != NULL)
+	else if (exchangeable && !impersonated &&
+			 json_member_string(key, "service_account_impersonation_url") != NULL)
 	{
 		ask_impersonation(stage, key, token, result);
 		explicit_bzero(token, strlen(token));

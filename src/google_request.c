@@ -34,12 +34,12 @@ find_version(const char *base_url)
 }
 
 char *
-google_base_url(const char *base_url, const char *version, bool upload)
+google_base_url(const char *base_url, const char *version, const char *service)
 {
 	const char *slash = find_version(base_url);
 	int			length = slash ? slash - base_url : strlen(base_url);
 
-	return psprintf("%.*s%s/%s", length, base_url, upload ? "/upload" : "",
+	return psprintf("%.*s%s/%s", length, base_url, service ? service : "",
 					slash ? slash + 1 : version);
 }
 
@@ -118,6 +118,27 @@ google_fail_look(StepResult *result, const HttpReply *reply)
 	{
 		result->error.class = ERROR_TEMPORARY;
 		result->error.code = pstrdup(CODE_NOT_FOUND);
+	}
+}
+
+void
+google_take_cancel(BatchStage *stage, const HttpReply *reply, StepResult *result)
+{
+	if (reply->failure == HTTP_OK && (reply->status == 400 || reply->status == 409))
+	{
+		step_done(result);
+		return;
+	}
+	switch (google_take_reply(stage, reply, false, result))
+	{
+		case TURN_GOOD:
+			step_done(result);
+			break;
+		case TURN_OTHER:
+			google_fail_look(result, reply);
+			break;
+		case TURN_SETTLED:
+			break;
 	}
 }
 

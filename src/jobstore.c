@@ -18,6 +18,7 @@
 #include "commands/async.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "jobstore_int.h"
 
@@ -393,11 +394,13 @@ void
 jobstore_check_key(const Job *job, int64 before_id)
 {
 	char	   *conflict = jobstore_conflicting_key(job->source, job->target, job->key_columns, before_id);
+	char	   *name = get_rel_name(job->source);
 
 	if (conflict != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("another job in flight on \"%s\" uses another key", job->source_name),
+				 errmsg("another job in flight on relation \"%s\" uses another key",
+						name != NULL ? name : job->source_name),
 				 errdetail_internal("%s", conflict),
 				 errhint("Use the same key, or wait for that job.")));
 }

@@ -60,6 +60,8 @@ provider_init(void)
 	if (*variable != NULL)
 		return;
 	provider_register(&openai_provider);
+	provider_register(&gemini_provider);
+	provider_register(&vertex_provider);
 	*variable = &registry;
 }
 

@@ -377,5 +377,7 @@ extern const char *error_class_name(ErrorClass class);
 
 /* The built-in providers */
 extern const BatchProvider openai_provider;
+extern const BatchProvider gemini_provider;
+extern const BatchProvider vertex_provider;
 
 #endif							/* DESS_PROVIDER_H */

@@ -42,8 +42,8 @@ extern void gemini_write_result(StringInfo line, const char *custom_id, const Ht
 
 /* ---- google_request.c: what steps share ---- */
 
-/* base_url with the version behind it, unless it ends in one; with upload, "/upload" stands before the version. */
-extern char *google_base_url(const char *base_url, const char *version, bool upload);
+/* base_url with the version behind it, unless it ends in one; service ("/upload") or NULL stands before the version. */
+extern char *google_base_url(const char *base_url, const char *version, const char *service);
 
 /* Appends text with everything percent-encoded that is no unreserved character, but for those in keep. */
 extern void google_append_escaped(StringInfo url, const char *text, const char *keep);
@@ -67,6 +67,9 @@ extern GoogleTurn google_take_reply(BatchStage *stage, const HttpReply *reply, b
 
 /* A failed look at something that was there before: a 404 is to be counted by the caller. */
 extern void google_fail_look(StepResult *result, const HttpReply *reply);
+
+/* The reply to a cancellation; of what has ended by itself, the next look will tell how. */
+extern void google_take_cancel(BatchStage *stage, const HttpReply *reply, StepResult *result);
 
 /* Adds the bearer token of an account, and the project that pays if its key file names one. */
 extern void google_add_token(const Account *account, HttpRequest *request);

@@ -244,6 +244,11 @@ check_table(Job *job, bool quiet)
 	usercxt_leave(&user);
 
 	jobstore_check_key(job, 0);
+	if (target_columns_read(table) == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the prompt shows no column of relation \"%s\"", get_rel_name(job->source)),
+				 errhint("Write {column} for one of its columns, or {row} for all but the key and the targets.")));
 	if (!quiet)
 		ereport(NOTICE,
 				(errmsg("columns sent to server \"%s\": %s",

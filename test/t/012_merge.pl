@@ -126,12 +126,14 @@ subtest 'overwrite' => sub {
 	table('again', map { "text $_" } 1 .. 5);
 	sql("UPDATE again SET answer = 'old ' || id WHERE id < 5");
 	is(each_row(run('again')), '5 ok', 'without it only empty targets are taken');
-	$simulator->post('faults', { match => { prompt => 'text 3' }, status => 400 });
+	$simulator->post('faults', { match => { prompt => 'text 3' }, row => { outcome => 'http_error', status => 400 } });
 	$simulator->post('answers', [ { contains => 'text 4', answer => 'MISSING' } ]);
 	my $job = sql('SELECT dess_batch_prepare(' . arguments('again', 'overwrite => true') . ')');
 	stage(undef, $job, 'prepared');
+	isnt($node->psql('postgres', "SELECT dess_batch_retrieve($job)"), 0, 'no stage can be left out');
 	sql("UPDATE again SET answer = 'by hand' WHERE id = 1");
-	$simulator->post('faults', { match => { prompt => 'text 3' }, row => { outcome => 'http_error', status => 400 } });
+	stage('upload', $job, 'uploaded');
+	stage('create', $job, 'running');
 	stage('retrieve', $job, 'done');
 	is(each_row($job), '1 stale, 2 ok, 3 rejected, 4 missing, 5 ok', 'with it all rows are sent');
 	is(answers('again'), '1 by hand, 2 text 2, 3 old 3, 4 MISSING, 5 text 5', 'and written where that ends well');
@@ -176,7 +178,7 @@ subtest 'what is settled' => sub {
 	is(served(), $before, 'indeed');
 	is(each_row(run('settled', "missing => NULL, parameters => '{\"max_output_tokens\": 50}'")),
 		'1 refused, 2 truncated, 3 rejected, 4 missing, 6 empty, 7 empty', 'another request is another matter');
-	is(each_row(run('settled', "missing => NULL, only => ARRAY['rejected', 'truncated']")),
+	is(each_row(run('settled', "missing => NULL, \"only\" => ARRAY['rejected', 'truncated']")),
 		'2 truncated, 3 rejected', 'those that are named are');
 	sql('UPDATE settled SET answer = NULL WHERE id = 8');
 	is(each_row(run('settled', 'missing => NULL')), '8 ok', 'and one whose answer was cleared');
@@ -186,7 +188,7 @@ subtest 'what is settled' => sub {
 		'1 ok, 2 ok, 3 ok, 4 ok, 5 ok, 6 empty, 7 empty, 8 ok', 'overwrite takes all');
 	is(sql('SELECT dess_batch_purge($$0 s$$) > 5'), 't', 'the jobs are forgotten');
 	sql('UPDATE settled SET answer = NULL, body = NULL');
-	is(each_row(run('settled')), '1 empty, 2 empty, 3 empty, 4 empty, 5 empty, 6 empty, 7 empty, 8 empty', 'empty ones');
+	is(each_row(run('settled')), '1 empty, 2 empty, 3 empty, 4 empty, 5 empty, 7 empty, 8 empty', 'empty ones');
 	sql('SELECT dess_batch_purge($$0 s$$)');
 	is(each_row(run('settled')), '', 'stay settled without a job');
 };
@@ -203,10 +205,10 @@ subtest 'which rows' => sub {
 	isnt(each_row($job), '4 ok, 5 ok, 6 ok, 8 ok', 'which are not the first');
 	run('which');
 	sql("UPDATE which SET body = 'text 5 changed' WHERE id = 5; UPDATE which SET other = 7 WHERE id = 6");
-	is(each_row(run('which', "only => ARRAY['changed']")), '', 'only changed takes none that has an answer');
-	is(each_row(run('which', "only => ARRAY['changed'], overwrite => true")), '5 ok', 'but with overwrite');
+	is(each_row(run('which', "\"only\" => ARRAY['changed']")), '', 'only changed takes none that has an answer');
+	is(each_row(run('which', "\"only\" => ARRAY['changed'], overwrite => true")), '5 ok', 'but with overwrite');
 	is(sql('SELECT answer FROM which WHERE id = 5'), 'text 5 changed', 'which is written');
-	is(each_row(run('which', "only => ARRAY['changed'], overwrite => true")), '', 'once');
+	is(each_row(run('which', "\"only\" => ARRAY['changed'], overwrite => true")), '', 'once');
 };
 
 subtest 'equal requests' => sub {
