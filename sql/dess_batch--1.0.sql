@@ -348,7 +348,7 @@ FROM dess_batch.batch b
 	) x;
 
 CREATE VIEW dess_batch.progress AS
-SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, f.state, f.stands_still,
+SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, j.finished_at, f.state, f.stands_still,
 	   p.percent,
 	   pg_catalog.rpad(pg_catalog.repeat('#', coalesce(pg_catalog.trunc(p.percent / 5), 0)::integer), 20, '.') AS bar,
 	   f.rows, f.rows_known, f.done, f.failed,
@@ -395,7 +395,9 @@ SELECT j.id AS job_id, j.label,
 	   j.submitted_by, j.args, pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(j.system_prompt || E'\n', '') || j.prompt, 'UTF8')), 'hex') AS prompt_sha256,
 	   j.extension_version, j.created_at, j.started_at, j.finished_at, j.error_code, j.error
 FROM dess_batch.job j JOIN dess_batch.figures f ON f.job_id = j.id
-WHERE dess_batch.may_see(j.owner, true);
+WHERE dess_batch.may_see(j.owner, true)
+	-- a job that found no row is forgotten after a minute, even if no worker is there to remove it
+	AND NOT (j.state = 'done' AND f.rows = 0 AND j.finished_at < pg_catalog.now() - interval '1 minute');
 COMMENT ON VIEW dess_batch_jobs IS 'jobs with their state and figures; rows = done + failed + pending';
 
 CREATE VIEW dess_batch_batches WITH (security_barrier) AS
@@ -443,7 +445,8 @@ SELECT p.job_id, p.label,
 	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = p.source), p.source_name) AS source,
 	   p.model, p.state, p.percent, p.bar, p.rows, p.done, p.failed, p.rows_per_second, p.eta, p.waiting_for
 FROM dess_batch.progress p
-WHERE dess_batch.may_see(p.owner, true);
+WHERE dess_batch.may_see(p.owner, true)
+	AND NOT (p.state = 'done' AND p.rows = 0 AND p.finished_at < pg_catalog.now() - interval '1 minute');
 COMMENT ON VIEW dess_batch_progress IS 'how far each job is and what it is waiting for; for \watch';
 
 CREATE VIEW dess_batch_usage WITH (security_barrier) AS

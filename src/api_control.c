@@ -428,6 +428,9 @@ dess_batch_forget(PG_FUNCTION_ARGS)
 		if (jobstore_forget_row(source, columns, ledger_key(source, columns, row_key)))
 			found = true;
 	}
+	/* the worker counts the rows that wait */
+	if (found)
+		wake_at_commit();
 	if (!matched && keys != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

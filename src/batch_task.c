@@ -119,7 +119,8 @@ batch_authorize(BatchTask *batch)
 		jobtask_fail(batch->job, encoding_to_server_lossy(error->code),
 					 encoding_to_server_lossy(error->message));
 	else if (error->code != NULL && !batch->job->told)
-		jobtask_note(batch->job, error->code, error->message);
+		jobtask_note(batch->job, encoding_to_server_lossy(error->code),
+					 encoding_to_server_lossy(error->message));
 	batch->due = Max(channel->authorize_due, batch->due);
 	return false;
 }
@@ -177,7 +178,10 @@ batch_account_ready(BatchTask *batch)
 			if (verdict == SLICE_HOPELESS && batch->batch.state >= BATCH_CREATING)
 				batch_account_lost(batch, &error);
 			else
+			{
 				jobtask_trouble(batch->job, verdict, &error);
+				batch->due = Max(batch->due, batch->job->due);
+			}
 			return false;
 		}
 	}
@@ -276,6 +280,7 @@ typedef struct RebuildArg
 {
 	BatchTask  *batch;
 	bool		intact;
+	int64		requeued;
 } RebuildArg;
 
 /* A request file that is not what the ledger says is thrown away and prepared anew. */
@@ -289,8 +294,7 @@ check_file_slice(void *arg)
 	/* while it is being filled, what a crash left behind the committed length is no damage */
 	rebuild->intact = length == row->bytes || (row->state == BATCH_PREPARING && length > row->bytes);
 	if (!rebuild->intact)
-		rebuild->batch->job->job->requeued +=
-			jobstore_release_batch(rebuild->batch->job->job, row->no, BATCH_FAILED, false);
+		rebuild->requeued = jobstore_release_batch(rebuild->batch->job->job, row->no, BATCH_FAILED, false);
 }
 
 bool
@@ -301,12 +305,15 @@ batch_file_intact(BatchTask *batch)
 	SliceVerdict verdict;
 
 	rebuild.batch = batch;
+	rebuild.requeued = 0;
 	verdict = slice_run("checking a request file", check_file_slice, &rebuild, &error);
 	if (verdict != SLICE_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
+		batch->due = Max(batch->due, batch->job->due);
 		return false;
 	}
+	batch->job->job->requeued += rebuild.requeued;
 	if (!rebuild.intact)
 	{
 		batch->batch.state = BATCH_FAILED;

@@ -7,8 +7,12 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
+#include "common/string.h"
+#include "fmgr.h"
 #include "mb/pg_wchar.h"
+#include "utils/memutils.h"
 
 #include "encoding.h"
 
@@ -30,6 +34,39 @@ replace_invalid(char *text, size_t length)
 	}
 }
 
+/*
+ * The conversion from UTF-8 is looked up once, in a transaction; it is needed
+ * between transactions too, where the catalogs must not be touched.
+ */
+static FmgrInfo from_utf8;
+static bool from_utf8_known = false;
+
+void
+encoding_init(void)
+{
+	Oid			proc;
+
+	if (from_utf8_known || !IsTransactionState())
+		return;
+	proc = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
+	if (OidIsValid(proc))
+		fmgr_info_cxt(proc, &from_utf8, TopMemoryContext);
+	from_utf8_known = true;
+}
+
+/* Converts as much as can be; returns how many bytes of text that was. */
+static int
+convert_some(char *text, size_t length, char *result)
+{
+	*result = '\0';
+	if (!OidIsValid(from_utf8.fn_oid))
+		return 0;
+	return DatumGetInt32(FunctionCall6(&from_utf8, Int32GetDatum(PG_UTF8),
+									   Int32GetDatum(GetDatabaseEncoding()),
+									   CStringGetDatum(text), CStringGetDatum(result),
+									   Int32GetDatum((int32) length), BoolGetDatum(true)));
+}
+
 char *
 encoding_to_server_lossy(const char *utf8)
 {
@@ -39,28 +76,20 @@ encoding_to_server_lossy(const char *utf8)
 	char	   *result;
 	size_t		from = 0;
 	size_t		to = 0;
-	Oid			proc;
 
 	if (utf8 == NULL)
 		return NULL;
 	length = strlen(utf8);
 	copy = pnstrdup(utf8, length);
 	replace_invalid(copy, length);
-	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII || pg_is_ascii(copy))
 		return copy;
 
-	proc = FindDefaultConversionProc(PG_UTF8, encoding);
+	encoding_init();
 	result = palloc(length * MAX_CONVERSION_GROWTH + 1);
 	while (from < length)
 	{
-		int			done = 0;
-
-		if (OidIsValid(proc))
-			done = pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding,
-												 (unsigned char *) copy + from, length - from,
-												 (unsigned char *) result + to,
-												 (length - from) * MAX_CONVERSION_GROWTH + 1, true);
-		from += done;
+		from += convert_some(copy + from, length - from, result + to);
 		to += strlen(result + to);
 		if (from < length)
 		{

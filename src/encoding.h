@@ -8,6 +8,9 @@
 #ifndef DESS_ENCODING_H
 #define DESS_ENCODING_H
 
+/* To be called in a transaction by a process that will convert outside of one. */
+extern void encoding_init(void);
+
 /*
  * UTF-8 text for the ledger or a message: what the database's encoding cannot
  * hold becomes "?".  Never raises because of the text.  NULL stays NULL.

@@ -185,7 +185,7 @@ google_read_state(const char *word)
 		{"SUCCEEDED", REMOTE_FINISHED}, {"PARTIALLY_SUCCEEDED", REMOTE_FINISHED},
 		{"EXPIRED", REMOTE_EXPIRED}, {"CANCELLED", REMOTE_CANCELLED}, {"FAILED", REMOTE_FAILED},
 	};
-	const char *suffix = strstr(word, "_STATE_");
+	const char *suffix = strcasestr(word, "_STATE_");
 
 	suffix = suffix ? suffix + strlen("_STATE_") : word;
 	for (int i = 0; i < lengthof(words); i++)

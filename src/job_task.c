@@ -15,7 +15,6 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "encoding.h"
 #include "parameters.h"
 #include "pipeline.h"
 #include "usercxt.h"
@@ -108,6 +107,33 @@ jobtask_drop(JobTask *task)
 	MemoryContextDelete(task->cxt);
 }
 
+/* An empty task, in a context of its own below the current one. */
+static JobTask *
+jobtask_new(void)
+{
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "dess_batch job",
+											  ALLOCSET_SMALL_SIZES);
+	JobTask    *task = MemoryContextAllocZero(cxt, sizeof(JobTask));
+
+	task->cxt = cxt;
+	dlist_init(&task->batches);
+	return task;
+}
+
+static void
+jobtask_load_batches(JobTask *task)
+{
+	ListCell   *lc;
+
+	foreach(lc, jobstore_load_batches(task->job->id))
+	{
+		BatchTask  *batch = jobtask_add_batch(task, lfirst(lc));
+
+		if (batch->batch.state == BATCH_PREPARING)
+			task->filling = batch;
+	}
+}
+
 /*
  * What the user asks for does not wait for a time that was set before: a look
  * at the provider, or the end of everything (cancelled).
@@ -133,60 +159,49 @@ jobtask_hurry(JobTask *task, bool cancelled)
 }
 
 /*
- * Takes over the ledger's values of a job, making the task if it is new.
- * job may be NULL to make room for nothing; it is copied by loading it anew in
- * the task's own context, so the caller must be in a transaction.
+ * Takes over the ledger's values of a job, making the task if it is new (NULL).
+ * A job that had ended here and goes on has batches that were let go, so it is
+ * loaded anew.  What an error leaves half done goes with the slice's memory.
  */
 void
 jobtask_refresh(JobTask *task, const Job *job)
 {
-	MemoryContext caller;
-	bool		fresh = task == NULL;
-	bool		running = !fresh && task->job->control != CONTROL_CANCEL;
+	MemoryContext job_cxt = AllocSetContextCreate(CurrentMemoryContext, "dess_batch job values",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(job_cxt);
+	Job		   *loaded = jobstore_load_job(job->id);
+	bool		fresh;
+	bool		running;
+
+	MemoryContextSwitchTo(caller);
+	if (loaded == NULL)
+		elog(ERROR, "job " INT64_FORMAT " vanished", job->id);
+	if (task != NULL && (task->stale || (task->job->state > JOB_ACTIVE && loaded->state <= JOB_ACTIVE)))
+	{
+		jobtask_drop(task);
+		task = NULL;
+	}
+	fresh = task == NULL;
+	running = !fresh && task->job->control != CONTROL_CANCEL;
+
+	if (fresh)
+		task = jobtask_new();
+	MemoryContextSetParent(job_cxt, task->cxt);
+	if (task->job_cxt != NULL)
+		MemoryContextDelete(task->job_cxt);
+	task->job_cxt = job_cxt;
+	task->job = loaded;
+	task->seen = true;
+	task->channel = channel_get(loaded->server, loaded->provider, loaded->owner);
 
 	if (fresh)
 	{
-		MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch job",
-												  ALLOCSET_SMALL_SIZES);
-
-		task = MemoryContextAllocZero(cxt, sizeof(JobTask));
-		task->cxt = cxt;
-		dlist_init(&task->batches);
+		jobtask_load_batches(task);
+		MemoryContextSetParent(task->cxt, TopMemoryContext);
 		dlist_push_tail(&pipeline_jobs, &task->node);
 	}
-
-	{
-		MemoryContext job_cxt = AllocSetContextCreate(task->cxt, "dess_batch job values",
-													  ALLOCSET_SMALL_SIZES);
-		Job		   *loaded;
-
-		caller = MemoryContextSwitchTo(job_cxt);
-		loaded = jobstore_load_job(job->id);
-		MemoryContextSwitchTo(caller);
-		if (loaded == NULL)
-			elog(ERROR, "job " INT64_FORMAT " vanished", job->id);
-		if (task->job_cxt != NULL)
-			MemoryContextDelete(task->job_cxt);
-		task->job_cxt = job_cxt;
-		task->job = loaded;
-	}
-	task->seen = true;
-	task->channel = channel_get(task->job->server, task->job->provider, task->job->owner);
-
-	if (fresh)
-	{
-		ListCell   *lc;
-
-		foreach(lc, jobstore_load_batches(task->job->id))
-		{
-			BatchTask  *batch = jobtask_add_batch(task, lfirst(lc));
-
-			if (batch->batch.state == BATCH_PREPARING)
-				task->filling = batch;
-		}
-	}
 	else
-		jobtask_hurry(task, running && task->job->control == CONTROL_CANCEL);
+		jobtask_hurry(task, running && loaded->control == CONTROL_CANCEL);
 }
 
 /* May requests of this job leave? */
@@ -325,10 +340,18 @@ jobtask_fail(JobTask *task, const char *code, const char *message)
 
 	if (slice_run("failing a job", fail_slice, &end, &error) != SLICE_DONE)
 	{
+		/* until it can be said that nothing more is sent, nothing is */
 		task->due = later(5000);
+		dlist_foreach_modify(iter, &task->batches)
+		{
+			BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+			batch->due = Max(batch->due, task->due);
+		}
 		return;
 	}
 
+	task->told = false;
 	task->job->control = CONTROL_FAIL;
 	if (end.ended)
 		task->job->state = JOB_FAILED;
@@ -364,7 +387,10 @@ jobtask_pause(JobTask *task, const char *code, const char *message)
 	end.code = code;
 	end.message = message;
 	if (slice_run("pausing a job", pause_slice, &end, &error) == SLICE_DONE)
+	{
+		task->told = false;
 		task->job->control = CONTROL_PAUSE;
+	}
 	else
 		task->due = later(1000);
 }
@@ -385,8 +411,8 @@ jobtask_note(JobTask *task, const char *code, const char *message)
 	SliceError	error;
 
 	end.task = task;
-	end.code = encoding_to_server_lossy(code);
-	end.message = encoding_to_server_lossy(message);
+	end.code = code;
+	end.message = message;
 	task->told = message != NULL;
 	(void) slice_run("noting an error", note_slice, &end, &error);
 }
@@ -406,6 +432,7 @@ jobtask_well(JobTask *task)
 	if (task->failures == 0)
 		return;
 	task->failures = 0;
+	task->due = 0;
 	jobtask_note_gone(task);
 }
 
@@ -460,7 +487,8 @@ finish_slice(void *arg)
 		end->ended = false;
 		return;
 	}
-	if (jobstore_finish(task->job->id, end->state, NULL, NULL))
+	end->ended = jobstore_finish(task->job->id, end->state, NULL, NULL);
+	if (end->ended)
 		jobstore_notify(task->job->id, end->state);
 }
 
@@ -470,10 +498,12 @@ jobtask_end_failed(JobTask *task)
 	EndArg		end;
 	SliceError	error;
 
+	if (task->job->control != CONTROL_FAIL)
+		return;
 	end.task = task;
 	end.ended = true;
 	end.state = JOB_FAILED;
-	if (slice_run("finishing a job", finish_slice, &end, &error) == SLICE_DONE)
+	if (slice_run("finishing a job", finish_slice, &end, &error) == SLICE_DONE && end.ended)
 		task->job->state = JOB_FAILED;
 }
 
@@ -509,5 +539,12 @@ jobtask_try_finish(JobTask *task)
 		jobtask_trouble(task, verdict, &error);
 	else if (end.ended)
 		task->job->state = end.state;
+	else
+	{
+		/* the ledger knows of something that is left to do */
+		task->stale = true;
+		task->due = later(1000);
+		pipeline_refresh_soon();
+	}
 	return true;
 }

@@ -533,7 +533,9 @@ jobstore_finish(int64 id, JobState state, const char *error_code, const char *er
 		"all_prepared = j.all_prepared OR $2 = 'cancelled', "
 		"error_code = CASE WHEN $2 = 'done' THEN NULL WHEN $4 IS NULL THEN j.error_code ELSE $3 END, "
 		"error = CASE WHEN $2 = 'done' THEN NULL ELSE coalesce($4, j.error) END "
-		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND ($2 <> 'done' OR j.requeued = 0)"
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND ($2 <> 'done' OR j.requeued = 0) "
+		"AND ($2 = 'failed' OR NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id "
+		"AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") "))"
 	};
 	Args		args = {0};
 

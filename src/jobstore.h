@@ -221,7 +221,10 @@ extern bool jobstore_set_listed(int64 id);
 extern bool jobstore_advance(int64 id, const char *last_key, int64 taken, bool all_prepared, int last_batch);
 extern void jobstore_set_counted(int64 id, int64 counted);
 extern void jobstore_set_batch_bytes(int64 id, int64 bytes);
-/* False when the job is final, and for JOB_DONE also when rows wait to be sent again: look at it anew. */
+/*
+ * False when the job is final; except for JOB_FAILED when a batch is not; for
+ * JOB_DONE also when rows wait to be sent again: look at it anew.
+ */
 extern bool jobstore_finish(int64 id, JobState state, const char *error_code, const char *error);
 extern void jobstore_set_failing(int64 id, const char *error_code, const char *error);	/* control 'fail' */
 extern bool jobstore_pause(int64 id, const char *error_code, const char *error);

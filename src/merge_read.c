@@ -173,14 +173,15 @@ merge_take_line(MergeSlice *slice, const char *line, size_t length)
 		return;
 	if (provider->retrieve_and_merge_results(line, length, reply, &why))
 		first = merge_find_request(slice, reply);
+	/* what is read once more is not counted once more */
 	if (first == 0)
 	{
-		slice->unmatched++;
+		slice->unmatched += state->passes == 0 ? 1 : 0;
 		return;
 	}
 	if (state->seen[first - 1])
 	{
-		slice->duplicates++;
+		slice->duplicates += state->passes == 0 ? 1 : 0;
 		return;
 	}
 	if (slice->task->job->keep == KEEP_REPLY)

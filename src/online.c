@@ -192,6 +192,7 @@ online_begin(BatchTask *batch)
 	}
 	online_end(batch);
 	jobtask_trouble(batch->job, verdict, &error);
+	batch->due = batch->job->due;
 	return false;
 }
 
@@ -284,14 +285,12 @@ online_start(BatchTask *batch, OnlineRequest *request)
 	Channel    *channel = batch->job->channel;
 	const Account *account = channel->account;
 	HttpRequest http;
-	MemoryContext caller = MemoryContextSwitchTo(request->cxt);
 	int64		now = GetCurrentTimestamp() / 1000;
 
 	memset(&http, 0, sizeof(http));
 	account->provider->infer(account, batch->job->job->model, request->line, request->length, &http);
 	channel_complete_request(&http, account);
 	request->transfer = http_start(&http, request);
-	MemoryContextSwitchTo(caller);
 
 	dlist_push_tail(&batch->online->in_flight, &request->node);
 	batch->online->nin_flight++;
@@ -448,7 +447,8 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 	if (reply->failure == HTTP_NOT_SENT || reply->failure == HTTP_LOCAL)
 	{
 		if (online_unwell(channel))
-			jobtask_note(task, error.code, error.message);
+			jobtask_note(task, encoding_to_server_lossy(error.code),
+						 encoding_to_server_lossy(error.message));
 		online_put_back(batch, request);
 		return true;
 	}
@@ -608,6 +608,7 @@ online_finish(BatchTask *batch)
 		if (verdict != SLICE_DONE)
 		{
 			jobtask_trouble(task, verdict, &error);
+			batch->due = task->due;
 			return;
 		}
 		batch->batch.state = BATCH_FAILED;
@@ -671,5 +672,7 @@ online_due(const BatchTask *batch)
 	if (state->nunsent > 0 && jobtask_may_send(batch->job) &&
 		channel->online_in_flight < channel->concurrency.limit)
 		due = Min(due, Max(state->send_due, channel->blocked_until));
-	return Max(due, batch->due);
+	if (due == DT_NOEND && state->nin_flight > 0)
+		return due;
+	return due == DT_NOEND ? batch->due : Max(due, batch->due);
 }

@@ -42,7 +42,8 @@ step_begin(BatchTask *batch, StageStep step)
 	MemoryContextReset(batch->step_cxt);
 	caller = MemoryContextSwitchTo(batch->step_cxt);
 	memset(stage, 0, sizeof(*stage));
-	stage->model = batch->job->job->model;
+	/* the job's values are replaced while the step goes on */
+	stage->model = pstrdup(batch->job->job->model);
 	stage->token = row->token;
 	stage->label = psprintf("dess_batch job " INT64_FORMAT " batch %d", row->job_id, row->no);
 	stage->job_id = row->job_id;
@@ -441,6 +442,30 @@ unsent_stage_failed(BatchTask *batch, const StepError *error)
 	}
 }
 
+static void
+give_up_slice(void *arg)
+{
+	spool_truncate(((BatchTask *) arg)->stage.sink_file, 0);
+}
+
+/* A result file is gone: an empty one stands for it, and the next is fetched. */
+static void
+give_up_file(BatchTask *batch)
+{
+	SliceError	error;
+	SliceVerdict verdict = slice_run("giving up a result file", give_up_slice, batch, &error);
+
+	if (verdict != SLICE_DONE)
+	{
+		jobtask_trouble(batch->job, verdict, &error);
+		batch->due = Max(batch->due, batch->job->due);
+		return;
+	}
+	batch->downloaded++;
+	batch->not_found = 0;
+	batch->failures = 0;
+}
+
 /* The batch is at the provider and paid for: looking for its results is never given up lightly. */
 static void
 paid_stage_failed(BatchTask *batch, const StepError *error)
@@ -460,10 +485,12 @@ paid_stage_failed(BatchTask *batch, const StepError *error)
 		batch->batch.remote.error.code = batch_copy_text(batch, error->code);
 		batch->batch.remote.error.message = batch_copy_text(batch, error->message);
 		if (batch->batch.state == BATCH_RUNNING)
+		{
 			batch->batch.remote.output_uris = NIL;
-		batch->downloaded = list_length(batch->batch.remote.output_uris);
-		if (batch->batch.state == BATCH_RUNNING)
 			batch_move(batch, BATCH_RETRIEVING, "giving up a batch");
+		}
+		else
+			give_up_file(batch);
 		return;
 	}
 	batch_retry_step(batch, error);
@@ -513,11 +540,13 @@ step_continue(BatchTask *batch)
 	return true;
 }
 
-/* Cancelling ends at once what is not at the provider. */
+/* A job that is being ended takes back at once what is not at the provider. */
 static bool
 cancel_work(BatchTask *batch)
 {
-	if (batch->job->job->control != CONTROL_CANCEL || batch->batch.state > BATCH_UPLOADED)
+	JobControl	control = batch->job->job->control;
+
+	if ((control != CONTROL_CANCEL && control != CONTROL_FAIL) || batch->batch.state > BATCH_UPLOADED)
 		return false;
 	return batch_release(batch);
 }
@@ -527,8 +556,7 @@ batch_work(BatchTask *batch)
 {
 	bool		online = batch->job->job->online;
 
-	if (batch->due > GetCurrentTimestamp() && batch->batch.state != BATCH_PREPARING &&
-		!(online && batch->batch.state == BATCH_RUNNING))
+	if (batch->due > GetCurrentTimestamp() && batch->batch.state != BATCH_PREPARING)
 		return false;
 	if (cancel_work(batch))
 		return true;

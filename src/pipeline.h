@@ -67,6 +67,7 @@ typedef struct JobTask
 	Channel    *channel;		/* NULL until first needed */
 	dlist_head	batches;		/* of BatchTask */
 	bool		seen;			/* by the refresh under way */
+	bool		stale;			/* to be loaded anew: the ledger has more than this */
 
 	/* the user's table, opened when needed */
 	MemoryContext table_cxt;
@@ -102,6 +103,7 @@ extern void batch_take_reply(BatchTask *batch, HttpReply *reply);
 /* ---- pipeline_loop.c: whose turn it is ---- */
 extern void pipeline_init(void);
 extern void pipeline_refresh(void); /* look at the ledger again */
+extern void pipeline_refresh_soon(void);
 extern void pipeline_suspend(void);	/* drop what is under way, but for online requests */
 extern void pipeline_finished_transfers(void);
 extern bool pipeline_work(void);	/* one slice for whoever is due; false: nothing was due */

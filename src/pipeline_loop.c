@@ -13,8 +13,15 @@
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
+#include "encoding.h"
 #include "guc.h"
 #include "pipeline.h"
+
+/* a look at the ledger failed and is repeated after this */
+#define REFRESH_RETRY_MS	1000
+
+/* when the ledger is looked at although nobody asked */
+static TimestampTz refresh_due = DT_NOEND;
 
 /* Is there room in the spool? */
 static bool
@@ -79,6 +86,8 @@ pipeline_work(void)
 	dlist_mutable_iter iter;
 	bool		did = false;
 
+	if (refresh_due <= GetCurrentTimestamp())
+		pipeline_refresh();
 	dlist_foreach_modify(iter, &pipeline_jobs)
 	{
 		JobTask    *task = dlist_container(JobTask, node, iter.cur);
@@ -126,7 +135,7 @@ long
 pipeline_timeout_ms(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz first = DT_NOEND;
+	TimestampTz first = refresh_due;
 	dlist_iter	jobs;
 	dlist_iter	iter;
 
@@ -151,13 +160,13 @@ pipeline_timeout_ms(void)
 	}
 	if (first == DT_NOEND)
 		return -1;
-	return (first - now) / 1000 + 1;
+	return Max(first - now, 0) / 1000 + 1;
 }
 
 bool
 pipeline_is_idle(void)
 {
-	return dlist_is_empty(&pipeline_jobs);
+	return dlist_is_empty(&pipeline_jobs) && refresh_due == DT_NOEND;
 }
 
 /* ---- the ledger ---- */
@@ -202,7 +211,11 @@ pipeline_refresh(void)
 	dlist_foreach_modify(iter, &pipeline_jobs)
 		dlist_container(JobTask, node, iter.cur)->seen = false;
 	if (slice_run("looking for jobs", refresh_slice, NULL, &error) != SLICE_DONE)
+	{
+		refresh_due = later(REFRESH_RETRY_MS);
 		return;
+	}
+	refresh_due = DT_NOEND;
 	dlist_foreach_modify(iter, &pipeline_jobs)
 	{
 		JobTask    *task = dlist_container(JobTask, node, iter.cur);
@@ -212,9 +225,16 @@ pipeline_refresh(void)
 	}
 }
 
+void
+pipeline_refresh_soon(void)
+{
+	refresh_due = Min(refresh_due, later(0));
+}
+
 static void
 init_slice(void *arg)
 {
+	encoding_init();
 	jobstore_check_identity();
 }
 

@@ -75,6 +75,7 @@ typedef struct PrepareSlice
 	bool		end_of_table;
 	bool		full;
 	int64		requeued;		/* counting rows that left again */
+	bool		none_waits;		/* there are none in again */
 	UserContext user;
 } PrepareSlice;
 
@@ -535,7 +536,10 @@ prepare_slice(void *arg)
 		jobstore_job_started(job->id);
 	}
 	if (job->requeued > 0 || (job->listed && !job->all_prepared))
+	{
 		waiting = jobstore_again_take(job->id, PAGE_ROWS / 2);
+		slice->none_waits = waiting == NIL;
+	}
 	prepare_load_rivals(task);
 	initStringInfo(&slice->lines);
 	prepare_load_requests(slice);
@@ -595,7 +599,7 @@ prepare_remember(PrepareSlice *slice)
 	if (job->state == JOB_QUEUED)
 		job->state = JOB_ACTIVE;
 	job->taken += slice->taken;
-	job->requeued -= slice->requeued;
+	job->requeued = slice->none_waits ? 0 : job->requeued - slice->requeued;
 	if (slice->end_of_table)
 		job->all_prepared = true;
 	if (slice->last_key != NULL)
@@ -683,13 +687,17 @@ prepare_work(JobTask *task)
 
 	if (task->filling != NULL && !task->filling_checked)
 	{
-		task->filling_checked = true;
-		if (!batch_file_intact(task->filling))
+		BatchTask  *filling = task->filling;
+
+		if (!batch_file_intact(filling))
 		{
+			if (filling->batch.state == BATCH_PREPARING)
+				return false;	/* nobody knows yet */
 			task->filling = NULL;
 			prepare_forget_requests(task);
 			return true;
 		}
+		task->filling_checked = true;
 	}
 	if (!task->job->listed && (task->job->sample || task->job->only != NIL))
 	{

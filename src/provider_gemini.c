@@ -202,7 +202,8 @@ upload_take_end(BatchStage *stage, const HttpReply *reply, StepResult *result)
 
 	if (google_read_name(file, "name", "files/") != NULL)
 	{
-		stage->tries = 0;
+		if (stage->phase != UPLOAD_POLLING)
+			stage->tries = 0;
 		upload_take_file(stage, file, result);
 	}
 	else

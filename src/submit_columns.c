@@ -11,22 +11,18 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/heap.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 
 #include "api_submit.h"
 #include "json.h"
+#include "target.h"
 #include "usercxt.h"
-
-#define DEFAULT_MISSING		"MISSING"
 
 /* Columns that the built-in prompt shows beside the snippets. */
 static const char *const department_columns[] = {"id_text", "firstname", "lastname", "university"};
@@ -248,36 +244,6 @@ resolve_target_columns(Relation rel, Job *job)
 	job->target = buf.data;
 }
 
-/* Does the column's type take this text?  A domain's constraint is code of whoever owns it. */
-static bool
-column_takes(Form_pg_attribute att, char *word)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool takes = true;
-	Oid			input;
-	Oid			param;
-
-	getTypeInputInfo(att->atttypid, &input, &param);
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		(void) OidInputFunctionCall(input, word, param, att->atttypmod);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		takes = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return takes;
-}
-
 /* Writes where the answers go into the job. */
 void
 submit_resolve_target(Relation rel, Job *job, char *target)
@@ -296,12 +262,14 @@ void
 submit_resolve_missing(Relation rel, Job *job)
 {
 	UserContext user;
+	Form_pg_attribute att;
 	bool		takes;
 
 	if (job->missing == NULL || job->target == NULL || job->target_columns != NULL)
 		return;
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	takes = column_takes(relation_column(rel, job->target), job->missing);
+	att = relation_column(rel, job->target);
+	takes = target_type_takes(att->atttypid, att->atttypmod, job->missing);
 	usercxt_leave(&user);
 	if (takes)
 		return;

@@ -356,15 +356,33 @@ open_target_columns(TargetTable *table, Relation rel, const char *target_columns
 
 /* ---- rules and digest ---- */
 
+/*
+ * The word for "nothing found", in UTF-8.  Where the target cannot hold the
+ * usual word, submit has put NULL into the job, but the model says it all the
+ * same.
+ */
+static char *
+missing_word(TargetTable *table, Relation rel, const Job *job)
+{
+	Form_pg_attribute att = NULL;
+
+	if (job->missing != NULL)
+		return target_own_text(table, job->missing, "the missing word");
+	if (job->target != NULL && job->target_columns == NULL)
+		att = target_find_attribute(rel, job->target);
+	if (att == NULL || target_type_takes(att->atttypid, att->atttypmod, DEFAULT_MISSING))
+		return NULL;
+	return pstrdup(DEFAULT_MISSING);
+}
+
 static void
-open_rules(TargetTable *table, const Job *job)
+open_rules(TargetTable *table, Relation rel, const Job *job)
 {
 	AnswerRules *rules = &table->rules;
 	AnswerColumn *columns = palloc0_array(AnswerColumn, table->ntargets + 1);
 
 	rules->department = job->department;
-	rules->missing = job->missing == NULL ? NULL :
-		target_own_text(table, job->missing, "the missing word");
+	rules->missing = missing_word(table, rel, job);
 	rules->expect_json = job->response_schema != NULL;
 
 	for (int i = 0; i < table->ntargets; i++)
@@ -502,7 +520,7 @@ target_open(const Job *job)
 	else if (job->target != NULL)
 		add_target(table, rel, job->target, NULL);
 	target_open_template(table, rel, job);
-	open_rules(table, job);
+	open_rules(table, rel, job);
 	open_constant(table, job);
 	watch_table(table);
 

@@ -102,6 +102,12 @@ extern char *target_key_from_json(Oid source, List *key_columns, Jsonb *row_key)
 
 /* ---- for submit ---- */
 
+/* What is written when the model finds nothing, unless the job says otherwise. */
+#define DEFAULT_MISSING		"MISSING"
+
+/* Does a column of that type take this text (in the database's encoding)?  Needs a transaction. */
+extern bool target_type_takes(Oid type, int32 typmod, const char *text);
+
 /* Key columns of a relation: those given, checked; else the primary key, else a unique index on NOT NULL columns. */
 extern List *target_resolve_key(Oid source, List *given, char **kinds);
 

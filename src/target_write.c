@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -224,4 +225,34 @@ target_write(TargetTable *table, TargetWrite *writes, int nwrites)
 	MemoryContextSwitchTo(caller);
 	write_group(table, pending, npending);
 	target_end(nestlevel);
+}
+
+/* A domain's constraint is code of whoever owns it, so the caller has become the right user. */
+bool
+target_type_takes(Oid type, int32 typmod, const char *text)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool takes = true;
+	Oid			input;
+	Oid			param;
+
+	getTypeInputInfo(type, &input, &param);
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		(void) OidInputFunctionCall(input, unconstify(char *, text), param, typmod);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		takes = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	return takes;
 }

@@ -47,6 +47,7 @@ serve_stats(Reply *reply)
 	buf_printf(&reply->body, "%.0f", now_ms());
 	stats_write(&reply->body);
 	openai_stats(&reply->body);
+	google_stats(&reply->body);
 	buf_char(&reply->body, '}');
 }
 
@@ -57,6 +58,7 @@ serve_reset(Reply *reply)
 	answers_clear();
 	settings_reset();
 	openai_reset();
+	google_reset();
 	record_reset();
 	stats_reset();
 	buf_str(&reply->body, "{\"reset\":true}");
@@ -77,6 +79,11 @@ serve_post(const char *what, const cJSON *json, Reply *reply)
 		if (answers_add(json, why, sizeof(why)))
 			answers_write(&reply->body);
 	}
+	else if (strcmp(what, "tokens") == 0)
+	{
+		if (google_revoke(json, why, sizeof(why)))
+			google_tokens(&reply->body);
+	}
 	else if (settings_set(json, why, sizeof(why)))
 		settings_write(&reply->body);
 	if (*why)
@@ -95,7 +102,7 @@ control_serve(Request *req, Reply *reply)
 	reply->status = 200;
 	if (post && strcmp(what, "reset") == 0)
 		serve_reset(reply);
-	else if (post && (list || strcmp(what, "settings") == 0))
+	else if (post && (list || strcmp(what, "settings") == 0 || strcmp(what, "tokens") == 0))
 	{
 		const char *why;
 		cJSON	   *json = json_parse(req->body.data ? req->body.data : "", req->body.len, &why);
@@ -112,6 +119,8 @@ control_serve(Request *req, Reply *reply)
 		serve_stats(reply);
 	else if (get && strcmp(what, "settings") == 0)
 		settings_write(&reply->body);
+	else if (get && strcmp(what, "tokens") == 0)
+		google_tokens(&reply->body);
 	else if (get && strcmp(what, "faults") == 0)
 		faults_write(&reply->body);
 	else if (get && strcmp(what, "answers") == 0)
@@ -132,5 +141,5 @@ control_serve(Request *req, Reply *reply)
 }
 
 const Provider control_provider = {
-	"control", control_claims, NULL, NULL, control_serve, NULL
+	.name = "control", .claims = control_claims, .serve = control_serve
 };

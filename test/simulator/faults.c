@@ -41,7 +41,7 @@ typedef struct Rule
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static Rule *rules;
-static int	scope_count[ON_ROW + 1];
+static int	scope_count[ON_STORAGE + 1];
 static uint64_t dice = 1;
 
 static void
@@ -58,6 +58,8 @@ rule_scope(const cJSON *json)
 {
 	if (json_get(json, "row") != NULL)
 		return ON_ROW;
+	if (json_get(json, "storage") != NULL)
+		return ON_STORAGE;
 	if (json_get(json, "batch") != NULL)
 		return ON_BATCH;
 	if (json_get(json, "file") != NULL)
@@ -94,7 +96,7 @@ rule_check(const cJSON *json, char *why, size_t size)
 	static const char *const top[] = {"name", "match", "skip", "every", "times", "chance",
 		"limit", "status", "headers", "body", "json", "repeat", "fill", "content_type",
 		"delay_ms", "drop", "lose_reply", "drop_after", "trickle_ms", "truncate", "answer",
-	"row", "batch", "file", "error", "drop_upload_after", NULL};
+	"row", "batch", "file", "error", "drop_upload_after", "storage", NULL};
 	static const char *const match[] = {"method", "path", "body", "prompt", "custom_id",
 	"key", NULL};
 	static const char *const limit[] = {"concurrent", "per_window", "window_ms", NULL};
@@ -102,7 +104,9 @@ rule_check(const cJSON *json, char *why, size_t size)
 	static const char *const batch[] = {"state", "fraction", "code", "message", "line",
 		"stuck_at", "show_state", "show_ms", "output_file_id", "error_file_id",
 		"result_missing_ms", "validate_ms", "run_ms", "finalize_ms", "no_usage",
-	"no_counts", "no_last_newline", "zero_byte_error_file", NULL};
+		"no_counts", "no_last_newline", "zero_byte_error_file", "queue_ms", "cancel_ms",
+	"output_info", "output_files", "unknown_counts", "no_labels", NULL};
+	static const char *const storage[] = {"die", "persist", "empty_page", NULL};
 	static const char *const row[] = {"outcome", "status", "code", "message", "answer", NULL};
 
 	if (!cJSON_IsObject(json))
@@ -115,6 +119,7 @@ rule_check(const cJSON *json, char *why, size_t size)
 		known_keys(json_get(json, "limit"), limit, why, size) &&
 		known_keys(json_get(json, "file"), file, why, size) &&
 		known_keys(json_get(json, "batch"), batch, why, size) &&
+		known_keys(json_get(json, "storage"), storage, why, size) &&
 		known_keys(json_get(json, "row"), row, why, size);
 }
 
@@ -196,7 +201,7 @@ faults_clear(void)
 		rules = r->next;
 		rule_unref(r);
 	}
-	for (int i = 0; i <= ON_ROW; i++)
+	for (int i = 0; i <= ON_STORAGE; i++)
 		__atomic_store_n(&scope_count[i], 0, __ATOMIC_RELAXED);
 	dice = 1;
 	pthread_mutex_unlock(&lock);
@@ -476,13 +481,13 @@ faults_release(Request *req)
 }
 
 /*
- * The "file", "batch" or "row" object of the rule that fires, or NULL.  The
+ * The "file", "batch", "row" or "storage" object of the rule that fires, or NULL.  The
  * caller deletes it.  req is NULL for rows.
  */
 cJSON *
 faults_object(RuleScope scope, const Request *req, const char *custom_id, const char *prompt)
 {
-	static const char *const names[] = {"", "", "file", "batch", "row"};
+	static const char *const names[] = {"", "", "file", "batch", "row", "storage"};
 	cJSON	   *o = NULL;
 
 	if (!faults_any(scope))

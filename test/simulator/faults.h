@@ -13,7 +13,8 @@ typedef enum RuleScope
 	ON_BODY,					/* a request whose body begins to arrive */
 	ON_FILE,					/* an upload that succeeded */
 	ON_BATCH,					/* a batch that was created */
-	ON_ROW						/* a row of a batch that is being answered */
+	ON_ROW,						/* a row of a batch that is being answered */
+	ON_STORAGE					/* a page of a list, or a piece of an upload */
 } RuleScope;
 
 /* What a rule does to an HTTP request. */

@@ -25,7 +25,8 @@
 #define DEFAULT_BODY_MAX	(16 * 1024 * 1024)
 
 static const Provider *const providers[] = {
-	&control_provider, &openai_provider, NULL
+	&control_provider, &google_auth_provider, &google_metadata_provider, &storage_provider,
+	&vertex_provider, &openai_provider, NULL
 };
 
 static struct MHD_Daemon *server;
@@ -150,6 +151,8 @@ on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
 	if (req == NULL)
 		return;
 	*con_cls = NULL;
+	if (req->started && !req->served && req->provider != NULL && req->provider->broken != NULL)
+		req->provider->broken(req);
 	if (req->inference)
 		stats_in_flight(-1);
 	faults_release(req);
@@ -360,7 +363,7 @@ slow_read(void *cls, uint64_t pos, char *buf, size_t max)
 	{
 		if ((int64_t) (pos + n) > reply->fd_bytes)
 			n = (size_t) (reply->fd_bytes - (int64_t) pos);
-		return pread(reply->fd, buf, n, (off_t) pos);
+		return pread(reply->fd, buf, n, (off_t) (reply->fd_from + (int64_t) pos));
 	}
 	if (pos + n > reply->body.len)
 		n = reply->body.len - pos;
@@ -388,7 +391,8 @@ make_response(Request *req)
 	}
 	if (reply->fd >= 0)
 	{
-		r = MHD_create_response_from_fd64((uint64_t) total, reply->fd);
+		r = MHD_create_response_from_fd_at_offset64((uint64_t) total, reply->fd,
+													 (uint64_t) reply->fd_from);
 		reply->fd = -1;
 		return r;
 	}

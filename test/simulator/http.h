@@ -2,7 +2,7 @@
  * http.h
  *		One request, one reply, and what a provider has to offer to be served.
  *
- * A provider is four functions.  A new one gets its own file, and a line in
+ * A provider is a few functions.  A new one gets its own file, and a line in
  * the table in http.c; order matters, the first that claims a path serves it.
  */
 #ifndef HTTP_H
@@ -60,6 +60,7 @@ typedef struct Reply
 	const char *content_type;
 	StrBuf		body;
 	int			fd;				/* body comes from this file if not -1 */
+	int64_t		fd_from;		/* where in the file the body begins */
 	int64_t		fd_bytes;
 	int64_t		fill;			/* > 0: body is so many times fill_byte */
 	char		fill_byte;
@@ -96,6 +97,7 @@ typedef struct Request
 	Form	   *form;
 	const char *form_error;
 	char	   *secret;			/* the key that was shown, or NULL */
+	bool		private;		/* the record does not get the body */
 	char	   *note;			/* JSON about the body, for the record */
 	StrBuf		prompt;			/* of an inference call, for faults and counts */
 	struct Effect *effect;
@@ -112,6 +114,7 @@ typedef struct Provider
 	void		(*prepare) (Request *req);	/* before faults: secret, prompt */
 	void		(*serve) (Request *req, Reply *reply);
 	void		(*fault_body) (int status, StrBuf *out);	/* an error's usual body */
+	void		(*broken) (Request *req);	/* its body did not arrive in full */
 } Provider;
 
 extern void http_start(void);

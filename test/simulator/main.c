@@ -30,6 +30,11 @@ static const char usage_text[] =
 "  --keep-uploads DIR  every upload stays there as ID.jsonl, also when deleted\n"
 "  --key KEY         accepted key, repeatable (default: test-key)\n"
 "  --model NAME      one more model, repeatable\n"
+"  --bucket NAME     a bucket of Cloud Storage, repeatable (default: test-bucket)\n"
+"  --project NAME    of Google Cloud (default: test-project)\n"
+"  --service-account-file FILE, --authorized-user-file FILE,\n"
+"  --impersonated-file FILE, --external-account-file FILE\n"
+"                    Google credentials are written there\n"
 "  --batch-ms N      duration of each state of a batch (default 200)\n"
 "  --set NAME=N      any setting of POST /_sim/settings\n"
 "  --latency-ms N    inference calls are answered so much later\n"
@@ -97,6 +102,24 @@ apply_option(int c, char *value)
 		case 'm':
 			add_name(o->models, &o->nmodels, value);
 			break;
+		case 'B':
+			add_name(o->buckets, &o->nbuckets, value);
+			break;
+		case 'j':
+			o->project = value;
+			break;
+		case 'S':
+			o->service_account_file = value;
+			break;
+		case 'U':
+			o->authorized_user_file = value;
+			break;
+		case 'I':
+			o->impersonated_file = value;
+			break;
+		case 'E':
+			o->external_account_file = value;
+			break;
 		case 'b':
 			set_number("batch_ms", value);
 			break;
@@ -132,6 +155,9 @@ read_options(int argc, char **argv)
 		{"key", 1, NULL, 'k'}, {"model", 1, NULL, 'm'}, {"batch-ms", 1, NULL, 'b'},
 		{"set", 1, NULL, 's'}, {"latency-ms", 1, NULL, 'l'}, {"threads", 1, NULL, 't'},
 		{"seed", 1, NULL, 'r'}, {"parent", 1, NULL, 'P'},
+		{"bucket", 1, NULL, 'B'}, {"project", 1, NULL, 'j'},
+		{"service-account-file", 1, NULL, 'S'}, {"authorized-user-file", 1, NULL, 'U'},
+		{"impersonated-file", 1, NULL, 'I'}, {"external-account-file", 1, NULL, 'E'},
 		{"keep-uploads", 1, NULL, 'K'}, {"help", 0, NULL, 'h'},
 		{NULL, 0, NULL, 0}
 	};
@@ -144,6 +170,8 @@ read_options(int argc, char **argv)
 		die("unexpected argument \"%s\"", argv[optind]);
 	if (o->nkeys == 0)
 		add_name(o->keys, &o->nkeys, "test-key");
+	if (o->nbuckets == 0)
+		add_name(o->buckets, &o->nbuckets, "test-bucket");
 	if (o->threads < 1 || o->threads > 64)
 		die("--threads must be from 1 to 64");
 }
@@ -265,7 +293,9 @@ main(int argc, char **argv)
 	make_data_dir();
 	timer_start();
 	openai_start();
+	google_start();
 	http_start();
+	google_write_files();
 	announce();
 	wait_for_end(&signals);
 
@@ -276,6 +306,7 @@ main(int argc, char **argv)
 		unlink(sim_options.port_file);
 	http_stop();
 	openai_stop();
+	google_stop();
 	if (made)
 		rmdir(made_dir);
 	return 0;

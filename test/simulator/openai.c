@@ -271,7 +271,8 @@ openai_fault_body(int status, StrBuf *out)
 }
 
 const Provider openai_provider = {
-	"openai", openai_claims, openai_body, openai_prepare, openai_serve, openai_fault_body
+	.name = "openai", .claims = openai_claims, .body = openai_body, .prepare = openai_prepare,
+	.serve = openai_serve, .fault_body = openai_fault_body
 };
 
 void

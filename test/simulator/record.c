@@ -102,6 +102,28 @@ add_header(void *cls, enum MHD_ValueKind kind, const char *name, const char *val
 	return MHD_YES;
 }
 
+/* A query without the key that it may hold. */
+static char *
+public_query(const char *query)
+{
+	StrBuf		b = {0};
+
+	buf_str(&b, "");
+	while (*query)
+	{
+		size_t		len = strcspn(query, "&");
+
+		if (strncmp(query, "key=", 4) == 0)
+			buf_printf(&b, "key=...%.*s", len > 8 ? 4 : 0, query + len - 4);
+		else
+			buf_add(&b, query, len);
+		query += len;
+		if (*query == '&')
+			buf_char(&b, *query++);
+	}
+	return b.data;
+}
+
 /* Keeps the request, whose body is complete, and gives it its number. */
 void
 record_request(Request *req)
@@ -113,10 +135,10 @@ record_request(Request *req)
 	s->t = req->arrived;
 	memcpy(s->method, req->method, sizeof(s->method));
 	s->path = xstrdup(req->path);
-	s->query = xstrdup(req->query);
+	s->query = public_query(req->query);
 	s->bytes = req->body_bytes;
 	s->note = req->note ? xstrdup(req->note) : NULL;
-	if (req->body_kind == BODY_BUFFER && req->body.len > 0)
+	if (req->body_kind == BODY_BUFFER && req->body.len > 0 && !req->private)
 	{
 		s->body_kept = cut_at(req->body.data, req->body.len, (size_t) set.record_body);
 		s->body = xstrndup(req->body.data, s->body_kept);

@@ -40,7 +40,15 @@ typedef enum Counter
 	COUNTERS
 } Counter;
 
+/* Whose counts besides the totals; OpenAI's are what is left of those. */
+typedef enum By
+{
+	BY_VERTEX, BY_GEMINI, BY_STORAGE, BY_ALL
+} By;
+
 extern void stats_count(Counter what, int64_t n);
+extern void stats_count_by(By who, Counter what, int64_t n);
+extern void stats_used_by(By who, bool batch, const Usage *u);
 extern void stats_arrival(const Request *req);
 extern void stats_in_flight(int delta);
 extern void stats_served(bool batch, const Usage *usage, const char *prompt,

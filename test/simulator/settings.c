@@ -20,7 +20,12 @@ static const Settings defaults = {
 	.record_bytes = 128 * 1024 * 1024,
 	.cached_tokens = 1,
 	.requests_limit = 10000,
-	.tokens_limit = 2000000
+	.tokens_limit = 2000000,
+	.token_seconds = 3599,
+	.session_ms = 7.0 * 86400000,
+	.output_files = 1,
+	.vertex_rows = 200000,
+	.vertex_bytes = 1024.0 * 1024 * 1024
 };
 
 typedef struct Field
@@ -35,7 +40,10 @@ static const Field fields[] = {
 	FIELD(validate_ms), FIELD(run_ms), FIELD(finalize_ms), FIELD(cancel_ms),
 	FIELD(window_ms), FIELD(file_ms), FIELD(latency_ms), FIELD(jitter_ms),
 	FIELD(record_body), FIELD(record_limit), FIELD(record_bytes),
-	FIELD(cached_tokens), FIELD(requests_limit), FIELD(tokens_limit)
+	FIELD(cached_tokens), FIELD(requests_limit), FIELD(tokens_limit),
+	FIELD(token_seconds), FIELD(session_ms),
+	FIELD(queue_ms), FIELD(output_files), FIELD(output_names), FIELD(extra_field),
+	FIELD(vertex_rows), FIELD(vertex_bytes)
 };
 
 #define NFIELDS		(sizeof(fields) / sizeof(fields[0]))

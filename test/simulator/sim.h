@@ -120,6 +120,14 @@ typedef struct Settings
 	double		cached_tokens;	/* 1: prompt caching from 1024 tokens on */
 	double		requests_limit; /* what x-ratelimit-limit-requests says */
 	double		tokens_limit;
+	double		token_seconds;	/* Google access tokens live so long */
+	double		session_ms;		/* Google uploads: a session lives so long */
+	double		queue_ms;		/* Google jobs: JOB_STATE_QUEUED */
+	double		output_files;	/* Vertex AI: results are spread over so many */
+	double		output_names;	/* Vertex AI: 1: prediction.results-00000-of-0000N */
+	double		extra_field;	/* Vertex AI: beside "request" 0 fails, 1 drops, 2 keeps */
+	double		vertex_rows;	/* Vertex AI: limits of a job */
+	double		vertex_bytes;
 } Settings;
 
 extern Settings settings_get(void);
@@ -142,6 +150,13 @@ typedef struct Options
 	int			nkeys;
 	const char *models[64];
 	int			nmodels;
+	const char *buckets[64];
+	int			nbuckets;
+	const char *project;
+	const char *service_account_file;
+	const char *authorized_user_file;
+	const char *impersonated_file;
+	const char *external_account_file;
 } Options;
 
 extern Options sim_options;

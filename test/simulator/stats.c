@@ -42,6 +42,7 @@ static const char *const counter_names[COUNTERS] = {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int64_t counters[COUNTERS];
+static int64_t counters_by[BY_ALL][COUNTERS];
 static Kind kinds[MAX_KINDS];
 static int	nkinds;
 static Minute minutes[MAX_MINUTES];
@@ -54,6 +55,7 @@ static int64_t max_in_a_minute;
 static int	flying;
 static int	max_flying;
 static Usage used[2];			/* online, batch */
+static Usage used_by[BY_ALL][2];
 static HashTable prompts;
 static HashTable custom_ids;
 static int64_t prompts_answered;
@@ -70,10 +72,46 @@ stats_count(Counter what, int64_t n)
 	__atomic_add_fetch(&counters[what], n, __ATOMIC_RELAXED);
 }
 
+void
+stats_count_by(By who, Counter what, int64_t n)
+{
+	stats_count(what, n);
+	__atomic_add_fetch(&counters_by[who][what], n, __ATOMIC_RELAXED);
+}
+
+/* Of what stats_served counts, the part of one provider. */
+void
+stats_used_by(By who, bool batch, const Usage *u)
+{
+	Usage	   *sum = &used_by[who][batch];
+
+	pthread_mutex_lock(&lock);
+	sum->input += u->input;
+	sum->cached += u->cached;
+	sum->output += u->output;
+	sum->reasoning += u->reasoning;
+	pthread_mutex_unlock(&lock);
+}
+
 static int64_t
 counter(int what)
 {
 	return __atomic_load_n(&counters[what], __ATOMIC_RELAXED);
+}
+
+/* Whether the segment that begins here is followed by the name of an object. */
+static bool
+names_objects(const char *segment)
+{
+	static const char *const lists[] = {"/o/", "/batchPredictionJobs/", "/files/", "/batches/",
+	"/operations/", NULL};
+
+	for (int i = 0; lists[i] != NULL; i++)
+	{
+		if (strncmp(segment, lists[i], strlen(lists[i])) == 0)
+			return true;
+	}
+	return false;
 }
 
 /* The path with what identifies an object replaced by {id}. */
@@ -82,17 +120,28 @@ path_kind(const Request *req, char *dst, size_t size)
 {
 	StrBuf		b = {0};
 	const char *p = req->path;
+	const char *before = "";
 
 	buf_printf(&b, "%s ", req->method);
 	while (*p)
 	{
 		size_t		len = strcspn(p + 1, "/") + 1;
 
-		if (starts_nocase(p, "/file-") || starts_nocase(p, "/batch_") ||
+		if (names_objects(before))
+		{
+			/* a verb may follow the name */
+			const char *colon = memrchr(p, ':', len);
+
+			buf_str(&b, "/{id}");
+			if (colon != NULL && strncmp(before, "/o/", 3) != 0)
+				buf_add(&b, colon, (size_t) (p + len - colon));
+		}
+		else if (starts_nocase(p, "/file-") || starts_nocase(p, "/batch_") ||
 			len > 24)
 			buf_str(&b, "/{id}");
 		else
 			buf_add(&b, p, len);
+		before = p;
 		p += len;
 	}
 	snprintf(dst, size, "%s", b.data);
@@ -259,6 +308,54 @@ write_prompts(StrBuf *b)
 }
 
 static void
+subtract_usage(Usage *from, const Usage *u)
+{
+	from->input -= u->input;
+	from->cached -= u->cached;
+	from->output -= u->output;
+	from->reasoning -= u->reasoning;
+}
+
+static void
+write_provider(StrBuf *b, const char *name, const int64_t *counts, const Usage *tokens)
+{
+	jw_key(b, name);
+	buf_char(b, '{');
+	for (int i = 0; i < COUNTERS; i++)
+	{
+		if (i != COUNT_FAULTS)
+			jw_int(b, counter_names[i], counts[i]);
+	}
+	jw_raw(b, "tokens", "{");
+	write_usage(b, "online", &tokens[0]);
+	write_usage(b, "batch", &tokens[1]);
+	buf_str(b, "}}");
+}
+
+static void
+write_providers(StrBuf *b)
+{
+	static const char *const names[BY_ALL] = {"vertex", "gemini", "storage"};
+	int64_t		rest[COUNTERS];
+	Usage		rest_used[2] = {used[0], used[1]};
+
+	for (int i = 0; i < COUNTERS; i++)
+		rest[i] = counter(i);
+	jw_key(b, "providers");
+	buf_char(b, '{');
+	for (int who = 0; who < BY_ALL; who++)
+	{
+		write_provider(b, names[who], counters_by[who], used_by[who]);
+		for (int i = 0; i < COUNTERS; i++)
+			rest[i] -= counters_by[who][i];
+		for (int i = 0; i < 2; i++)
+			subtract_usage(&rest_used[i], &used_by[who][i]);
+	}
+	write_provider(b, "openai", rest, rest_used);
+	buf_char(b, '}');
+}
+
+static void
 write_minutes(StrBuf *b)
 {
 	jw_key(b, "per_minute");
@@ -292,6 +389,7 @@ stats_write(StrBuf *b)
 	write_usage(b, "online", &used[0]);
 	write_usage(b, "batch", &used[1]);
 	buf_char(b, '}');
+	write_providers(b);
 	write_prompts(b);
 	write_minutes(b);
 	jw_key(b, "requests");
@@ -317,6 +415,8 @@ stats_reset(void)
 	in_last_minute = max_in_a_minute = 0;
 	max_flying = flying;
 	memset(used, 0, sizeof(used));
+	memset(counters_by, 0, sizeof(counters_by));
+	memset(used_by, 0, sizeof(used_by));
 	table_free(&prompts);
 	table_free(&custom_ids);
 	prompts_answered = prompts_repeated = prompts_max = 0;

@@ -237,6 +237,11 @@ subtest 'rights' => sub {
 	is(wait_for_job($node, $job), 'failed', 'anew when answers are written');
 	like(sql("SELECT error FROM dess_batch_jobs WHERE job_id = $job"), qr/permission denied/, 'with the reason');
 	is(sql('SELECT count(answer) FROM secured'), 0, 'nothing is written');
+	my $before = $simulator->get('stats')->{rows_served};
+	sql("GRANT UPDATE (answer) ON secured TO reader; SELECT dess_batch_retry($job)");
+	is(wait_for_job($node, $job), 'done', 'with the right given back it goes on');
+	is(sql('SELECT count(answer) FROM secured'), 3, 'and writes');
+	is($simulator->get('stats')->{rows_served}, $before, 'what has been paid');
 };
 
 subtest 'tables that change while rows are away' => sub {
@@ -269,9 +274,11 @@ subtest 'tables that change while rows are away' => sub {
 	like(sql("SELECT error FROM dess_batch_jobs WHERE job_id = $jobs{column_gone}"), qr/answer/, 'the job says so');
 	is(wait_for_job($node, $jobs{column_new}), 'done', 'another column');
 	is(answers('table_column_new'), '1 11, 2 12', 'does no harm');
+	sql("SELECT dess_batch_erase($_)") foreach @jobs{qw(dropped column_gone)};
 	ok($node->poll_query_until('postgres',
 		'SELECT bool_and(remote_deleted_at IS NOT NULL) FROM dess_batch_batches WHERE remote_id IS NOT NULL'),
-		'nothing stays at the provider');
+		'nothing has to stay at the provider');
+	is($simulator->get('stats')->{files_alive}, 0, 'and does');
 };
 
 $node->stop;

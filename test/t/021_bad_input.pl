@@ -11,7 +11,7 @@ use Test::More;
 my $simulator = start_simulator(batch_ms => 20);
 my $node = start_node('bad_input');
 
-create_server($node, $simulator);
+create_server($node, $simulator, options => { max_active_batches => 20 });
 
 sub query
 {
@@ -47,7 +47,7 @@ sub error_of
 	return query("SELECT concat_ws(': ', error_code, error) FROM dess_batch_jobs WHERE job_id = $job");
 }
 
-sub wait_until
+sub until_true
 {
 	my ($sql, $what) = @_;
 
@@ -91,7 +91,7 @@ refused("'notes', 'gpt-4o-mini', '{note}', where_sql => 'noet > 1', $rest", '427
 refused("'notes', 'gpt-4o-mini', '{note}', where_sql => 'id', $rest", '42804', 'boolean', 'where_sql that is no condition');
 refused("'notes', 'gpt-4o-mini', '{note}', mode => 'Batch', $rest", '22023', 'batch, online', 'an unknown mode');
 refused("'notes', 'gpt-4o-mini', '{note}', keep => 'all', $rest", '22023', 'none, unwritten, answer, reply', 'an unknown keep');
-refused("'notes', 'gpt-4o-mini', '{note}', only => '{good}', $rest", '22023', '"good"', 'an unknown outcome');
+refused("'notes', 'gpt-4o-mini', '{note}', \"only\" => '{good}', $rest", '22023', '"good"', 'an unknown outcome');
 refused("'notes', 'gpt-4o-mini', '{note}', max_rows => 0, $rest", '22023', 'max_rows', 'no rows at all');
 refused("'notes', 'gpt-4o-mini', '{note}', max_failed => 'NaN', $rest", '22023', 'max_failed', 'max_failed that is no share');
 refused("'notes', 'gpt-4o-mini', '{note}', parameters => '{\"temprature\": 1}', $rest", '22023', 'temprature', 'an unknown parameter');
@@ -127,7 +127,7 @@ foreach my $mode ('batch', 'online')
 		stdout => \$job, stderr => \$warning);
 	like($warning, qr/WARNING:  server "late_$mode" has no secret yet, the job will wait for it.*environment variable OPENAI_API_KEY/s,
 		"$mode: submit warns that there is no secret, and where it was looked for");
-	wait_until("SELECT error_code = 'no_secret' FROM dess_batch_jobs WHERE job_id = $job", 'it waits for a secret');
+	until_true("SELECT error_code = 'no_secret' FROM dess_batch_jobs WHERE job_id = $job", 'it waits for a secret');
 	like(query("SELECT string_agg(e, ' ') FROM dess_batch_explain($job) e"),
 		qr/no secret for server "late_$mode"; looked at: user mapping of "postgres" \(there is none\), user mapping of public \(there is none\), environment variable OPENAI_API_KEY \(it is not set\).*CREATE USER MAPPING FOR postgres SERVER late_$mode OPTIONS \(api_key/,
 		'explain names the places and the remedy');
@@ -169,7 +169,7 @@ $simulator->post('answers', [
 	{ contains => 'data', answer => 'not JSON at all' },
 	{ contains => 'stubborn', answer => 'please' } ]);
 
-my %misfit = (whole => '22P02', short => '22001', mood => '23514', data => '22P02', stubborn => 'ZZ001');
+my %misfit = (whole => '22P02', short => '22001', mood => '23514', data => '22032', stubborn => 'ZZ001');
 my %job = map { $_ => submit_job($node, "'misfits', 'gpt-4o-mini', '$_ {note}', '$_', $rest") } sort keys %misfit;
 $job{schema} = submit_job($node,
 	qq{'misfits', 'gpt-4o-mini', 'data schema {note}', NULL, $rest,
@@ -229,7 +229,7 @@ foreach my $name (sort keys %change)
 	$job{$name} = query("SET ROLE worker; SELECT dess_batch_submit('$name', 'gpt-4o-mini', '$name {note}', $rest)");
 }
 my $jobs = join ', ', @job{ sort keys %change };
-wait_until("SELECT count(*) = 9 FROM dess_batch_jobs WHERE job_id IN ($jobs) AND state = 'running'", 'all run');
+until_true("SELECT count(*) = 9 FROM dess_batch_jobs WHERE job_id IN ($jobs) AND state = 'running'", 'all run');
 my $created = $simulator->get('stats')->{batches_created};
 query(join '; ', map { sprintf($change{$_}[0], $_) } sort keys %change);
 is(query("SELECT count(*) FROM dess_batch_jobs WHERE job_id IN ($jobs) AND state = 'running'"), 9,
@@ -259,6 +259,66 @@ foreach my $name (grep { defined $change{$_}[1] } sort keys %change)
 	is(query("SELECT count(department_llm) FROM $name"), 3, 'all rows have their answers');
 }
 is($simulator->get('stats')->{batches_created}, $created, 'and no answer was bought twice');
+
+
+# a table that is gone for good
+query("SELECT dess_batch_erase($job{drop_table})");
+until_true("SELECT bool_and(state = 'failed' AND remote_deleted_at IS NOT NULL) FROM dess_batch_batches WHERE job_id = $job{drop_table}",
+	'what is left at the provider is removed');
+is($simulator->get('stats')->{files_alive}, 0, 'nothing stays at the provider, not even of the table that is gone');
+
+# ---- accounts that go while rows are away
+
+my %account = (
+	drop_server => 'DROP SERVER %s CASCADE',
+	drop_role => 'DROP OWNED BY %s; DROP ROLE %s',
+	drop_mapping => 'DROP USER MAPPING FOR PUBLIC SERVER %s',
+	revoke_usage => 'REVOKE USAGE ON FOREIGN SERVER %s FROM %s',
+	revoke_and_cancel => 'REVOKE USAGE ON FOREIGN SERVER %s FROM %s');
+
+foreach my $name (sort keys %account)
+{
+	create_server($node, $simulator, name => $name);
+	make_table($name, 3, 'department_llm text');
+	query("CREATE ROLE $name; GRANT USAGE ON FOREIGN SERVER $name TO $name; GRANT SELECT, UPDATE ON $name TO $name");
+	$job{$name} = query("SET ROLE $name; SELECT dess_batch_submit('$name', 'gpt-4o-mini', 'account {note}', server => '$name')");
+}
+$jobs = join ', ', @job{ sort keys %account };
+until_true("SELECT count(*) = 5 FROM dess_batch_jobs WHERE job_id IN ($jobs) AND state = 'running'", 'all run');
+query(join '; ', map { $account{$_} =~ s/%s/$_/gr } sort keys %account);
+
+foreach my $name ('drop_server', 'drop_role')
+{
+	is(wait_for_job($node, $job{$name}), 'failed', "$name: the job fails");
+	like(error_of($job{$name}), qr/^42704: .*does not exist/, 'with the reason');
+}
+until_true("SELECT error_code = '42501' FROM dess_batch_jobs WHERE job_id = $job{revoke_usage}", 'the trouble is noted');
+like(query("SELECT string_agg(e, ' ') FROM dess_batch_explain($job{revoke_usage}) e"),
+	qr/permission denied for foreign server "revoke_usage".*GRANT USAGE ON FOREIGN SERVER revoke_usage TO revoke_usage/,
+	'revoke_usage: explain says what is missing');
+query('GRANT USAGE ON FOREIGN SERVER revoke_usage TO revoke_usage');
+until_true("SELECT error_code = 'no_secret' FROM dess_batch_jobs WHERE job_id = $job{drop_mapping}", 'the trouble is noted');
+query("CREATE USER MAPPING FOR PUBLIC SERVER drop_mapping OPTIONS (api_key 'test-key')");
+query("SELECT dess_batch_cancel($job{revoke_and_cancel})");
+is(wait_for_job($node, $job{revoke_and_cancel}), 'cancelled', 'revoke_and_cancel: the job can be cancelled');
+foreach my $name ('drop_mapping', 'revoke_usage')
+{
+	is(wait_for_job($node, $job{$name}), 'done', "$name: the job goes on when it may");
+	is(query("SELECT count(department_llm) FROM $name"), 3, 'all rows have their answers');
+}
+
+# ---- what is asked for is not put off until the next poll
+
+create_server($node, $simulator, name => 'slow', options => { poll_interval => 3600 });
+$simulator->post('settings', { run_ms => 600000 });
+my $slow = submit_job($node, "'notes', 'gpt-4o-mini', 'slow {note}', 'remark', server => 'slow'");
+until_true("SELECT state = 'running' FROM dess_batch_jobs WHERE job_id = $slow", 'it runs');
+is(query("SELECT dess_batch_status($slow)"), 'running', 'status tells the state');
+until_true("SELECT polled_at IS NOT NULL FROM dess_batch_batches WHERE job_id = $slow", 'and has the provider asked');
+query("SELECT dess_batch_cancel($slow)");
+is(wait_for_job($node, $slow), 'cancelled', 'cancel does not wait either');
+
+is(query(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'dess_batch worker'}), $pid, 'it is still the same worker');
 
 $node->stop;
 $simulator->stop;

@@ -89,6 +89,10 @@ run(Play *play, StageStep step, const Answer *answers, int nanswers)
 			case STEP_WAIT:
 				appendStringInfo(&told, "wait " INT64_FORMAT "; ", result.wait_ms);
 				break;
+			case STEP_AUTHORIZE:
+			case STEP_CHECKSUM:
+				appendStringInfoString(&told, "not asked for by this provider");
+				return told.data;
 			case STEP_DONE:
 				appendStringInfo(&told, "done%s", next < nanswers ? " too early" : "");
 				return told.data;
