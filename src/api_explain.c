@@ -95,11 +95,11 @@ explain_end(const Explain *explain)
 	StringInfoData line;
 
 	initStringInfo(&line);
-	appendStringInfo(&line, "Job " INT64_FORMAT " %s: " INT64_FORMAT " rows, " INT64_FORMAT " done, " INT64_FORMAT " failed",
+	appendStringInfo(&line, "Job " INT64_FORMAT " %s: " INT64_FORMAT " row%s, " INT64_FORMAT " done, " INT64_FORMAT " failed",
 					 job->id,
 					 job->state == JOB_DONE ? "is done" :
 					 job->state == JOB_CANCELLED ? "was cancelled" : "has failed",
-					 facts->rows, facts->done, facts->failed);
+					 facts->rows, facts->rows == 1 ? "" : "s", facts->done, facts->failed);
 	if (job->state == JOB_FAILED && facts->error != NULL)
 		appendStringInfo(&line, ", because of %s", error_in_words(facts->error_code, facts->error));
 	appendStringInfoChar(&line, '.');
@@ -108,6 +108,8 @@ explain_end(const Explain *explain)
 	else if (facts->failed > 0)
 		appendStringInfo(&line, " SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " says why, SELECT dess_batch_retry(" INT64_FORMAT ") sends them again.",
 						 job->id, job->id);
+	if (job->state == JOB_DONE && facts->rows == 0)
+		appendStringInfoString(&line, " No row was taken: none meets the condition, or their targets are filled (overwrite => true takes them), another job has them in flight, or they are settled.");
 	if (facts->remains > 0)
 		appendStringInfo(&line, " Files or jobs of " INT64_FORMAT " batches are still to be removed at the provider.",
 						 facts->remains);
@@ -120,8 +122,8 @@ explain_standing(const Explain *explain)
 	const JobFacts *facts = explain->facts;
 
 	if (facts->rows_known)
-		explain_say(explain, "Job " INT64_FORMAT " is in state %s: " INT64_FORMAT " rows, " INT64_FORMAT " done, " INT64_FORMAT " failed.",
-					explain->job->id, facts->state, facts->rows, facts->done, facts->failed);
+		explain_say(explain, "Job " INT64_FORMAT " is in state %s: " INT64_FORMAT " row%s, " INT64_FORMAT " done, " INT64_FORMAT " failed.",
+					explain->job->id, facts->state, facts->rows, facts->rows == 1 ? "" : "s", facts->done, facts->failed);
 	else
 		explain_say(explain, "Job " INT64_FORMAT " is in state %s: " INT64_FORMAT " rows done, " INT64_FORMAT " failed; how many there are is not known yet.",
 					explain->job->id, facts->state, facts->done, facts->failed);
@@ -384,8 +386,8 @@ explain_batches(const Explain *explain)
 	foreach(lc, jobstore_load_groups(explain->job->id, MAX_GROUPS))
 		explain_group(explain, lfirst(lc));
 	if (explain->facts->waiting_rows > 0)
-		explain_say(explain, INT64_FORMAT " rows wait to be sent in a later batch.",
-					explain->facts->waiting_rows);
+		explain_say(explain, INT64_FORMAT " row%s sent in a later batch.",
+					explain->facts->waiting_rows, explain->facts->waiting_rows == 1 ? " waits to be" : "s wait to be");
 }
 
 Datum

@@ -224,9 +224,9 @@ static void
 append_rows(StringInfo words, int64 rows, int64 done, int64 failed, bool rows_known)
 {
 	if (rows_known)
-		appendStringInfo(words, INT64_FORMAT " of " INT64_FORMAT " rows", done + failed, rows);
+		appendStringInfo(words, INT64_FORMAT " of " INT64_FORMAT " row%s", done + failed, rows, rows == 1 ? "" : "s");
 	else
-		appendStringInfo(words, INT64_FORMAT " rows", done + failed);
+		appendStringInfo(words, INT64_FORMAT " row%s", done + failed, done + failed == 1 ? "" : "s");
 	if (failed > 0)
 		appendStringInfo(words, ", " INT64_FORMAT " failed", failed);
 }

@@ -192,6 +192,8 @@ same_name(const char *name, const char *camel)
 static JsonValue *
 find_name(JsonValue *object, const char *camel)
 {
+	if (!json_is_object(object))
+		return NULL;
 	for (JsonValue *member = json_first(object); member != NULL; member = json_next(member))
 	{
 		if (same_name(json_name(member), camel))

@@ -135,6 +135,7 @@ extern double dice(void);
 /* ---- prepare.c: stage 1 ---- */
 extern bool prepare_wanted(JobTask *task);
 extern bool prepare_work(JobTask *task);	/* one slice; false: nothing to do now */
+extern bool prepare_close(JobTask *task);	/* the batch being filled goes as it is; false: there is none */
 
 /* ---- prepare_list.c: sample and only ---- */
 extern void prepare_list(JobTask *task);

@@ -56,6 +56,8 @@ job_work(JobTask *task)
 	{
 		if (prepare_wanted(task) && spool_has_room())
 			did = prepare_work(task);
+		else if (prepare_wanted(task) && prepare_close(task))
+			did = true;
 		else if (jobtask_may_send(task) && count_wanted(task))
 		{
 			count_work(task);

@@ -674,6 +674,19 @@ prepare_wanted(JobTask *task)
 }
 
 /*
+ * Where the spool is full, the batch being filled must leave it before there is
+ * room for more.  Returns false when there is none.
+ */
+bool
+prepare_close(JobTask *task)
+{
+	if (task->filling == NULL)
+		return false;
+	prepare_complete(task);
+	return true;
+}
+
+/*
  * One page of rows.  Returns false when there was nothing to take.
  */
 bool

@@ -25,6 +25,7 @@
 static MemoryContext slice_context = NULL;
 static bool lock_lost = false;
 static bool extension_seen = false;
+uint64		slice_count = 0;
 void		(*slice_after_abort) (void) = NULL;
 
 /* Repetition without charge, with back-off, or never: by SQLSTATE class. */
@@ -98,6 +99,7 @@ slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *e
 		slice_context = AllocSetContextCreate(TopMemoryContext, "dess_batch slice",
 											  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(slice_context);
+	slice_count++;
 
 	PG_TRY();
 	{

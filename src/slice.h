@@ -31,6 +31,12 @@ typedef struct SliceError
  */
 extern SliceVerdict slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error);
 
+/*
+ * How many have run.  Whatever waits inside one (a lock, a foreign server, a
+ * parallel query, a trigger) resets MyLatch, and with it a wake-up.
+ */
+extern uint64 slice_count;
+
 /* Called after a failed slice: an abort releases session locks as well. */
 extern void (*slice_after_abort) (void);
 

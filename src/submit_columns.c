@@ -13,6 +13,7 @@
 #include "access/relation.h"
 #include "catalog/catalog.h"
 #include "catalog/heap.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "utils/builtins.h"
@@ -74,6 +75,10 @@ submit_open_source(Oid source)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot send rows of system catalog \"%s\"", RelationGetRelationName(rel))));
+	if (RelationGetNamespace(rel) == get_namespace_oid("dess_batch", true))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot send rows of table \"%s\" of extension \"dess_batch\"", RelationGetRelationName(rel))));
 	return rel;
 }
 
@@ -198,6 +203,29 @@ is_special_property(const char *property)
 		strcmp(property, "$job") == 0 || strcmp(property, "$model") == 0;
 }
 
+/*
+ * A property that the schema excludes would be missing from every answer, when
+ * all of them are paid.
+ */
+static void
+check_property(const Job *job, const char *property)
+{
+	const char *why;
+	JsonDoc    *doc;
+	JsonValue  *properties;
+
+	if (job->response_schema == NULL || property[0] == '$')
+		return;
+	doc = json_parse(job->response_schema, strlen(job->response_schema), &why);
+	properties = doc != NULL ? json_member(json_root(doc), "properties") : NULL;
+	if (json_is_object(properties) && json_member(properties, property) == NULL &&
+		!json_bool(json_member(json_root(doc), "additionalProperties"), true))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("property \"%s\" in argument \"target_columns\" is not in the response schema", property)));
+	json_free(doc);
+}
+
 /* Checks target_columns; the columns, sorted and joined, are the name of the target. */
 static void
 resolve_target_columns(Relation rel, Job *job)
@@ -232,6 +260,7 @@ resolve_target_columns(Relation rel, Job *job)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_COLUMN),
 					 errmsg("column \"%s\" is named twice in argument \"target_columns\"", column)));
+		check_property(job, property);
 		check_written_column(rel, job, column, strcmp(property, "$job") == 0 ? "bigint" : "text");
 		columns = lappend(columns, pstrdup(column));
 	}

@@ -221,6 +221,24 @@ worker_purge_sometimes(void)
 }
 
 /*
+ * Before the loop sleeps: looks for work whose announcement a slice may have
+ * taken from the latch.  Returns whether there was something to do.
+ */
+static bool
+worker_look_again(void)
+{
+	static uint64 looked_at = 0;
+	bool		busy;
+
+	if (slice_count == looked_at)
+		return false;
+	pipeline_refresh();
+	busy = pipeline_work();
+	looked_at = slice_count;
+	return busy;
+}
+
+/*
  * Looks at dess_batch.enabled.  When it goes off, what can be taken up again
  * is dropped at once; online requests that are under way are paid for, so their
  * replies still go to the spool.
@@ -273,8 +291,10 @@ worker_loop(void)
 			worker_exit_if_idle();
 			idle_since = GetCurrentTimestamp();
 		}
+		if (dess_enabled && !busy)
+			busy = worker_look_again();
 
-		woken = http_wait(busy ? 0 : worker_timeout(idle_since), PG_WAIT_EXTENSION);
+		woken = http_wait(busy || ConfigReloadPending ? 0 : worker_timeout(idle_since), PG_WAIT_EXTENSION);
 		if (woken)
 		{
 			CHECK_FOR_INTERRUPTS();

@@ -105,7 +105,7 @@ rule_check(const cJSON *json, char *why, size_t size)
 		"stuck_at", "show_state", "show_ms", "output_file_id", "error_file_id",
 		"result_missing_ms", "validate_ms", "run_ms", "finalize_ms", "no_usage",
 		"no_counts", "no_last_newline", "zero_byte_error_file", "queue_ms", "cancel_ms",
-	"output_info", "output_files", "unknown_counts", "no_labels", NULL};
+	"output_info", "output_files", "unknown_counts", "no_labels", "partial", "output_at", NULL};
 	static const char *const storage[] = {"die", "persist", "empty_page", NULL};
 	static const char *const row[] = {"outcome", "status", "code", "message", "answer", NULL};
 

@@ -102,4 +102,7 @@ extern int	storage_match(const char *bucket, const char *pattern, char ***names)
 extern void storage_reset(void);
 extern int	storage_objects(void);
 
+/* gemini_files.c */
+extern void gemini_reset(void);
+
 #endif							/* GOOGLE_H */

@@ -54,7 +54,8 @@ typedef struct Job
 	bool		deleted;
 	char	   *output;			/* Vertex AI: directory; Gemini API: file */
 	char	   *inlined;		/* Gemini API: JSON of the answers */
-	int			inline_fd;		/* Gemini API: the requests, or -1 */
+	int			input_fd;		/* Gemini API: the requests, or -1 */
+	char	   *input_name;		/* Gemini API: their file, or NULL if inlined */
 	struct Job *older;
 } Job;
 

@@ -69,7 +69,7 @@ job_add(Request *req, const JobKind *kind)
 	job->created = job->updated = real_ms();
 	job->created_ms = now_ms();
 	job->order = faults_object(ON_BATCH, req, NULL, NULL);
-	job->inline_fd = -1;
+	job->input_fd = -1;
 	job->older = newest;
 	newest = job;
 	stats_count_by(kind->by, COUNT_BATCHES_CREATED, 1);
@@ -108,14 +108,15 @@ jobs_clear(void)
 		Job		   *job = newest;
 
 		newest = job->older;
-		if (job->inline_fd >= 0)
-			close(job->inline_fd);
+		if (job->input_fd >= 0)
+			close(job->input_fd);
 		free(job->location);
 		free(job->display_name);
 		free(job->model_name);
 		cJSON_Delete(job->request);
 		cJSON_Delete(job->order);
 		free(job->output);
+		free(job->input_name);
 		free(job->inlined);
 		free(job);
 	}

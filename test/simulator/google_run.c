@@ -94,14 +94,12 @@ set_error(Job *job, JobState state)
 	else if (state == JOB_FAILED && e->status == 0)
 	{
 		gerror(e, 500, "%s", message ? message : "Internal error occurred. Please retry in a few "
-			   "minutes. If you still experience errors, contact Vertex AI.");
+			   "minutes. If you still experience errors, contact support.");
 		if (code != NULL)
 			snprintf(e->name, sizeof(e->name), "%s", code);
 	}
-	else if (state == JOB_EXPIRED && job->kind->by == BY_VERTEX)
-	{
-		gerror(e, 504, "The job expired.");
-	}
+	else if (state == JOB_EXPIRED)
+		gerror(e, 504, "The job expired before it was completed.");
 }
 
 /* The end of a job.  Results are put where they belong before it shows. */
@@ -518,9 +516,8 @@ job_output(JobRun *run)
 
 	if (run->nout == 0)
 	{
-		run->nout = (int) json_num(run->job->order, "output_files",
-								   run->job->kind->by == BY_VERTEX ? settings_get().output_files : 1);
-		if (run->nout < 1 || run->nout > MAX_OUTPUTS)
+		run->nout = (int) json_num(run->job->order, "output_files", settings_get().output_files);
+		if (run->nout < 1 || run->nout > MAX_OUTPUTS || run->job->kind->by != BY_VERTEX)
 			run->nout = 1;
 	}
 	i = (int) (mix64((uint64_t) run->next) % (uint64_t) run->nout);

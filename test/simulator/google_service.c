@@ -24,6 +24,7 @@ forget(void)
 {
 	google_runner_stop();
 	storage_reset();
+	gemini_reset();
 }
 
 void

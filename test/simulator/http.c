@@ -26,7 +26,7 @@
 
 static const Provider *const providers[] = {
 	&control_provider, &google_auth_provider, &google_metadata_provider, &storage_provider,
-	&vertex_provider, &openai_provider, NULL
+	&vertex_provider, &gemini_provider, &openai_provider, NULL
 };
 
 static struct MHD_Daemon *server;

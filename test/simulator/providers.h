@@ -13,6 +13,7 @@ extern const Provider google_auth_provider;
 extern const Provider google_metadata_provider;
 extern const Provider storage_provider;
 extern const Provider vertex_provider;
+extern const Provider gemini_provider;
 
 extern void openai_start(void);
 extern void openai_stop(void);

@@ -25,7 +25,9 @@ static const Settings defaults = {
 	.session_ms = 7.0 * 86400000,
 	.output_files = 1,
 	.vertex_rows = 200000,
-	.vertex_bytes = 1024.0 * 1024 * 1024
+	.vertex_bytes = 1024.0 * 1024 * 1024,
+	.gemini_jobs = 100,
+	.file_life_ms = 48.0 * 3600000
 };
 
 typedef struct Field
@@ -43,7 +45,8 @@ static const Field fields[] = {
 	FIELD(cached_tokens), FIELD(requests_limit), FIELD(tokens_limit),
 	FIELD(token_seconds), FIELD(session_ms),
 	FIELD(queue_ms), FIELD(output_files), FIELD(output_names), FIELD(extra_field),
-	FIELD(vertex_rows), FIELD(vertex_bytes)
+	FIELD(vertex_rows), FIELD(vertex_bytes), FIELD(gemini_jobs), FIELD(gemini_tokens),
+	FIELD(gemini_job_names), FIELD(file_life_ms)
 };
 
 #define NFIELDS		(sizeof(fields) / sizeof(fields[0]))

@@ -128,6 +128,10 @@ typedef struct Settings
 	double		extra_field;	/* Vertex AI: beside "request" 0 fails, 1 drops, 2 keeps */
 	double		vertex_rows;	/* Vertex AI: limits of a job */
 	double		vertex_bytes;
+	double		gemini_jobs;	/* Gemini API: so many may be active */
+	double		gemini_tokens;	/* Gemini API: waiting, of one model; 0: any */
+	double		gemini_job_names;	/* Gemini API: 1: JOB_STATE_ for BATCH_STATE_ */
+	double		file_life_ms;	/* Gemini API: uploaded files live so long */
 } Settings;
 
 extern Settings settings_get(void);

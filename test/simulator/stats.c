@@ -323,7 +323,7 @@ write_provider(StrBuf *b, const char *name, const int64_t *counts, const Usage *
 	buf_char(b, '{');
 	for (int i = 0; i < COUNTERS; i++)
 	{
-		if (i != COUNT_FAULTS)
+		if (i != COUNT_FAULTS && i != COUNT_CONNECTIONS)
 			jw_int(b, counter_names[i], counts[i]);
 	}
 	jw_raw(b, "tokens", "{");

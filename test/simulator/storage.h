@@ -44,8 +44,12 @@ extern void object_write(StrBuf *b, const Object *o);
 extern Object *object_find(const char *bucket, const char *name);
 extern Object **objects_all(int *n);
 extern bool object_visible(const Object *o);
+extern void object_remove(Object *o);
 extern const Object *object_store(const NewObject *n, int fd, GError *e);
 extern void reply_json(Request *req, Reply *reply, const char *root);
+
+/* storage_read.c */
+extern void serve_object(Request *req, Reply *reply, const char *bucket, const char *name);
 
 /* storage_list.c */
 extern void serve_list(Request *req, Reply *reply, const char *bucket);
