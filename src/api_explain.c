@@ -4,8 +4,8 @@
  *		dess_batch_explain: why a job is waiting, in words with the remedy.
  *
  * The first line says where the job stands.  The others are what it waits for,
- * from what stops everything down to single batches; a job that has ended has
- * no others.  What only the worker's memory holds is told as far as the ledger
+ * from what stops everything down to single batches; for a job that has ended,
+ * what can be done about it.  What only the worker's memory holds is told as far as the ledger
  * shows it.
  *
  *-------------------------------------------------------------------------
@@ -102,18 +102,17 @@ explain_end(const Explain *explain)
 					 facts->rows, facts->rows == 1 ? "" : "s", facts->done, facts->failed);
 	if (job->state == JOB_FAILED && facts->error != NULL)
 		appendStringInfo(&line, ", because of %s", error_in_words(facts->error_code, facts->error));
-	appendStringInfoChar(&line, '.');
+	explain_say(explain, "%s.", line.data);
 	if (job->state == JOB_FAILED)
-		appendStringInfo(&line, " When the cause is gone, SELECT dess_batch_retry(" INT64_FORMAT ") lets it go on.", job->id);
+		explain_say(explain, "When the cause is gone, SELECT dess_batch_retry(" INT64_FORMAT ") lets it go on.", job->id);
 	else if (facts->failed > 0)
-		appendStringInfo(&line, " SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " says why, SELECT dess_batch_retry(" INT64_FORMAT ") sends them again.",
-						 job->id, job->id);
+		explain_say(explain, "SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " says why, SELECT dess_batch_retry(" INT64_FORMAT ") sends them again.",
+					job->id, job->id);
 	if (job->state == JOB_DONE && facts->rows == 0)
-		appendStringInfoString(&line, " No row was taken: none meets the condition, or their targets are filled (overwrite => true takes them), another job has them in flight, or they are settled.");
+		explain_say(explain, "No row was taken: none meets the condition, or their targets are filled (overwrite => true takes them), another job has them in flight, or they are settled.");
 	if (facts->remains > 0)
-		appendStringInfo(&line, " Files or jobs of " INT64_FORMAT " batches are still to be removed at the provider.",
-						 facts->remains);
-	explain_say(explain, "%s", line.data);
+		explain_say(explain, "Files or jobs of " INT64_FORMAT " batch%s still to be removed at the provider.",
+					facts->remains, facts->remains == 1 ? " are" : "es are");
 }
 
 static void

@@ -394,6 +394,8 @@ report_failure(const JobFacts *facts, int64 id, const char *state)
 	const char *error = facts->error != NULL ? facts->error : "";
 	bool		failed = strcmp(state, "failed") == 0;
 	bool		paused = strcmp(state, "paused") == 0;
+	const char *rows = facts->failed == 0 ? "" :
+		psprintf("; SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " lists the rows that failed", id);
 
 	initStringInfo(&words);
 	append_rows(&words, facts->rows, facts->done, facts->failed, facts->rows_known);
@@ -402,9 +404,9 @@ report_failure(const JobFacts *facts, int64 id, const char *state)
 			 failed ? errmsg("job " INT64_FORMAT " failed%s%s", id, colon, error) :
 			 paused ? errmsg("job " INT64_FORMAT " is paused%s%s", id, colon, error) :
 			 errmsg("job " INT64_FORMAT " is %s%s%s", id, state, colon, error),
-			 errdetail("Finished are %s.", words.data),
-			 failed ? errhint("SELECT dess_batch_retry(" INT64_FORMAT ") lets it go on when the cause is gone; SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " lists the rows that failed.", id, id) :
-			 paused ? errhint("SELECT dess_batch_resume(" INT64_FORMAT ") lets it go on; SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " lists the rows that failed.", id, id) :
+			 errdetail("Finished: %s.", words.data),
+			 failed ? errhint("SELECT dess_batch_retry(" INT64_FORMAT ") lets it go on when the cause is gone%s.", id, rows) :
+			 paused ? errhint("SELECT dess_batch_resume(" INT64_FORMAT ") lets it go on%s.", id, rows) :
 			 errhint("SELECT * FROM dess_batch_explain(" INT64_FORMAT ") says more.", id)));
 }
 

@@ -275,6 +275,16 @@ find_built_in(const char *server_name)
 	return NULL;
 }
 
+static void
+check_wrapper(const ForeignServer *server)
+{
+	if (server->fdwid != get_foreign_data_wrapper_oid(DESS_WRAPPER, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" does not belong to foreign-data wrapper \"%s\"",
+						server->servername, DESS_WRAPPER)));
+}
+
 /* Rule 1: the server that the caller named.  Built-in names come first, so that nobody can take one. */
 static Account *
 route_named(const char *server_name, Oid role)
@@ -292,11 +302,7 @@ route_named(const char *server_name, Oid role)
 				 errmsg("server \"%s\" does not exist", server_name),
 				 errhint("Create it with CREATE SERVER %s FOREIGN DATA WRAPPER %s OPTIONS (provider '...').",
 						 quote_identifier(server_name), DESS_WRAPPER)));
-	if (server->fdwid != get_foreign_data_wrapper_oid(DESS_WRAPPER, true))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("server \"%s\" does not belong to foreign-data wrapper \"%s\"",
-						server_name, DESS_WRAPPER)));
+	check_wrapper(server);
 	return make_account(check_server(server, role), server, role);
 }
 
@@ -539,11 +545,11 @@ account_load(Oid server_oid, const char *provider_name, Oid role)
 	if (OidIsValid(server_oid))
 	{
 		server = GetForeignServerExtended(server_oid, FSV_MISSING_OK);
-		if (server == NULL ||
-			server->fdwid != get_foreign_data_wrapper_oid(DESS_WRAPPER, true))
+		if (server == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("server with OID %u does not exist", server_oid)));
+		check_wrapper(server);
 		account = make_account(check_server(server, role), server, role);
 	}
 	else

@@ -19,6 +19,9 @@
 #include "pipeline.h"
 #include "usercxt.h"
 
+/* repetitions of database work without a word; then it is trouble */
+#define MAX_REPEATS			20
+
 /* how often a missing secret is looked for */
 #define SECRET_RETRY_MS		2000
 
@@ -251,6 +254,8 @@ jobtask_table(JobTask *task)
 	caller = MemoryContextSwitchTo(task->table_cxt);
 	task->table = target_open(task->job);
 	MemoryContextSwitchTo(caller);
+	/* a right that was lost since submit shows before anything is bought */
+	target_check_rights(task->table);
 	return task->table;
 }
 
@@ -429,6 +434,7 @@ jobtask_note_gone(JobTask *task)
 void
 jobtask_well(JobTask *task)
 {
+	task->repeats = 0;
 	if (task->failures == 0)
 		return;
 	task->failures = 0;
@@ -456,6 +462,9 @@ jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error)
 	/* the memory may be ahead of the ledger: the batch under preparation is loaded again */
 	task->rivals_loaded = false;
 
+	/* what does not go away by itself is no longer nobody's fault */
+	if (verdict == SLICE_AGAIN && ++task->repeats > MAX_REPEATS)
+		verdict = SLICE_TROUBLE;
 	switch (verdict)
 	{
 		case SLICE_DONE:

@@ -245,18 +245,16 @@ launcher_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	gone = drops;
 	if (name != NULL)
 		database = get_database_oid(name, true);
-	if (OidIsValid(database) && shmem_has_worker(database) &&
-		command_allowed(pstmt->utilityStmt, database))
-	{
-		if (!shmem_stop_worker(database))
-			ereport(WARNING,
-					(errmsg("the dess_batch worker of database \"%s\" does not stop", name)));
-	}
-	else
+	if (!OidIsValid(database) || !shmem_has_worker(database) ||
+		!command_allowed(pstmt->utilityStmt, database))
 		database = InvalidOid;
 
+	/* whatever comes of it, a worker that was stopped is started again */
 	PG_TRY();
 	{
+		if (OidIsValid(database) && !shmem_stop_worker(database))
+			ereport(WARNING,
+					(errmsg("the dess_batch worker of database \"%s\" does not stop", name)));
 		if (previous_utility_hook)
 			previous_utility_hook(pstmt, query, read_only_tree, context, params, env, dest, qc);
 		else

@@ -480,9 +480,11 @@ merge_group(BatchTask *batch, bool *trouble)
 	{
 		*trouble = true;
 		merge_rewind(batch->merge);
+		batch->merge->group_lines = Max(batch->merge->group_lines / 4, 1);
 		merge_trouble(batch, verdict, &error);
 		return true;
 	}
+	batch->merge->group_lines = Min(batch->merge->group_lines * 2, GROUP_LINES);
 	merge_remember(&slice);
 	merge_judge(&slice);
 	jobtask_well(batch->job);

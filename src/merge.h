@@ -34,6 +34,7 @@ typedef struct MergeState
 	MemoryContext reader_cxt;
 	bool		locked_left;	/* rows that others had locked were passed over */
 	int			passes;
+	int			group_lines;	/* lines in one transaction; fewer after trouble */
 } MergeState;
 
 /* Loads the batch's items if they are not there yet; false: trouble, try later. */

@@ -82,6 +82,7 @@ merge_begin(BatchTask *batch)
 	cxt = AllocSetContextCreate(batch->cxt, "dess_batch merge", ALLOCSET_DEFAULT_SIZES);
 	batch->merge = MemoryContextAllocZero(cxt, sizeof(MergeState));
 	batch->merge->cxt = cxt;
+	batch->merge->group_lines = GROUP_LINES;
 	verdict = slice_run("reading the ledger", load_slice, batch, &error);
 	if (verdict == SLICE_DONE)
 		return true;
@@ -222,7 +223,7 @@ merge_read_lines(MergeSlice *slice)
 		MemoryContextSwitchTo(caller);
 	}
 
-	while (slice->nlines < GROUP_LINES && spool_offset(state->reader) - start < GROUP_BYTES)
+	while (slice->nlines < state->group_lines && spool_offset(state->reader) - start < GROUP_BYTES)
 	{
 		line = spool_next_line(state->reader, &length, whole);
 		if (line == NULL)

@@ -92,6 +92,7 @@ typedef struct JobTask
 	TimestampTz due;			/* job-level work waits until then */
 	TimestampTz again_due;		/* rows to be sent once more wait until then */
 	int			failures;
+	int			repeats;		/* of database work that others stood in the way of */
 	bool		told;			/* the reason of waiting stands in the ledger */
 } JobTask;
 

@@ -18,11 +18,17 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "slice.h"
 #include "txn.h"
 
+/* A table's own code (triggers, functions in where_sql) may hold up everybody for this long, not longer. */
+#define SLICE_TIMEOUT_MS	30000
+
 static MemoryContext slice_context = NULL;
+static TimestampTz slice_began;
 static bool lock_lost = false;
 static bool extension_seen = false;
 uint64		slice_count = 0;
@@ -66,6 +72,7 @@ slice_recover(SliceError *error)
 	SliceVerdict verdict;
 
 	HOLD_INTERRUPTS();
+	disable_timeout(STATEMENT_TIMEOUT, false);
 	MemoryContextSwitchTo(slice_context);
 	edata = CopyErrorData();
 	FlushErrorState();
@@ -76,6 +83,13 @@ slice_recover(SliceError *error)
 	lock_lost = true;
 
 	verdict = slice_verdict(edata->sqlerrcode);
+	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		TimestampDifferenceExceeds(slice_began, GetCurrentTimestamp(), SLICE_TIMEOUT_MS))
+	{
+		verdict = SLICE_TROUBLE;
+		edata->message = psprintf("canceled after %d s: code of the table (trigger, function) is too slow",
+								  SLICE_TIMEOUT_MS / 1000);
+	}
 	strlcpy(error->sqlstate, unpack_sql_state(edata->sqlerrcode), sizeof(error->sqlstate));
 	strlcpy(error->message, edata->message ? edata->message : "unknown error", sizeof(error->message));
 	error->message[pg_mbcliplen(error->message, strlen(error->message), sizeof(error->message) - 5)] = '\0';
@@ -112,7 +126,10 @@ slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *e
 		}
 		extension_seen = true;
 		MemoryContextSwitchTo(slice_context);
+		slice_began = GetCurrentTimestamp();
+		enable_timeout_after(STATEMENT_TIMEOUT, SLICE_TIMEOUT_MS);
 		fn(arg);
+		disable_timeout(STATEMENT_TIMEOUT, false);
 		txn_commit();
 	}
 	PG_CATCH();

@@ -93,6 +93,7 @@ typedef struct RowReceiver
 	Receiver	base;			/* must be first */
 	bool		render_all;		/* and not only wanted rows */
 	bool		bounded;		/* stop when there is much text */
+	bool		no_text;		/* the digest is all that is wanted */
 	TargetRow  *rows;
 	int			capacity;
 	size_t		bytes;
@@ -211,7 +212,7 @@ row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 	readable = template_render(table->template, values, &receiver->text);
 	row->too_large = receiver->text.len > TARGET_TEXT_LIMIT;
 	row->convertible = !row->too_large;
-	if (readable && row->convertible)
+	if (readable && row->convertible && !receiver->no_text)
 	{
 		row->text_length = receiver->text.len;
 		row->text = MemoryContextAlloc(receiver->base.result, receiver->text.len + 1);
@@ -375,13 +376,15 @@ key_parameters(TargetTable *table, char **keys, int nkeys)
 }
 
 static int
-read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool lock)
+read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_write)
 {
+	bool		lock = to_write && table->relkind != RELKIND_FOREIGN_TABLE;
 	RowReceiver receiver;
 	int			nestlevel;
 
 	row_receiver_init(&receiver, table, nkeys);
 	receiver.render_all = true;
+	receiver.no_text = to_write;
 
 	nestlevel = target_begin(table, lock ? RowShareLock : AccessShareLock, lock);
 	execute(target_keys_plan(table, lock), key_parameters(table, keys, nkeys), &receiver.base);
@@ -400,7 +403,7 @@ target_read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
 int
 target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
 {
-	return read_keys(table, keys, nkeys, rows, table->relkind != RELKIND_FOREIGN_TABLE);
+	return read_keys(table, keys, nkeys, rows, true);
 }
 
 /* ---- keys alone ---- */

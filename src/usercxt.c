@@ -69,10 +69,9 @@ usercxt_effective_role(Oid job_owner, Oid relation)
 	char		relkind;
 
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	/* who opens the relation knows its name and says that it is gone */
 	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relation)));
+		return job_owner;
 	relation_owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	relkind = ((Form_pg_class) GETSTRUCT(tuple))->relkind;
 	ReleaseSysCache(tuple);

@@ -3,13 +3,38 @@
 # Shows one job from start to end: a scratch server, the provider simulator,
 # and 240 faculty members whose departments a model is asked for.  Nothing is
 # installed, nothing leaves this machine, nothing stays behind.
+#
+#   MODEL=gpt-6-luna     a model; gemini-* are asked through Vertex AI
+#   PROVIDER=gemini      openai, vertex or gemini instead
 
-real_key=${OPENAI_API_KEY:+yes}
+# the first of the caller's own secrets, of which none is used
+real_key=''
+for variable in OPENAI_API_KEY GOOGLE_APPLICATION_CREDENTIALS GOOGLE_API_KEY GEMINI_API_KEY
+do
+	[ -n "$real_key" ] || [ -z "${!variable:-}" ] || real_key=$variable
+done
 . "$(dirname "$0")/scratch.sh"
 
 MODEL=${MODEL:-gpt-6-luna}
-secret=demo-key
 looks=8
+
+# which service is simulated: by the model's name, or as PROVIDER says
+case $MODEL in
+	gemini-*) PROVIDER=${PROVIDER:-vertex} ;;
+	*) PROVIDER=${PROVIDER:-openai} ;;
+esac
+case $PROVIDER in
+	openai) service="OpenAI's batch service" ;;
+	vertex) service="Vertex AI and Cloud Storage" ;;
+	gemini) service="the Gemini API's batch service" ;;
+	*)
+		echo "demo: PROVIDER must be openai, vertex or gemini, not \"$PROVIDER\"" >&2
+		exit 1
+		;;
+esac
+api_key=demo-key
+project=my-project
+bucket=my-bucket
 
 bold='' blue='' plain=''
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]
@@ -40,7 +65,7 @@ show()
 {
 	printf '\n%s%s%s\n' "$blue" "$1" "$plain"
 	as_server_user psql -X -v ON_ERROR_STOP=1 -P footer=off -P linestyle=unicode \
-		-P border=1 -P null=NULL -c "$1" || give_up "this statement failed"
+		-P border=1 -P null=NULL <<<"$1" || give_up "this statement failed"
 }
 
 finish()
@@ -75,7 +100,8 @@ start_simulator()
 {
 	local tries=0
 
-	as_server_user "$tree/test/simulator/simulator" --port 0 --key "$secret" \
+	as_server_user "$tree/test/simulator/simulator" --port 0 --key "$api_key" \
+		--project "$project" --bucket "$bucket" --service-account-file "$scratch/tmp/account.json" \
 		--port-file "$scratch/tmp/address" --data "$scratch/tmp/spool" \
 		--batch-ms 1500 --parent $$ >"$scratch/simulator.log" 2>&1 &
 	simulator=$!
@@ -87,6 +113,76 @@ start_simulator()
 		sleep 0.05
 	done
 	url=$(cat "$scratch/tmp/address")
+}
+
+# The account: a server and its secret, where and how as $PROVIDER has them.
+show_account()
+{
+	case $PROVIDER in
+		openai)
+			show "CREATE SERVER openai FOREIGN DATA WRAPPER dess_batch
+  OPTIONS (provider 'openai', base_url '$url/v1', poll_interval '1');"
+			show "CREATE USER MAPPING FOR PUBLIC SERVER openai OPTIONS (api_key '$api_key');"
+			;;
+		vertex)
+			show "CREATE SERVER vertex FOREIGN DATA WRAPPER dess_batch
+  OPTIONS (provider 'vertex', project '$project', location 'us-central1', bucket '$bucket',
+           base_url '$url/v1', storage_url '$url', poll_interval '1');"
+			show "\\set key \`cat $scratch/tmp/account.json\`
+CREATE USER MAPPING FOR PUBLIC SERVER vertex OPTIONS (service_account_key :'key');"
+			;;
+		gemini)
+			show "CREATE SERVER gemini FOREIGN DATA WRAPPER dess_batch
+  OPTIONS (provider 'gemini', base_url '$url/v1beta', poll_interval '1');"
+			show "CREATE USER MAPPING FOR PUBLIC SERVER gemini OPTIONS (api_key '$api_key');"
+			;;
+	esac
+}
+
+# The same account at the real service.
+print_real_account()
+{
+	case $PROVIDER in
+		vertex)
+			cat <<-END
+				  CREATE SERVER vertex FOREIGN DATA WRAPPER dess_batch
+				    OPTIONS (provider 'vertex', project '...', location 'us-central1', bucket '...');
+				  CREATE USER MAPPING FOR PUBLIC SERVER vertex OPTIONS (service_account_key '{...}');
+			END
+			;;
+		*)
+			cat <<-END
+				  CREATE SERVER $PROVIDER FOREIGN DATA WRAPPER dess_batch OPTIONS (provider '$PROVIDER');
+				  CREATE USER MAPPING FOR PUBLIC SERVER $PROVIDER OPTIONS (api_key '...');
+			END
+			;;
+	esac
+}
+
+# How it goes with fewer statements.
+print_shortcut()
+{
+	case $PROVIDER in
+		openai)
+			cat <<-END
+				Where OPENAI_API_KEY is set in the environment of the server, a superuser needs
+				neither CREATE SERVER nor CREATE USER MAPPING.
+			END
+			;;
+		vertex)
+			cat <<-END
+				A superuser's server needs no CREATE USER MAPPING where GOOGLE_APPLICATION_CREDENTIALS
+				in the environment of the server names a key file, and none on a machine of Google's
+				cloud. "SELECT * FROM dess_batch_check('vertex')" tells what is missing.
+			END
+			;;
+		gemini)
+			cat <<-END
+				Where GOOGLE_API_KEY or GEMINI_API_KEY is set in the environment of the server, a
+				superuser needs neither CREATE SERVER nor CREATE USER MAPPING.
+			END
+			;;
+	esac
 }
 
 load_faculty()
@@ -137,7 +233,7 @@ cat <<END
 ${bold}dess_batch${plain}: a language model reads the rows of a table and fills in a column.
 
 This is PostgreSQL $(query 'SHOW server_version') in a scratch directory. At
-$url, on this machine, a simulator answers as OpenAI's batch service would:
+$url, on this machine, a simulator answers as $service would:
 no key, no cost, nothing leaves the house.
 END
 
@@ -147,9 +243,7 @@ show "SELECT id, firstname, lastname, left(snippet_1, 64) AS snippet_1
 
 chapter "Set up, once: an account at a provider is a server, its key a user mapping"
 show "CREATE EXTENSION dess_batch;"
-show "CREATE SERVER openai FOREIGN DATA WRAPPER dess_batch
-  OPTIONS (provider 'openai', base_url '$url/v1', poll_interval '1');"
-show "CREATE USER MAPPING FOR PUBLIC SERVER openai OPTIONS (api_key '$secret');"
+show_account
 
 chapter "One column, one call: it returns at once, a background worker does the rest"
 show "ALTER TABLE faculty ADD COLUMN department_llm text;"
@@ -187,13 +281,11 @@ In a server that has the extension installed ("make install", then
 shared_preload_libraries = 'dess_batch' and a restart), with your own key:
 
   CREATE EXTENSION dess_batch;
-  CREATE SERVER openai FOREIGN DATA WRAPPER dess_batch OPTIONS (provider 'openai');
-  CREATE USER MAPPING FOR PUBLIC SERVER openai OPTIONS (api_key '...');
+$(print_real_account)
   SELECT dess_batch_submit('faculty', '$MODEL');
 
-Where OPENAI_API_KEY is set in the environment of the server, a superuser needs
-neither CREATE SERVER nor CREATE USER MAPPING.
+$(print_shortcut)
 END
-[ -z "$real_key" ] || echo "(Your OPENAI_API_KEY was not used here.)"
+[ -z "$real_key" ] || echo "(Your $real_key was not used here.)"
 [ "$(query "SELECT state FROM dess_batch_jobs WHERE job_id = $job")" = "done" ] ||
 	give_up "the job did not end well"

@@ -46,8 +46,9 @@ sub source_file
 	return "$top/$path";
 }
 
-# A running simulator (a DessBatch::Simulator).  Options: key, batch_ms,
-# arguments (a reference to an array of further command-line arguments).
+# A running simulator (a DessBatch::Simulator).  Options: key, batch_ms, google
+# (write credential files), arguments (a reference to an array of further
+# command-line arguments).
 sub start_simulator
 {
 	my (%options) = @_;
@@ -85,23 +86,35 @@ sub start_node
 
 # A foreign server at the simulator, with a user mapping for PUBLIC.  Options:
 # name (openai), provider (openai), base_url, key (the simulator's; undef: no
-# mapping), database (postgres), options (reference to a hash of further server
+# mapping; for vertex the text of a key file, by default the simulator's service
+# account), database (postgres), options (reference to a hash of further server
 # options).  Polls every second unless told otherwise.
 sub create_server
 {
 	my ($node, $simulator, %options) = @_;
 	my $name = $options{name} // 'openai';
-	my $key = exists $options{key} ? $options{key} : $simulator->key;
+	my $provider = $options{provider} // 'openai';
+	my $vertex = $provider eq 'vertex';
+	my $key = exists $options{key} ? $options{key}
+	  : $vertex ? slurp_file($simulator->credentials('service-account'))
+	  : $simulator->key;
+	my $mapping = $vertex ? 'service_account_key' : 'api_key';
 	my %server = (
-		provider => $options{provider} // 'openai',
-		base_url => $options{base_url} // $simulator->url . '/v1',
+		provider => $provider,
+		base_url => $options{base_url}
+		  // $simulator->url . ($provider eq 'gemini' ? '/v1beta' : '/v1'),
 		poll_interval => 1,
+		$vertex ? (
+			project => 'test-project',
+			location => 'us-central1',
+			bucket => 'test-bucket',
+			storage_url => $simulator->url) : (),
 		%{ $options{options} // {} });
 	my $sql = qq{CREATE SERVER "$name" FOREIGN DATA WRAPPER dess_batch OPTIONS (}
 	  . join(', ', map { "$_ " . _literal($server{$_}) } sort keys %server)
 	  . ');';
 
-	$sql .= qq{CREATE USER MAPPING FOR PUBLIC SERVER "$name" OPTIONS (api_key }
+	$sql .= qq{CREATE USER MAPPING FOR PUBLIC SERVER "$name" OPTIONS ($mapping }
 	  . _literal($key) . ');'
 	  if defined $key;
 	$node->safe_psql($options{database} // 'postgres', $sql);

@@ -11,7 +11,11 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $simulator = start_simulator();
-my $node = start_node('waiting');
+
+# a quarter of a process's descriptors is for connections
+system('prlimit', '--pid', $$, '--nofile=5000:') == 0
+  or die 'could not raise the limit of open files';
+my $node = start_node('waiting', conf => 'max_files_per_process = 4500');
 my $session = DessBatch::Session->new($node);
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }

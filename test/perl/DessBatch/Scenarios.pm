@@ -26,11 +26,12 @@ use constant TRUE => JSON::PP::true;
 
 my @scenarios;
 
-# Adds a scenario.  Options: rows (10), server (reference to a hash of server
+# Adds a scenario.  Options: provider (openai), rows (10), server (reference to a hash of server
 # options), faults (reference to an array of the simulator's rules), settings
 # (reference to a hash of its settings), model, arguments (further SQL arguments
 # of dess_batch_submit), mode, key (what the user mapping says), base_url
-# (instead of the simulator's), check (called with the scenario, in a subtest,
+# (instead of the simulator's), body (SQL expression of a row's text, given its
+# number i), check (called with the scenario, in a subtest,
 # when the job stands still; with wait => 0 at once).
 sub scenario
 {
@@ -68,23 +69,27 @@ sub start
 {
 	my ($s) = @_;
 	my $mode = $s->{mode} // 'batch';
-	my $model = $s->{model} // 'gpt-4o-mini';
+	my $provider = $s->{provider} // 'openai';
+	my $model = $s->{model} // ($provider eq 'openai' ? 'gpt-4o-mini' : 'gemini-3.5-flash');
+	my $body = $s->{body} // q{'item' || i || ' of many'};
 	my $more = $s->{arguments} ? ", $s->{arguments}" : '';
 
 	$s->{simulator} = start_simulator(
 		batch_ms => $s->{batch_ms} // 30,
+		google => $provider eq 'vertex',
 		arguments => [ '--threads', 2 ]);
 	$s->{simulator}->post('settings', $s->{settings}) if $s->{settings};
 	$s->{simulator}->post('faults', $s->{faults}) if $s->{faults};
 	create_server(
 		$s->{node}, $s->{simulator},
 		name => $s->{server_name},
+		provider => $provider,
 		options => $s->{server} // {},
 		exists $s->{key} ? (key => $s->{key}) : (),
 		$s->{base_url} ? (base_url => $s->{base_url}) : ());
 	$s->sql(qq{
 		CREATE TABLE $s->{table} (id integer PRIMARY KEY, body text, answer text);
-		INSERT INTO $s->{table} SELECT i, 'item' || i || ' of many' FROM generate_series(1, $s->{rows}) i});
+		INSERT INTO $s->{table} SELECT i, $body FROM generate_series(1, $s->{rows}) i});
 	$s->{job} = submit_job($s->{node},
 		"'$s->{table}', '$model', prompt => '{body}', target => 'answer', "
 		  . "mode => '$mode', server => '$s->{server_name}'$more");

@@ -17,7 +17,8 @@ use PostgreSQL::Test::Utils;
 my %running;
 
 # Options: program, directory (a new one), log (a file), key, batch_ms (how long
-# each state of a batch lasts), arguments (reference to an array).
+# each state of a batch lasts), google (write Google's credential files),
+# arguments (reference to an array).
 sub new
 {
 	my ($class, %options) = @_;
@@ -25,6 +26,7 @@ sub new
 	my $self = bless {
 		key => $options{key} // 'test-key',
 		log => $options{log},
+		directory => $directory,
 		json => JSON::PP->new->utf8->canonical->allow_nonref,
 		http => HTTP::Tiny->new(timeout => 30)
 	}, $class;
@@ -33,6 +35,9 @@ sub new
 		'--port-file', "$directory/address", '--data', "$directory/spool",
 		'--key', $self->{key}, '--batch-ms', $options{batch_ms} // 100,
 		'--parent', $$, @{ $options{arguments} // [] });
+	push @command, map { ("--$_-file", $self->credentials($_)) }
+	  qw(service-account authorized-user impersonated external-account)
+	  if $options{google};
 
 	defined($self->{pid} = fork) or croak "could not fork: $!";
 	if ($self->{pid} == 0)
@@ -50,6 +55,10 @@ sub new
 sub url { return $_[0]{url}; }
 sub key { return $_[0]{key}; }
 sub pid { return $_[0]{pid}; }
+
+# The path of a credential file: service-account, authorized-user, impersonated
+# or external-account.
+sub credentials { return "$_[0]{directory}/$_[1].json"; }
 
 # GET or POST of /_sim/NAME; both return what the reply holds.
 sub get
