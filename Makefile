@@ -11,7 +11,8 @@
 #   WERROR=1                                make warnings errors
 #   TESTS="unit test/t/001_layers.pl ..."   run parts (unit regress isolation
 #                                           tap) or single files only
-#   MODEL=...                               the model that the demo asks for
+#   MODEL=... PROVIDER=...                  the model that the demo asks for, and
+#                                           where (openai, vertex, gemini)
 
 EXTENSION = dess_batch
 MODULE_big = dess_batch

@@ -239,6 +239,7 @@ status_batch_failed(BatchTask *batch)
 		batch_move(batch, BATCH_RETRIEVING, "reading results");
 		return;
 	}
+	batch_save(batch, &why);
 	if (batch_release(batch) && task->job->control != CONTROL_CANCEL)
 		jobtask_fail(task, encoding_to_server_lossy(why.code), encoding_to_server_lossy(why.message));
 }

@@ -78,7 +78,7 @@ extern int	target_read_page(TargetTable *table, const char *last_key, int limit,
 /* Reads rows by key, in no order; missing ones are absent from the result. */
 extern int	target_read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows);
 
-/* Like target_read_keys(), locking; rows that others have locked are absent. */
+/* Like target_read_keys(), but locking and without the texts; rows that others have locked are absent. */
 extern int	target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows);
 
 /*

@@ -172,8 +172,8 @@ print_shortcut()
 		vertex)
 			cat <<-END
 				A superuser's server needs no CREATE USER MAPPING where GOOGLE_APPLICATION_CREDENTIALS
-				in the environment of the server names a key file, and none on a machine of Google's
-				cloud. "SELECT * FROM dess_batch_check('vertex')" tells what is missing.
+				in the environment of the server names a key file, or on a machine of Google's cloud
+				that has a service account. SELECT * FROM dess_batch_check('vertex') tells what is missing.
 			END
 			;;
 		gemini)
@@ -233,8 +233,8 @@ cat <<END
 ${bold}dess_batch${plain}: a language model reads the rows of a table and fills in a column.
 
 This is PostgreSQL $(query 'SHOW server_version') in a scratch directory. At
-$url, on this machine, a simulator answers as $service would:
-no key, no cost, nothing leaves the house.
+$url, on this machine, a simulator answers as
+$service would: no key, no cost, nothing leaves the house.
 END
 
 chapter "What we have: people, and the text that a search found about them"

@@ -165,7 +165,7 @@ grant_jwt(const Request *req, Reply *reply, const char *assertion)
 	else
 		wrong = claims_wrong(req, &jwt, &error);
 	if (wrong != NULL)
-		oauth_error(reply, 400, error, wrong);
+		oauth_error(reply, strcmp(error, "unauthorized_client") == 0 ? 401 : 400, error, wrong);
 	else
 		oauth_token(reply, token_issue(TOKEN_SERVICE_ACCOUNT, json_str(jwt.claims, "scope"),
 									   settings_get().token_seconds), NULL, NULL);

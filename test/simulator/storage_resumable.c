@@ -113,6 +113,12 @@ session_start(Request *req, Reply *reply, const char *bucket)
 }
 
 static bool
+range_error(GError *e)
+{
+	return storage_error(e, 400, "badRequest", "Failed to parse Content-Range header.");
+}
+
+static bool
 read_content_range(const char *text, int64_t bytes, Range *r, GError *e)
 {
 	long long	from;
@@ -136,6 +142,15 @@ read_content_range(const char *text, int64_t bytes, Range *r, GError *e)
 			*r = (Range) {-1, -1, total};
 			return true;
 		}
+		/* an end that is not told is where the body ends, and the object too */
+		end = 0;
+		if (sscanf(text, "%lld-*/%n", &from, &end) == 1 && end > 0 && from >= 0)
+		{
+			*r = (Range) {from, from + bytes - 1, from + bytes};
+			return strcmp(text + end, "*") == 0 ||
+				(sscanf(text + end, "%lld", &total) == 1 && (r->total = total) >= from + bytes) ||
+				range_error(e);
+		}
 		end = 0;
 		if (sscanf(text, "%lld-%lld/%n", &from, &to, &end) == 2 && end > 0 && from >= 0 &&
 			to >= from)
@@ -152,7 +167,7 @@ read_content_range(const char *text, int64_t bytes, Range *r, GError *e)
 			}
 		}
 	}
-	return storage_error(e, 400, "badRequest", "Failed to parse Content-Range header.");
+	return range_error(e);
 }
 
 static void
@@ -260,7 +275,7 @@ check_piece(const Session *s, const Request *req, const Range *r, GError *e)
 							 (long long) (r->to - r->from + 1), (long long) r->from,
 							 (long long) r->to);
 	if (r->from < 0 && req->body_bytes > 0)
-		return storage_error(e, 400, "badRequest", "Failed to parse Content-Range header.");
+		return range_error(e);
 	if (s->total >= 0 && r->total >= 0 && r->total != s->total)
 		return storage_error(e, 400, "badRequest", "Invalid request.  The total size %lld in the "
 							 "request differs from the size %lld that was declared before.",

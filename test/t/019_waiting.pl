@@ -131,7 +131,7 @@ subtest 'a thousand requests' => sub {
 	cmp_ok($took, '<', 3, sprintf('at once (%.2f s)', $took));
 	$session->query("CALL dess_batch_wait($job, '100 ms')");
 	like($session->errors, qr/ERROR/, 'a timeout ends it too');
-	is($session->query("SELECT state FROM dess_batch_jobs WHERE job_id = $job"), 'running', 'the job goes on');
+	like($session->query("SELECT state FROM dess_batch_jobs WHERE job_id = $job"), qr{^(preparing|running)$}, 'the job goes on');
 
 	$start = time;
 	sql("SELECT dess_batch_cancel($job)");

@@ -26,12 +26,12 @@ use constant TRUE => JSON::PP::true;
 
 my @scenarios;
 
-# Adds a scenario.  Options: provider (openai), rows (10), server (reference to a hash of server
+# Adds a scenario.  Options: provider (openai), rows (10), body (SQL expression
+# of a row's text, given its number i), server (reference to a hash of server
 # options), faults (reference to an array of the simulator's rules), settings
 # (reference to a hash of its settings), model, arguments (further SQL arguments
 # of dess_batch_submit), mode, key (what the user mapping says), base_url
-# (instead of the simulator's), body (SQL expression of a row's text, given its
-# number i), check (called with the scenario, in a subtest,
+# (instead of the simulator's), check (called with the scenario, in a subtest,
 # when the job stands still; with wait => 0 at once).
 sub scenario
 {
@@ -141,10 +141,21 @@ sub cleaned
 
 	eval {
 		wait_until('the remote files are gone',
-			sub { return ($left = $s->stats->{files_alive}) == 0 });
+			sub { return ($left = $s->files_left) == 0 });
 	};
 	is($left, 0, 'nothing is left at the provider');
 	return;
+}
+
+# How many files of ours the provider has.
+sub files_left
+{
+	my ($s) = @_;
+	my $provider = $s->{provider} // 'openai';
+
+	return $s->stats->{files_alive} if $provider eq 'openai';
+	return scalar(my @objects = $s->{simulator}->objects) if $provider eq 'vertex';
+	return $s->{simulator}->gemini_files;
 }
 
 # How often requests of this kind came ("POST /v1/batches").

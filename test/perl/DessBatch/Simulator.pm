@@ -82,6 +82,22 @@ sub post
 		$name);
 }
 
+# The names of all objects in Cloud Storage's bucket, as anyone with a token sees them.
+sub objects
+{
+	my ($self) = @_;
+	my $metadata = "$self->{url}/computeMetadata/v1/instance/service-accounts/default/token";
+	my $token = $self->_reply(
+		$self->{http}->get($metadata, { headers => { 'Metadata-Flavor' => 'Google' } }), 'token');
+	my $list = $self->_reply(
+		$self->{http}->get(
+			"$self->{url}/storage/v1/b/test-bucket/o",
+			{ headers => { Authorization => "Bearer $token->{access_token}" } }),
+		'objects');
+
+	return map { $_->{name} } @{ $list->{items} // [] };
+}
+
 # Ends it by its process id; more than once does no harm.
 sub stop
 {
