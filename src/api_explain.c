@@ -106,7 +106,7 @@ explain_end(const Explain *explain)
 	if (job->state == JOB_FAILED)
 		explain_say(explain, "When the cause is gone, SELECT dess_batch_retry(" INT64_FORMAT ") lets it go on.", job->id);
 	else if (facts->failed > 0)
-		explain_say(explain, "SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " says why, SELECT dess_batch_retry(" INT64_FORMAT ") sends them again.",
+		explain_say(explain, "SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " says why, SELECT dess_batch_retry(" INT64_FORMAT ") sends again what is neither gone nor refused.",
 					job->id, job->id);
 	if (job->state == JOB_DONE && facts->rows == 0)
 		explain_say(explain, "No row was taken: none meets the condition, or their targets are filled (overwrite => true takes them), another job has them in flight, or they are settled.");
@@ -234,7 +234,7 @@ explain_secret(const Explain *explain)
 		explain_say(explain, "There is no secret for server \"%s\"; looked at: %s. %s gives it one.",
 					account->server, account->secret_searched, mapping_statement(explain));
 	else
-		explain_say(explain, "There is no secret for server \"%s\"; looked at: %s. Set %s in the environment of the server and restart it, or create a server and a user mapping and submit anew.",
+		explain_say(explain, "There is no secret for server \"%s\"; looked at: %s. Set %s in the environment of the server and restart it; or create a server and a user mapping, cancel this job and submit anew.",
 					account->server, account->secret_searched,
 					environment ? variables[0] : "it");
 }

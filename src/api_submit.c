@@ -37,8 +37,10 @@ PG_FUNCTION_INFO_V1(dess_batch_preview);
 int64
 submit_from_args(FunctionCallInfo fcinfo, JobStage stage)
 {
-	Job		   *job = submit_resolve(fcinfo, false);
+	Job		   *job;
 
+	PreventCommandIfReadOnly("dess_batch_submit");
+	job = submit_resolve(fcinfo, false);
 	if (stage != STAGE_RETRIEVE && job->online)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

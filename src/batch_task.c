@@ -399,7 +399,6 @@ batch_release(BatchTask *batch)
 		return false;
 	}
 	batch->batch.state = release.cancelled ? BATCH_CANCELLED : BATCH_FAILED;
-	batch->batch.finished_at = GetCurrentTimestamp();
 	batch->due = 0;
 	batch->job->job->requeued += release.requeued;
 	http_free(batch->transfer);

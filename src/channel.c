@@ -8,9 +8,7 @@
 #include "postgres.h"
 
 #include "utils/inval.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 

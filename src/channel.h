@@ -57,8 +57,6 @@ typedef struct Channel
 	int			online_in_flight;
 	TimestampTz blocked_until;	/* online: the server asked for a pause, or cannot be reached */
 	int			unreachable;	/* failures to connect in a row */
-	int64		enqueued_tokens;	/* estimate of what waits at the provider */
-	int			active_batches; /* uploading .. running */
 } Channel;
 
 /* To be called once by the worker. */
@@ -85,6 +83,9 @@ extern void channel_take_reply(Channel *channel, HttpReply *reply);
 
 /* The provider refused the token. */
 extern void channel_drop_token(Channel *channel);
+
+/* A job begins, or once more: what was refused before may have been put right, and is tried at once. */
+extern void channel_forget_refusal(Channel *channel);
 
 /* When channel_authorize() has something to do again; DT_NOEND: never by time. */
 extern TimestampTz channel_due(const Channel *channel);

@@ -54,7 +54,21 @@ channel_drop_token(Channel *channel)
 	channel->token = NULL;
 	if (channel->account != NULL)
 		channel->account->access_token = NULL;
+	/* its words are in the same context */
+	memset(&channel->authorize_error, 0, sizeof(StepError));
 	MemoryContextReset(channel->token_cxt);
+}
+
+void
+channel_forget_refusal(Channel *channel)
+{
+	const StepError *error = &channel->authorize_error;
+
+	if (error->code != NULL && (error->class == ERROR_AUTH || error->class == ERROR_PERMANENT))
+	{
+		channel->authorize_due = 0;
+		memset(&channel->authorize_error, 0, sizeof(StepError));
+	}
 }
 
 static void
@@ -71,7 +85,6 @@ channel_keep_token(Channel *channel)
 	channel->token_until = from_now(seconds * 1000);
 	channel->account->access_token = channel->token;
 	channel->authorize_failures = 0;
-	memset(&channel->authorize_error, 0, sizeof(StepError));
 	explicit_bzero(stage->access_token, strlen(stage->access_token));
 }
 
@@ -80,6 +93,8 @@ channel_authorize_failed(Channel *channel, const StepError *error)
 {
 	int64		ms;
 
+	/* the token that is left, if any, is too old to be used */
+	channel_drop_token(channel);
 	channel->authorize_failures++;
 	channel->authorize_error = *error;
 	channel->authorize_error.code = MemoryContextStrdup(channel->token_cxt, error->code ? error->code : "authorization");

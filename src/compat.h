@@ -18,11 +18,15 @@
 	object_aclcheck(ForeignServerRelationId, server, role, mode)
 #define compat_class_ownercheck(relation, role) \
 	object_ownercheck(RelationRelationId, relation, role)
+#define compat_database_ownercheck(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
 #else
 #define compat_foreign_server_aclcheck(server, role, mode) \
 	pg_foreign_server_aclcheck(server, role, mode)
 #define compat_class_ownercheck(relation, role) \
 	pg_class_ownercheck(relation, role)
+#define compat_database_ownercheck(database, role) \
+	pg_database_ownercheck(database, role)
 #endif
 
 /* A wait event set for the life of the process belongs to no resource owner, since PostgreSQL 17. */

@@ -195,10 +195,12 @@ jobtask_refresh(JobTask *task, const Job *job)
 	task->job_cxt = job_cxt;
 	task->job = loaded;
 	task->seen = true;
+	task->rivals_loaded = false;
 	task->channel = channel_get(loaded->server, loaded->provider, loaded->owner);
 
 	if (fresh)
 	{
+		channel_forget_refusal(task->channel);
 		jobtask_load_batches(task);
 		MemoryContextSetParent(task->cxt, TopMemoryContext);
 		dlist_push_tail(&pipeline_jobs, &task->node);

@@ -150,11 +150,8 @@ typedef struct Batch
 	int64		bytes;
 	BatchRemote remote;
 	int			polls;
-	int			finished;		/* items with a result */
-	int			failed;
 	TimestampTz created_at;
 	TimestampTz next_poll_at;	/* 0: none */
-	TimestampTz finished_at;	/* 0: none */
 	bool		remote_deleted;
 } Batch;
 

@@ -45,8 +45,7 @@ static Statement select_batches = {
 	.sql = "SELECT b.job_id, b.no, b.state, b.token, b.items, b.requests, b.bytes, "
 	"b.input_uri, b.remote_id, b.remote_state, b.remote_status, b.output_uris, b.remote_error, "
 	"b.remote_total, b.remote_finished, b.polls, "
-	"b.ok + b.missing + b.empty + b.failed + b.again, b.failed, "
-	"b.created_at, b.next_poll_at, b.finished_at, b.remote_deleted_at IS NOT NULL "
+	"b.created_at, b.next_poll_at, b.remote_deleted_at IS NOT NULL "
 	"FROM dess_batch.batch b WHERE b.job_id = $1 AND " BATCH_IS_OPEN("b.") " ORDER BY b.no"
 };
 
@@ -93,11 +92,8 @@ read_batch(const Ledger *ledger, uint64 row)
 	remote->total = ledger_get_int64(row, ++c, -1);
 	remote->finished = ledger_get_int64(row, ++c, -1);
 	batch->polls = ledger_get_int32(row, ++c);
-	batch->finished = ledger_get_int32(row, ++c);
-	batch->failed = ledger_get_int32(row, ++c);
 	batch->created_at = ledger_get_time(row, ++c);
 	batch->next_poll_at = ledger_get_time(row, ++c);
-	batch->finished_at = ledger_get_time(row, ++c);
 	batch->remote_deleted = ledger_get_bool(row, ++c);
 	return batch;
 }

@@ -7,7 +7,8 @@
  * once, one after the other: a worker is started in it, which stays if it
  * finds work.  From then on commits start workers themselves, and the launcher
  * sees to those that found no slot.  A hook makes workers leave a database
- * that is about to be dropped, renamed, moved or copied.
+ * that is about to be dropped, renamed, moved or copied, and removes what one
+ * that was dropped had in the spool.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,9 +35,11 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "guc.h"
 #include "sched.h"
 #include "shmem.h"
+#include "spool.h"
 #include "wake.h"
 #include "worker.h"
 
@@ -227,7 +230,7 @@ command_database(Node *parsetree, bool *drops)
 static bool
 command_allowed(Node *parsetree, Oid database)
 {
-	if (pg_database_ownercheck(database, GetUserId()))
+	if (compat_database_ownercheck(database, GetUserId()))
 		return true;
 	return IsA(parsetree, CreatedbStmt) && superuser();
 }
@@ -238,13 +241,14 @@ launcher_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				 QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	volatile Oid database = InvalidOid;
-	volatile bool gone;
+	volatile Oid dropped = InvalidOid;
 	bool		drops;
 	char	   *name = command_database(pstmt->utilityStmt, &drops);
 
-	gone = drops;
 	if (name != NULL)
 		database = get_database_oid(name, true);
+	if (drops)
+		dropped = database;
 	if (!OidIsValid(database) || !shmem_has_worker(database) ||
 		!command_allowed(pstmt->utilityStmt, database))
 		database = InvalidOid;
@@ -267,7 +271,9 @@ launcher_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	if (OidIsValid(database) && !gone)
+	if (OidIsValid(dropped))
+		spool_remove_database(dropped);
+	else if (OidIsValid(database))
 		shmem_flag_database(database);
 }
 

@@ -453,10 +453,21 @@ merge_judge(MergeSlice *slice)
 void
 merge_trouble(BatchTask *batch, SliceVerdict verdict, const SliceError *error)
 {
+	dlist_iter	iter;
+
 	jobtask_trouble(batch->job, verdict, error);
 	if (verdict == SLICE_HOPELESS)
 		jobtask_end_failed(batch->job);
 	batch->due = Max(batch->job->due, later(50));
+
+	/* the job's other batches would only wait for the same lock */
+	dlist_foreach(iter, &batch->job->batches)
+	{
+		BatchTask  *other = dlist_container(BatchTask, node, iter.cur);
+
+		if (other->batch.state == BATCH_RETRIEVING && other->transfer == NULL)
+			other->due = Max(other->due, batch->due);
+	}
 }
 
 /*

@@ -25,7 +25,6 @@ typedef struct MergeEntry
 	bool		write;			/* the target is to be written */
 	bool		written;
 	bool		locked;
-	bool		settle;
 } MergeEntry;
 
 typedef struct MergeSlice

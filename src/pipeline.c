@@ -312,21 +312,34 @@ clean_work(BatchTask *batch)
 	return true;
 }
 
+/* The end of cleaning, or why the provider will never let us. */
+typedef struct CleanArg
+{
+	BatchTask  *batch;
+	const StepError *refusal;	/* NULL: all is removed */
+} CleanArg;
+
 static void
 clean_slice(void *arg)
 {
-	BatchTask  *batch = (BatchTask *) arg;
+	CleanArg   *clean = (CleanArg *) arg;
+	int64		job_id = clean->batch->job->job->id;
+	int			no = clean->batch->batch.no;
 
-	jobstore_batch_cleaned(batch->job->job->id, batch->batch.no, true);
-	spool_remove_batch(batch->job->job->id, batch->batch.no);
+	if (clean->refusal != NULL)
+		jobstore_batch_error(job_id, no, encoding_to_server_lossy(clean->refusal->code),
+							 encoding_to_server_lossy(clean->refusal->message));
+	jobstore_batch_cleaned(job_id, no, clean->refusal == NULL);
+	spool_remove_batch(job_id, no);
 }
 
 static void
-clean_done(BatchTask *batch)
+clean_done(BatchTask *batch, const StepError *refusal)
 {
+	CleanArg	clean = {batch, refusal};
 	SliceError	error;
 
-	if (slice_run("removing remote files", clean_slice, batch, &error) == SLICE_DONE)
+	if (slice_run("removing remote files", clean_slice, &clean, &error) == SLICE_DONE)
 		batch->batch.remote_deleted = true;
 	else
 		batch->due = later(RETRY_CAP_MS);
@@ -364,7 +377,7 @@ stage_done(BatchTask *batch)
 		case BATCH_DONE:
 		case BATCH_CANCELLED:
 		case BATCH_FAILED:
-			clean_done(batch);
+			clean_done(batch, NULL);
 			break;
 		case BATCH_PREPARING:
 		case BATCH_PREPARED:
@@ -516,7 +529,7 @@ stage_failed(BatchTask *batch, const StepError *error)
 		case BATCH_CANCELLED:
 		case BATCH_FAILED:
 			if (error->class == ERROR_PERMANENT || error->class == ERROR_NO_SERVICE)
-				clean_done(batch);
+				clean_done(batch, error);
 			else
 				batch_retry_step(batch, error);
 			break;

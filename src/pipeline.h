@@ -138,6 +138,11 @@ extern bool prepare_wanted(JobTask *task);
 extern bool prepare_work(JobTask *task);	/* one slice; false: nothing to do now */
 extern bool prepare_close(JobTask *task);	/* the batch being filled goes as it is; false: there is none */
 
+/* ---- prepare_rivals.c: rows that other jobs have in flight ---- */
+extern void rivals_load(JobTask *task); /* in a transaction */
+extern bool rivals_have(const JobTask *task, const char *key);
+extern void rivals_note_items(void);	/* a job has taken rows */
+
 /* ---- prepare_list.c: sample and only ---- */
 extern void prepare_list(JobTask *task);
 

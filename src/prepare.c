@@ -46,9 +46,6 @@ typedef struct RequestEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* counts inserts of items by anybody: what a job knows of its rivals is as of a generation */
-static uint64 items_generation = 1;
-
 /* What one slice of preparing does. */
 typedef struct PrepareSlice
 {
@@ -100,63 +97,6 @@ prepare_set_limits(PrepareSlice *slice)
 		slice->max_requests = smaller(slice->max_requests, ONLINE_BATCH_ROWS);
 		slice->max_bytes = smaller(slice->max_bytes, ONLINE_BATCH_BYTES);
 	}
-}
-
-/* ---- what other jobs have in flight ---- */
-
-static int
-compare_uint64(const void *a, const void *b)
-{
-	uint64		x = *(const uint64 *) a;
-	uint64		y = *(const uint64 *) b;
-
-	return x < y ? -1 : x > y ? 1 : 0;
-}
-
-/*
- * Keeps the digests of keys that rivals have in flight as they are now: they
- * are loaded again whenever anything was prepared since.
- */
-static void
-prepare_load_rivals(JobTask *task)
-{
-	MemoryContext caller;
-	uint64	   *loaded;
-
-	if (!jobstore_has_rival(task->job))
-	{
-		task->nrivals = 0;
-		task->rivals_loaded = false;
-		return;
-	}
-	if (task->rivals_loaded && task->rivals_generation == items_generation)
-		return;
-
-	if (task->rivals != NULL)
-		pfree(task->rivals);
-	task->rivals = NULL;
-	task->nrivals = jobstore_load_rival_keys(task->job, &loaded);
-	if (task->nrivals > 0)
-	{
-		caller = MemoryContextSwitchTo(task->cxt);
-		task->rivals = MemoryContextAllocHuge(task->cxt, task->nrivals * sizeof(uint64));
-		memcpy(task->rivals, loaded, task->nrivals * sizeof(uint64));
-		qsort(task->rivals, task->nrivals, sizeof(uint64), compare_uint64);
-		MemoryContextSwitchTo(caller);
-	}
-	task->rivals_generation = items_generation;
-	task->rivals_loaded = true;
-}
-
-static bool
-prepare_in_flight(const JobTask *task, const char *key)
-{
-	uint64		hash;
-
-	if (task->nrivals == 0)
-		return false;
-	hash = key_hash64(key);
-	return bsearch(&hash, task->rivals, task->nrivals, sizeof(uint64), compare_uint64) != NULL;
 }
 
 /* ---- one row ---- */
@@ -280,7 +220,7 @@ prepare_filter_settled(PrepareSlice *slice, const TargetRow *rows, int nrows, bo
 
 	for (int i = 0; i < nrows; i++)
 	{
-		passed_over[i] = !rows[i].wanted || prepare_in_flight(slice->task, rows[i].key);
+		passed_over[i] = !rows[i].wanted || rivals_have(slice->task, rows[i].key);
 		if (passed_over[i] || job->overwrite)
 			continue;
 		keys[n] = rows[i].key;
@@ -375,7 +315,7 @@ prepare_named_row(PrepareSlice *slice, const AgainRow *again, const TargetRow *r
 	const Job  *job = slice->task->job;
 	bool		settled = false;
 
-	if (row == NULL || !row->wanted || prepare_in_flight(slice->task, row->key))
+	if (row == NULL || !row->wanted || rivals_have(slice->task, row->key))
 		return true;
 	if (job->max_rows > 0 && job->taken + slice->taken >= job->max_rows)
 		return true;
@@ -540,7 +480,7 @@ prepare_slice(void *arg)
 		waiting = jobstore_again_take(job->id, PAGE_ROWS / 2);
 		slice->none_waits = waiting == NIL;
 	}
-	prepare_load_rivals(task);
+	rivals_load(task);
 	initStringInfo(&slice->lines);
 	prepare_load_requests(slice);
 
@@ -606,7 +546,7 @@ prepare_remember(PrepareSlice *slice)
 		job->last_key = MemoryContextStrdup(task->job_cxt, slice->last_key);
 	if (slice->nitems > 0)
 	{
-		items_generation++;
+		rivals_note_items();
 		if (slice->new_batch)
 		{
 			task->filling = jobtask_add_batch(task, slice->batch);

@@ -55,12 +55,18 @@ spool_errcode(void)
 	return 0;
 }
 
+static char *
+database_directory(Oid database)
+{
+	return psprintf("%s/%u", dess_spool_directory[0] != '\0' ? dess_spool_directory : "dess_batch",
+					database);
+}
+
 /* Directory of this database. */
 static char *
 spool_directory(void)
 {
-	return psprintf("%s/%u", dess_spool_directory[0] != '\0' ? dess_spool_directory : "dess_batch",
-					MyDatabaseId);
+	return database_directory(MyDatabaseId);
 }
 
 /* Makes it and the one above, unless they are there. */
@@ -282,6 +288,16 @@ spool_remove_batch(int64 job_id, int batch_no)
 	which.job_id = job_id;
 	which.batch_no = batch_no;
 	spool_visit(spool_remove_visit, &which);
+}
+
+void
+spool_remove_database(Oid database)
+{
+	char	   *path = database_directory(database);
+	struct stat st;
+
+	if (lstat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		(void) rmtree(path, true);
 }
 
 typedef struct SweepArg

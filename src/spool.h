@@ -41,6 +41,9 @@ extern uint32 spool_crc32c(const char *path, int64 from, int64 length, uint32 be
 /* All files of one batch.  What is not there is no error. */
 extern void spool_remove_batch(int64 job_id, int batch_no);
 
+/* Everything of a database that was dropped. */
+extern void spool_remove_database(Oid database);
+
 /* Removes files of batches that keep() does not claim.  Returns the bytes that are left. */
 extern int64 spool_sweep(bool (*keep) (int64 job_id, int batch_no));
 

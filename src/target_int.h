@@ -65,7 +65,6 @@ struct TargetTable
 	MemoryContext context;
 	dlist_node	link;			/* in the list of open tables */
 	bool		changed;		/* something happened since the definition was compared */
-	char	   *definition;		/* what must stay the same, as text */
 
 	Oid			relid;
 	char		relkind;

@@ -96,13 +96,6 @@ txn_commit(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
-void
-txn_refresh_snapshot(void)
-{
-	PopActiveSnapshot();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
 static Oid
 ledger_owner(void)
 {

@@ -20,9 +20,6 @@
 extern bool txn_begin(const char *activity);
 extern void txn_commit(void);
 
-/* A new snapshot inside the transaction, to see what others have committed. */
-extern void txn_refresh_snapshot(void);
-
 /* OID of the extension, or InvalidOid.  Needs a transaction. */
 extern Oid	txn_extension_oid(void);
 

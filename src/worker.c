@@ -101,11 +101,10 @@ purge_slice(void *arg)
 {
 	bool	   *more = (bool *) arg;
 	TimestampTz now = GetCurrentTimestamp();
-	int64		removed;
 
 	jobstore_close_left(now - (int64) dess_job_retention * USECS_PER_MINUTE);
 	*more = jobstore_purge(now - (int64) dess_job_retention * USECS_PER_MINUTE,
-						   now - EMPTY_JOB_SECONDS * USECS_PER_SEC, &removed);
+						   now - EMPTY_JOB_SECONDS * USECS_PER_SEC, NULL);
 }
 
 /* Forgets old jobs, a few a transaction. */

@@ -252,7 +252,9 @@ finalize(Upload *u, Request *req, GError *e)
 		f->display_name = xstrdup(u->display_name);
 	f->visible_at = now_ms() + json_num(order, "missing_ms", 0);
 	f->ready_at = now_ms() + json_num(order, "ready_ms", settings_get().file_ms);
-	f->broken = json_str(order, "status") != NULL && strcmp(json_str(order, "status"), "error") == 0;
+	f->broken = json_str(order, "status") != NULL &&
+		strcmp(json_str(order, "status"), "error") == 0;
+	keep_upload(f->id, f->fd, f->bytes);
 	stats_count_by(BY_GEMINI, COUNT_FILES_CREATED, 1);
 	stats_count_by(BY_GEMINI, COUNT_BYTES_UPLOADED, f->bytes);
 	buf_char(&b, '{');

@@ -10,6 +10,7 @@
 #include "providers.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <time.h>
 #include <unistd.h>
@@ -283,6 +284,23 @@ proto_int(const cJSON *o, const char *name, int64_t dflt)
 	if (cJSON_IsString(v))
 		return strtoll(v->valuestring, NULL, 10);
 	return cJSON_IsNumber(v) ? (int64_t) v->valuedouble : dflt;
+}
+
+/* An upload stays in the keep directory, if there is one, as NAME.jsonl. */
+void
+keep_upload(const char *name, int from, int64_t bytes)
+{
+	char		path[4096];
+	int			fd;
+
+	if (sim_options.keep_dir == NULL)
+		return;
+	snprintf(path, sizeof(path), "%s/%s.jsonl", sim_options.keep_dir, name);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		die("could not keep \"%s\": %s", path, strerror(errno));
+	copy_bytes(from, 0, bytes, fd);
+	close(fd);
 }
 
 /* Appends a piece of one file to another. */

@@ -48,6 +48,7 @@ extern cJSON *google_body(Request *req, GError *e);
 extern const cJSON *proto_get(const cJSON *o, const char *name);
 extern const char *proto_str(const cJSON *o, const char *name);
 extern int64_t proto_int(const cJSON *o, const char *name, int64_t dflt);
+extern void keep_upload(const char *name, int from, int64_t bytes);
 extern void copy_bytes(int from, int64_t at, int64_t bytes, int to);
 
 /* google_crypto.c */

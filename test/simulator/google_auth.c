@@ -22,6 +22,7 @@
 	"/locations/global/workloadIdentityPools/pool/providers/provider"
 #define CLIENT_ID		"123456789012-simulated.apps.googleusercontent.com"
 
+static char account[200];
 static char client_secret[48];
 static char refresh_token[128];
 static char subject_token[128];
@@ -43,17 +44,14 @@ own_project(const char *name)
 const char *
 service_account_email(void)
 {
-	static char email[200];
-
-	snprintf(email, sizeof(email), "batch@%s.iam.gserviceaccount.com", google_project());
-	return email;
+	return account;
 }
 
+/* Called before the address is told to anybody. */
 static void
 make_secrets(void)
 {
-	if (refresh_token[0])
-		return;
+	snprintf(account, sizeof(account), "batch@%s.iam.gserviceaccount.com", google_project());
 	make_id(client_secret, sizeof(client_secret), "GOCSPX-", 28);
 	make_id(refresh_token, sizeof(refresh_token), "1//0e", 98);
 	make_id(subject_token, sizeof(subject_token), "subject.", 60);
@@ -446,18 +444,24 @@ write_service_account(const char *path, const char *base)
 	free(pem);
 }
 
+/* As google-auth's to_json() writes it, which names the token address too. */
 static void
-user_credential(StrBuf *b)
+user_credential(StrBuf *b, const char *base)
 {
+	StrBuf		url = {0};
+
+	buf_printf(&url, "%s/token", base);
 	buf_char(b, '{');
 	jw_str(b, "type", "authorized_user");
 	jw_str(b, "client_id", CLIENT_ID);
 	jw_str(b, "client_secret", client_secret);
 	jw_str(b, "refresh_token", refresh_token);
+	jw_str(b, "token_uri", url.data);
 	jw_str(b, "quota_project_id", google_project());
 	jw_str(b, "account", "");
 	jw_str(b, "universe_domain", "googleapis.com");
 	buf_char(b, '}');
+	buf_free(&url);
 }
 
 static void
@@ -479,7 +483,7 @@ write_impersonated(const char *path, const char *base)
 	jw_str(&b, "service_account_impersonation_url", url.data);
 	jw_raw(&b, "delegates", "[]");
 	jw_key(&b, "source_credentials");
-	user_credential(&b);
+	user_credential(&b, base);
 	buf_char(&b, '}');
 	write_file(path, b.data, b.len);
 	buf_free(&b);
@@ -530,7 +534,7 @@ credentials_write_files(void)
 		write_service_account(o->service_account_file, base);
 	if (o->authorized_user_file != NULL)
 	{
-		user_credential(&user);
+		user_credential(&user, base);
 		write_file(o->authorized_user_file, user.data, user.len);
 		buf_free(&user);
 	}

@@ -384,8 +384,8 @@ read_format(const cJSON *config, GQuestion *g, GError *e)
 	else if (json != NULL)
 	{
 		if (!cJSON_IsObject(json))
-			return gerror(e, 400, "* GenerateContentRequest.generation_config.response_json_schema: "
-						  "must be an object.\n");
+			return gerror(e, 400, "* GenerateContentRequest.generation_config."
+						  "response_json_schema: must be an object.\n");
 		g->schema = cJSON_Duplicate(json, 1);
 	}
 	g->q.schema = g->schema;

@@ -243,7 +243,8 @@ check_input(JobRun *run, GError *e)
 static bool
 step_queued(JobRun *run, const Settings *set)
 {
-	if (stuck_at(run, JOB_QUEUED) || now_ms() < run->since + phase_ms(run, "queue_ms", set->queue_ms))
+	if (stuck_at(run, JOB_QUEUED) ||
+		now_ms() < run->since + phase_ms(run, "queue_ms", set->queue_ms))
 		return false;
 	pthread_mutex_lock(&google_lock);
 	if (run->job->state == JOB_QUEUED)

@@ -10,7 +10,6 @@
 
 #include "providers.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
 #include <stdarg.h>
@@ -207,23 +206,6 @@ object_insert(Object *o)
 	objects[at] = o;
 }
 
-/* What was uploaded stays in the keep directory, by its generation. */
-static void
-keep_copy(const Object *o)
-{
-	char		path[4096];
-	int			fd;
-
-	if (sim_options.keep_dir == NULL)
-		return;
-	snprintf(path, sizeof(path), "%s/%lld.jsonl", sim_options.keep_dir, (long long) o->generation);
-	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0)
-		die("could not keep \"%s\": %s", path, strerror(errno));
-	copy_bytes(o->fd, 0, o->size, fd);
-	close(fd);
-}
-
 /*
  * Makes an object of a complete file, which it takes over, whatever happens.
  * NULL with the error if a hash or a precondition does not hold; else the
@@ -235,6 +217,7 @@ object_store(const NewObject *n, int fd, GError *e)
 	Object	   *o = xcalloc(sizeof(Object));
 	char	   *crc;
 	char	   *md5;
+	char		name[32];
 	bool		ok = true;
 
 	hash_file(fd, o);
@@ -258,7 +241,8 @@ object_store(const NewObject *n, int fd, GError *e)
 	if (ok && new_object_allowed(n, e))
 	{
 		object_insert(o);
-		keep_copy(o);
+		snprintf(name, sizeof(name), "%lld", (long long) o->generation);
+		keep_upload(name, o->fd, o->size);
 		stats_count_by(BY_STORAGE, COUNT_FILES_CREATED, 1);
 		stats_count_by(BY_STORAGE, COUNT_BYTES_UPLOADED, o->size);
 		return o;

@@ -88,7 +88,8 @@ serve_model(Request *req, Reply *reply, char *name)
 		return;
 	}
 	*colon = '\0';
-	buf_printf(&full, "projects/%s/locations/x/publishers/google/models/%s", google_project(), name);
+	buf_printf(&full, "projects/%s/locations/x/publishers/google/models/%s", google_project(),
+			   name);
 	if (vertex_model(full.data, &model, &e))
 		serve_generate(req, reply, model, BY_VERTEX);
 	else

@@ -113,6 +113,9 @@ sub validate
 my $since = 0;
 my $uploads = 0;
 
+# slow enough that a job can be looked at while it runs
+$simulator->post('settings', { latency_ms => 150 });
+
 foreach my $mode ('batch', 'online')
 {
 	foreach my $endpoint ('chat/completions', 'responses')

@@ -11,38 +11,25 @@ use Test::More;
 
 my $node = start_node('service');
 
-# ---- what has to be watched from its beginning
+# ---- what has to be watched
 
 scenario(
 	'batches are cut by number',
 	rows => 25,
 	server => { max_batch_requests => 10, max_active_batches => 2 },
-	settings => { run_ms => 1500 },
+	settings => { run_ms => 600000 },
 	wait => 0,
 	check => sub {
 		my ($s) = @_;
-		my $most = $s->sql(qq{
-			SET client_min_messages = error;
-			DO \$\$
-			DECLARE
-				most integer := 0;
-				now_active integer;
-				ended boolean;
-			BEGIN
-				LOOP
-					SELECT count(*) FILTER (WHERE b.state IN ('uploading', 'uploaded', 'creating', 'running')),
-						   max(j.state) = 'done'
-					INTO now_active, ended
-					FROM dess_batch_jobs j LEFT JOIN dess_batch_batches b USING (job_id)
-					WHERE job_id = $s->{job};
-					most := greatest(most, now_active);
-					EXIT WHEN ended;
-					PERFORM pg_sleep(0.005);
-				END LOOP;
-				PERFORM set_config('test.most', most::text, false);
-			END \$\$;
-			SELECT current_setting('test.most')});
-		is($most, 2, 'two at a time, as max_active_batches says');
+		my $states = "SELECT string_agg(state, ' ' ORDER BY state) FROM dess_batch_batches WHERE job_id = $s->{job}";
+		$s->until_true("($states) = 'prepared running running'", 'two at a time, as max_active_batches says');
+		my $polls = $s->requests('GET /v1/batches/{id}');
+		$s->sql("SELECT dess_batch_status($s->{job})");
+		wait_until('both are looked at', sub { return $s->requests('GET /v1/batches/{id}') >= $polls + 2 });
+		is($s->stats->{batches_created}, 2, 'the third waits');
+		$s->{simulator}->post('settings', { run_ms => 30 });
+		$s->sql("SELECT dess_batch_status($s->{job})");
+		is(wait_for_job($node, $s->{job}), 'done', 'the job ends');
 		$s->ended('done', 25, 0);
 		$s->all_answered;
 		is($s->look('batches', q{string_agg(requests::text, ' ' ORDER BY requests DESC)}), '10 10 5', 'into three');

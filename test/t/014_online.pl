@@ -38,7 +38,7 @@ sub each_row
 
 online(
 	'cancelled while requests are under way',
-	rows => 60,
+	rows => 400,
 	server => { max_concurrency => 4 },
 	settings => { latency_ms => 400 },
 	wait => 0,
@@ -48,7 +48,7 @@ online(
 		$s->sql("SELECT dess_batch_cancel($s->{job})");
 		is(wait_for_job($node, $s->{job}), 'cancelled', 'the job is cancelled');
 		my ($done, $failed) = split /\|/, $s->look('jobs', 'done, failed');
-		is($done + $failed, 60, 'every row has its outcome');
+		is($done + $failed, 400, 'every row has its outcome');
 		is($s->stats->{rows_served}, $done, 'whatever was answered is merged');
 		is($s->sql("SELECT count(answer) FROM $s->{table}"), $done, 'and written');
 		cmp_ok($failed, '>', 20, 'the others were not sent');
@@ -56,9 +56,9 @@ online(
 
 online(
 	'paused and resumed',
-	rows => 60,
+	rows => 400,
 	server => { max_concurrency => 4 },
-	settings => { latency_ms => 200 },
+	settings => { latency_ms => 400 },
 	wait => 0,
 	check => sub {
 		my ($s) = @_;
@@ -68,11 +68,12 @@ online(
 		wait_until('what was under way has arrived', sub { return $s->stats->{in_flight} == 0 });
 		$s->until_true("done = " . $s->stats->{rows_served} . " FROM dess_batch_jobs WHERE job_id = $s->{job}",
 			'what was under way is merged');
-		cmp_ok($s->stats->{rows_served}, '<', 60, 'no more is sent');
+		cmp_ok($s->stats->{rows_served}, '<', 400, 'no more is sent');
+		$s->{simulator}->post('settings', { latency_ms => 0 });
 		$s->sql("SELECT dess_batch_resume($s->{job})");
 		is(wait_for_job($node, $s->{job}), 'done', 'resumed, it ends');
 		$s->all_answered;
-		is($s->stats->{rows_served}, 60, 'nothing was bought twice');
+		is($s->stats->{rows_served}, 400, 'nothing was bought twice');
 	});
 
 online(

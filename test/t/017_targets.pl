@@ -121,12 +121,16 @@ subtest 'constraints and triggers' => sub {
 		END $$;
 		CREATE TRIGGER mind BEFORE UPDATE ON checked FOR EACH ROW EXECUTE FUNCTION mind();});
 	my $job = run('checked');
-	is(each_row($job),
-		'1 ok, 2 invalid 23514, 3 ok, 4 invalid 23505, 5 ok, 6 invalid 23503, 7 invalid P0042, 8 ok, 9 invalid',
+	# which of the two equal ones is first is nobody's business
+	my $winner = sql('SELECT id FROM checked WHERE answer = $$TWIN$$');
+	my $loser = 7 - $winner;
+	is(each_row($job) =~ s/\b[34] (ok|invalid 23505)/x $1/gr =~ s/x invalid 23505, x ok/x ok, x invalid 23505/r,
+		'1 ok, 2 invalid 23514, x ok, x invalid 23505, 5 ok, 6 invalid 23503, 7 invalid P0042, 8 ok, 9 invalid',
 		'each row for itself, a deferred constraint too');
-	is(answers('checked'), '1 good, 2 -, 3 TWIN, 4 -, 5 tw, 6 -, 7 -, 8 CHANGED, 9 -', 'what was written');
+	is(answers('checked') =~ s/\b$winner TWIN/x TWIN/r =~ s/\b$loser -, x TWIN/x TWIN, $loser -/r,
+		"1 good, 2 -, x TWIN, $loser -, 5 tw, 6 -, 7 -, 8 CHANGED, 9 -", 'what was written');
 	is(sql("SELECT error FROM dess_batch_errors WHERE job_id = $job AND error_code = 'P0042'"), 'I am angry', 'in the words of the trigger');
-	is(sql("SELECT string_agg(id::text, ' ' ORDER BY id) FROM (SELECT DISTINCT id FROM log_of_triggers) l WHERE id IN (2, 4, 6, 7)"),
+	is(sql("SELECT string_agg(id::text, ' ' ORDER BY id) FROM (SELECT DISTINCT id FROM log_of_triggers) l WHERE id IN (2, $loser, 6, 7)"),
 		'', 'what triggers did for a row that raised is undone');
 	is(sql("SELECT max(n) FROM (SELECT count(*) AS n FROM log_of_triggers GROUP BY id) l"), 1, 'and done once for the others');
 	is(job_figures($node, $job), 'done 9 4 5 0', 'figures');

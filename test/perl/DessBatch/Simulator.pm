@@ -98,6 +98,18 @@ sub objects
 	return map { $_->{name} } @{ $list->{items} // [] };
 }
 
+# How many files the Gemini API has for our key.
+sub gemini_files
+{
+	my ($self) = @_;
+	my $list = $self->_reply(
+		$self->{http}->get(
+			"$self->{url}/v1beta/files", { headers => { 'x-goog-api-key' => $self->{key} } }),
+		'files');
+
+	return scalar @{ $list->{files} // [] };
+}
+
 # Ends it by its process id; more than once does no harm.
 sub stop
 {
