@@ -304,7 +304,9 @@ FROM (
 				   min(CASE x.state WHEN 'preparing' THEN 0 WHEN 'prepared' THEN 1 WHEN 'uploading' THEN 2
 									WHEN 'uploaded' THEN 3 WHEN 'creating' THEN 4 WHEN 'running' THEN 5
 									WHEN 'retrieving' THEN 6 END) AS least,
-				   min(x.next_poll_at) FILTER (WHERE x.state = 'running') AS next_poll_at
+				   min(x.next_poll_at) FILTER (WHERE x.state = 'running') AS next_poll_at,
+				   min(x.next_poll_at) FILTER (WHERE x.error_code IS NOT NULL AND x.next_poll_at > pg_catalog.now()
+											   AND x.state NOT IN ('done', 'cancelled', 'failed')) AS retry_at
 			FROM dess_batch.batch x
 			WHERE x.job_id = j.id
 		) b
@@ -369,6 +371,7 @@ SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, j.fin
 		   WHEN f.state = 'running' THEN 'the provider' ||
 			   coalesce(', next look ' || pg_catalog.to_char(f.next_poll_at, 'HH24:MI:SS'), '')
 		   WHEN f.state = 'cancelling' THEN 'the provider'
+		   WHEN f.retry_at IS NOT NULL THEN 'the provider, again at ' || pg_catalog.to_char(f.retry_at, 'HH24:MI:SS')
 		   ELSE 'the worker'
 	   END AS waiting_for
 FROM dess_batch.job j

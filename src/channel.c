@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "foreign/foreign.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -40,7 +41,7 @@ channel_init(void)
 }
 
 Channel *
-channel_get(Oid server, const char *provider_name, Oid role)
+channel_get(Oid server, const char *server_name, const char *provider_name, Oid role)
 {
 	dlist_iter	iter;
 	Channel    *channel;
@@ -55,6 +56,7 @@ channel_get(Oid server, const char *provider_name, Oid role)
 
 	channel = MemoryContextAllocZero(TopMemoryContext, sizeof(Channel));
 	channel->server = server;
+	strlcpy(channel->server_name, server_name, sizeof(channel->server_name));
 	channel->role = role;
 	strlcpy(channel->provider_name, provider_name, sizeof(channel->provider_name));
 	channel->owner.channel = channel;
@@ -99,6 +101,10 @@ channel_account(Channel *channel)
 
 	if (channel_is_fresh(channel))
 		return channel->account;
+	if (OidIsValid(channel->server) && GetForeignServerExtended(channel->server, FSV_MISSING_OK) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("server \"%s\" does not exist any more", channel->server_name)));
 
 	fresh = AllocSetContextCreate(TopMemoryContext, "dess_batch account", ALLOCSET_SMALL_SIZES);
 	PG_TRY();

@@ -28,6 +28,7 @@ typedef struct Channel
 {
 	dlist_node	node;
 	Oid			server;			/* InvalidOid: built in */
+	char		server_name[NAMEDATALEN];	/* for messages */
 	char		provider_name[NAMEDATALEN];
 	Oid			role;
 	MemoryContext account_cxt;
@@ -63,7 +64,7 @@ typedef struct Channel
 extern void channel_init(void);
 
 /* The channel of a server and a role; made when new.  Lives as long as the process. */
-extern Channel *channel_get(Oid server, const char *provider_name, Oid role);
+extern Channel *channel_get(Oid server, const char *server_name, const char *provider_name, Oid role);
 
 /*
  * The account as it is now: a changed secret is used from the next request on.

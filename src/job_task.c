@@ -196,7 +196,7 @@ jobtask_refresh(JobTask *task, const Job *job)
 	task->job = loaded;
 	task->seen = true;
 	task->rivals_loaded = false;
-	task->channel = channel_get(loaded->server, loaded->provider, loaded->owner);
+	task->channel = channel_get(loaded->server, loaded->server_name, loaded->provider, loaded->owner);
 
 	if (fresh)
 	{

@@ -626,6 +626,22 @@ prepare_close(JobTask *task)
 	return true;
 }
 
+/* After a restart, the file of the batch that was being filled is looked at first.  Returns false where that failed. */
+static bool
+prepare_check_filling(JobTask *task)
+{
+	BatchTask  *filling = task->filling;
+
+	task->filling_checked = batch_file_intact(filling);
+	if (task->filling_checked)
+		return true;
+	if (filling->batch.state == BATCH_PREPARING)
+		return false;
+	task->filling = NULL;
+	prepare_forget_requests(task);
+	return true;
+}
+
 /*
  * One page of rows.  Returns false when there was nothing to take.
  */
@@ -639,19 +655,7 @@ prepare_work(JobTask *task)
 	SliceVerdict verdict;
 
 	if (task->filling != NULL && !task->filling_checked)
-	{
-		BatchTask  *filling = task->filling;
-
-		if (!batch_file_intact(filling))
-		{
-			if (filling->batch.state == BATCH_PREPARING)
-				return false;	/* nobody knows yet */
-			task->filling = NULL;
-			prepare_forget_requests(task);
-			return true;
-		}
-		task->filling_checked = true;
-	}
+		return prepare_check_filling(task);
 	if (!task->job->listed && (task->job->sample || task->job->only != NIL))
 	{
 		prepare_list(task);
