@@ -303,7 +303,7 @@ load_jobs(Statement *statement, const Args *args, const Ledger *ledger)
 	JOB_IS_OPEN("j.") " AND j.control <> 'pause' " \
 	"OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") " AND CASE " \
 	"WHEN " JOB_IS_OPEN("j.") " THEN b.state IN (" batch_states ") OR " BATCH_IS_FINAL("b.") " " \
-	"ELSE " BATCH_REMAINS("b.") " END))"
+	"ELSE " BATCH_IS_FINAL("b.") " AND " BATCH_REMAINS("b.") " END))"
 
 /* What was begun for a paused job is brought to an end; but only what is paid for keeps a worker. */
 static Statement select_working_jobs = {

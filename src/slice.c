@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "slice.h"
+#include "spool.h"
 #include "txn.h"
 
 /* A table's own code (triggers, functions in where_sql) may hold up everybody for this long, not longer. */
@@ -121,7 +122,10 @@ slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *e
 		{
 			/* at the first look that is no news: not every database has the extension */
 			if (extension_seen)
+			{
 				ereport(LOG, (errmsg("dess_batch worker stops because the extension is gone")));
+				spool_remove_database(MyDatabaseId);
+			}
 			proc_exit(0);
 		}
 		extension_seen = true;

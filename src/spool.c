@@ -28,6 +28,8 @@
 #include "spool.h"
 
 #define READ_CHUNK		(256 * 1024)
+/* no line of ours is longer; a file without newlines must not take all memory */
+#define MAX_LINE		(256 * 1024 * 1024)
 
 struct SpoolReader
 {
@@ -37,7 +39,7 @@ struct SpoolReader
 	size_t		start;			/* first byte not handed out */
 	size_t		filled;
 	int64		offset;			/* of buffer[start] in the file */
-	bool		at_end;
+	bool		skipping;		/* inside a line that is too long */
 	char	   *path;
 	MemoryContextCallback callback;
 };
@@ -410,6 +412,17 @@ spool_fill(SpoolReader *reader)
 	return got > 0;
 }
 
+/* The end of a line that was too long stands for it as text that nobody takes for a result. */
+static char *
+spool_whole_line(SpoolReader *reader, char *line, size_t *length)
+{
+	if (!reader->skipping)
+		return line;
+	reader->skipping = false;
+	*length = 1;
+	return "?";
+}
+
 char *
 spool_next_line(SpoolReader *reader, size_t *length, bool whole_file)
 {
@@ -426,19 +439,25 @@ spool_next_line(SpoolReader *reader, size_t *length, bool whole_file)
 			*length = newline - line;
 			reader->start += *length + 1;
 			reader->offset += *length + 1;
-			return line;
+			return spool_whole_line(reader, line, length);
+		}
+		if (reader->filled - reader->start >= MAX_LINE)
+		{
+			reader->skipping = true;
+			reader->offset += reader->filled - reader->start;
+			reader->start = reader->filled;
 		}
 		searched = reader->filled - reader->start;
 		if (!spool_fill(reader))
 			break;
 	}
 
-	if (!whole_file || reader->filled == reader->start)
+	if (!whole_file || (reader->filled == reader->start && !reader->skipping))
 		return NULL;
 	*length = reader->filled - reader->start;
 	reader->start = reader->filled;
 	reader->offset += *length;
-	return reader->buffer + reader->start - *length;
+	return spool_whole_line(reader, reader->buffer + reader->start - *length, length);
 }
 
 int64
