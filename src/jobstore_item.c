@@ -205,6 +205,8 @@ load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, JobItem **items,
 	Datum	   *same_as;
 	const uint8 *held;
 	Datum	   *attempts;
+	size_t		room = 0;
+	char	   *place;
 
 	deconstruct_array(DatumGetArrayTypeP(ledger_datum(row, 2)), TEXTOID, -1, false, TYPALIGN_INT,
 					  &keys, &forgotten, &n);
@@ -215,12 +217,17 @@ load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, JobItem **items,
 
 	if (first + n > *places)
 	{
-		int			more = Max(2 * *places, first + n);
+		/* a batch can have hundreds of thousands of rows: no more room than is needed */
+		int			more = Max(*places + *places / 8, first + n);
 
 		*items = repalloc_huge(*items, more * sizeof(JobItem));
 		memset(*items + *places, 0, (more - *places) * sizeof(JobItem));
 		*places = more;
 	}
+	/* the keys of a tuple share one piece of memory */
+	for (int i = 0; i < n; i++)
+		room += forgotten[i] ? 0 : VARSIZE_ANY_EXHDR(DatumGetTextPP(keys[i])) + 1;
+	place = MemoryContextAlloc(ledger->caller, room + 1);
 	for (int i = 0; i < n; i++)
 	{
 		JobItem    *item = *items + first + i;
@@ -231,9 +238,10 @@ load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, JobItem **items,
 			text	   *key = DatumGetTextPP(keys[i]);
 			size_t		length = VARSIZE_ANY_EXHDR(key);
 
-			item->key = MemoryContextAlloc(ledger->caller, length + 1);
+			item->key = place;
 			memcpy(item->key, VARDATA_ANY(key), length);
 			item->key[length] = '\0';
+			place += length + 1;
 		}
 		memcpy(item->hash.bytes, hashes + i * DIGEST_LENGTH, DIGEST_LENGTH);
 		item->same_as = same_as ? DatumGetInt32(same_as[i]) : 0;

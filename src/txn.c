@@ -72,6 +72,8 @@ txn_begin(const char *activity)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	XactIsoLevel = XACT_READ_COMMITTED;
+	/* default_transaction_read_only is for sessions; dess_batch.enabled stops the worker */
+	XactReadOnly = false;
 
 	if (!lock_extension())
 	{
