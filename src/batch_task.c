@@ -95,12 +95,6 @@ batch_save(BatchTask *batch, const StepError *why)
 		jobtask_trouble(batch->job, verdict, &error);
 }
 
-static void
-account_slice(void *arg)
-{
-	(void) channel_account((Channel *) arg);
-}
-
 /*
  * Sees to the channel's access token.  A refused secret fails a job that has
  * nothing at the provider; one that has waits for a better one.
@@ -170,20 +164,17 @@ batch_account_ready(BatchTask *batch)
 	SliceError	error;
 	SliceVerdict verdict;
 
-	if (!channel_is_fresh(channel))
+	verdict = channel_refresh(channel, &error);
+	if (verdict != SLICE_DONE)
 	{
-		verdict = slice_run("reading server options", account_slice, channel, &error);
-		if (verdict != SLICE_DONE)
+		if (verdict == SLICE_HOPELESS && batch->batch.state >= BATCH_CREATING)
+			batch_account_lost(batch, &error);
+		else
 		{
-			if (verdict == SLICE_HOPELESS && batch->batch.state >= BATCH_CREATING)
-				batch_account_lost(batch, &error);
-			else
-			{
-				jobtask_trouble(batch->job, verdict, &error);
-				batch->due = Max(batch->due, batch->job->due);
-			}
-			return false;
+			jobtask_trouble(batch->job, verdict, &error);
+			batch->due = Max(batch->due, batch->job->due);
 		}
+		return false;
 	}
 	if (channel->account->secret == NULL)
 	{

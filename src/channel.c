@@ -84,7 +84,8 @@ channel_apply_limits(Channel *channel, const Account *account, bool first)
 		sched_rate_init(&channel->tokens, account->tokens_per_minute, now);
 }
 
-bool
+/* Would channel_account() do nothing? */
+static bool
 channel_is_fresh(const Channel *channel)
 {
 	return channel->account != NULL && channel->generation == catalog_generation &&
@@ -130,4 +131,18 @@ channel_account(Channel *channel)
 	channel->generation = generation;
 	channel->loaded_at = GetCurrentTimestamp();
 	return account;
+}
+
+static void
+refresh_slice(void *arg)
+{
+	(void) channel_account((Channel *) arg);
+}
+
+SliceVerdict
+channel_refresh(Channel *channel, SliceError *error)
+{
+	if (channel_is_fresh(channel))
+		return SLICE_DONE;
+	return slice_run("reading server options", refresh_slice, channel, error);
 }

@@ -12,6 +12,7 @@
 
 #include "provider.h"
 #include "sched.h"
+#include "slice.h"
 
 struct BatchTask;
 struct Channel;
@@ -71,7 +72,9 @@ extern Channel *channel_get(Oid server, const char *server_name, const char *pro
  * What is not in a catalog (key files, environment) is looked at every second.  Needs a transaction; raises what account_load() raises.
  */
 extern Account *channel_account(Channel *channel);
-extern bool channel_is_fresh(const Channel *channel);	/* channel_account() would do nothing */
+
+/* Sees to the account in a transaction of its own, if it is not fresh. */
+extern SliceVerdict channel_refresh(Channel *channel, SliceError *error);
 
 /* ---- channel_token.c ---- */
 

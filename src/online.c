@@ -300,12 +300,6 @@ online_start(BatchTask *batch, OnlineRequest *request)
 	sched_rate_take(&channel->tokens, request->length / BYTES_A_TOKEN, now);
 }
 
-static void
-account_slice(void *arg)
-{
-	(void) channel_account((Channel *) arg);
-}
-
 /* Sees to the channel's access token; the job fails when its secret is refused. */
 static void
 online_authorize(BatchTask *batch)
@@ -336,15 +330,12 @@ online_send(BatchTask *batch)
 	if (state->nunsent == 0 || channel->online_in_flight >= channel->concurrency.limit ||
 		Max(state->send_due, channel->blocked_until) > GetCurrentTimestamp())
 		return false;
-	if (!channel_is_fresh(channel))
+	verdict = channel_refresh(channel, &error);
+	if (verdict != SLICE_DONE)
 	{
-		verdict = slice_run("reading server options", account_slice, channel, &error);
-		if (verdict != SLICE_DONE)
-		{
-			jobtask_trouble(batch->job, verdict, &error);
-			state->send_due = batch->job->due;
-			return false;
-		}
+		jobtask_trouble(batch->job, verdict, &error);
+		state->send_due = batch->job->due;
+		return false;
 	}
 	if (channel->account->secret == NULL)
 	{
