@@ -691,3 +691,24 @@ AS 'MODULE_PATHNAME', 'dess_batch_check'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 5;
 COMMENT ON FUNCTION dess_batch_check(name) IS
 'tries an account step by step; the one call that does network in the caller''s backend';
+
+-- ---------------------------------------------------------------- comparison
+
+CREATE FUNCTION dess_batch_agreement(
+	source regclass, column_a name, column_b name,
+	OUT rows bigint, OUT both_present bigint, OUT equal bigint, OUT contained bigint, OUT different bigint,
+	OUT only_a bigint, OUT only_b bigint, OUT neither bigint, OUT share numeric
+) RETURNS record
+AS 'MODULE_PATHNAME', 'dess_batch_agreement'
+LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_agreement(regclass, name, name) IS
+'how far two columns of departments agree: equal after normalising, one contained in the other, different, or only one present (MISSING is nothing); share is equal / both_present';
+
+CREATE FUNCTION dess_batch_agreement_rows(
+	source regclass, column_a name, column_b name, class text,
+	OUT row_key jsonb, OUT a text, OUT b text
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dess_batch_agreement_rows'
+LANGUAGE C STABLE STRICT PARALLEL UNSAFE ROWS 1000;
+COMMENT ON FUNCTION dess_batch_agreement_rows(regclass, name, name, text) IS
+'the rows behind a figure of dess_batch_agreement; class is equal, contained, different, only_a, only_b, neither or both_present; row_key is null for views and foreign tables';

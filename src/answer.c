@@ -20,9 +20,8 @@
 #include "answer_text.h"
 #include "json.h"
 
-/* The character at *p of valid UTF-8, which is moved behind it. */
-static uint32
-next_char(const char **p)
+uint32
+text_next_char(const char **p)
 {
 	const unsigned char *s = (const unsigned char *) *p;
 	int			length = s[0] < 0x80 ? 1 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : 4;
@@ -34,12 +33,8 @@ next_char(const char **p)
 	return c;
 }
 
-/*
- * Lower case of Latin, Greek, Cyrillic and Armenian letters, enough for the
- * word that a user chose for "nothing found"; no locale is asked.
- */
-static uint32
-fold_char(uint32 c)
+uint32
+text_fold_char(uint32 c)
 {
 	if (c < 0x80)
 		return c >= 'A' && c <= 'Z' ? c + 32 : c;
@@ -78,7 +73,7 @@ equals_word(Span text, const char *word)
 	text = trim(text);
 	while (text.start < text.end && other.start < other.end)
 	{
-		if (fold_char(next_char(&text.start)) != fold_char(next_char(&other.start)))
+		if (text_fold_char(text_next_char(&text.start)) != text_fold_char(text_next_char(&other.start)))
 			return false;
 	}
 	return text.start == text.end && other.start == other.end;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * answer_text.h
- *		What answer.c and answer_department.c share.
+ *		What the files that read models' text share.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,6 +57,15 @@ ends_with(Span span, const char *what)
 
 	return span.end - span.start >= length && memcmp(span.end - length, what, length) == 0;
 }
+
+/* The character at *p of valid UTF-8, which is moved behind it. */
+extern uint32 text_next_char(const char **p);
+
+/*
+ * Lower case of Latin, Greek, Cyrillic and Armenian letters, enough to compare
+ * names and words; no locale is asked.
+ */
+extern uint32 text_fold_char(uint32 c);
 
 /* The line of an answer to the department prompt that is the name, cleaned; empty if nothing is said. */
 extern Span department_find_name(Span text);

@@ -100,6 +100,17 @@ extern int	target_read_key_page(TargetTable *table, const char *last_key, int li
 /* The canonical ledger form of a key given as a JSON object; raises 22023 when it does not name all key columns. */
 extern char *target_key_from_json(Oid source, List *key_columns, Jsonb *row_key);
 
+/* One row of two columns as text in the database's encoding, NULL for null; lives until the callback returns. */
+typedef void (*TargetPairCallback) (void *arg, const char *a, const char *b, char **key, int nkeys);
+
+/*
+ * Calls back for every row of a relation of any kind that has rows
+ * (target_pairs.c), as the current user and with his rights: raises 42501,
+ * 42703 and 42809.
+ */
+extern void target_read_pairs(Oid source, const char *a, const char *b, List *key_columns,
+							  TargetPairCallback report, void *arg);
+
 /* ---- for submit ---- */
 
 /* What is written when the model finds nothing, unless the job says otherwise. */

@@ -12,7 +12,7 @@ use Test::More;
 my @layers = (
 	[qw(compat)],
 	[qw(batch_token digest encoding guc shmem spool txn usercxt wake whitespace)],
-	[qw(answer http json provider template)],
+	[qw(agreement answer http json provider template)],
 	[qw(credential gcs gemini google jobstore openai parameters provider_anthropic provider_body
 		  provider_error provider_gemini provider_google provider_openai provider_vertex sample sched target)],
 	[qw(batch_task channel job_task merge online pipeline prepare slice)],
