@@ -1,16 +1,20 @@
 # dess_batch: batch inference with language models from SQL
 #
 #   make demo     install what is missing, build, show one job from start to end
-#   make test     install what is missing, build, run every test
+#   make test     install what is missing, build, run every test that is not long
+#   make test-long       what takes longer than minutes: test/long, and ten
+#                        million runs of the fuzz targets; see test/RESULTS.md
+#   make test-valgrind   the regression tests and some jobs under valgrind
 #   make          build;  "make install" puts it into the PostgreSQL of PG_CONFIG
 #
-# demo, test and install-dependencies work on a machine without PostgreSQL:
+# demo, the tests and install-dependencies work on a machine without PostgreSQL:
 # they install it and call make again.  Neither installs anything of ours: they
 # run a private copy of the PostgreSQL installation in a scratch directory.
 #
 #   WERROR=1                                make warnings errors
-#   TESTS="unit test/t/001_layers.pl ..."   run parts (unit regress isolation
-#                                           tap) or single files only
+#   TESTS="unit test/t/001_layers.pl ..."   run parts (unit fuzz regress
+#                                           isolation tap; long valgrind) or
+#                                           single files only
 #   MODEL=... PROVIDER=...                  the model that the demo asks for, and
 #                                           where (openai, vertex, gemini)
 
@@ -67,11 +71,24 @@ test:
 	@$(MAKE) -s -j$$(nproc) --no-print-directory all simulator
 	@test/run.sh $(TESTS)
 
+test-long: LONG_TESTS = $(or $(TESTS),fuzz long)
+test-long:
+	@test/bootstrap.sh test
+	@$(MAKE) -s -j$$(nproc) --no-print-directory all simulator
+	@FUZZ_RUNS=$${FUZZ_RUNS:-1250000} FUZZ_SEED=$${FUZZ_SEED:-0} PART_TIMEOUT=$${PART_TIMEOUT:-7200} \
+		test/run.sh $(LONG_TESTS)
+
+test-valgrind:
+	@test/bootstrap.sh valgrind
+	@$(MAKE) -s -j$$(nproc) --no-print-directory all simulator
+	@test/run.sh valgrind
+
 simulator:
 	@$(MAKE) --no-print-directory -C test/simulator
 
 clean-test:
 	$(MAKE) --no-print-directory -C test/simulator clean
 	$(if $(wildcard test/unit/Makefile),$(MAKE) --no-print-directory -C test/unit clean)
+	$(MAKE) --no-print-directory -C test/fuzz clean
 
-.PHONY: all install-dependencies demo test simulator clean-test
+.PHONY: all install-dependencies demo test test-long test-valgrind simulator clean-test

@@ -1,7 +1,8 @@
 #!/bin/bash
 #
-# Installs what building and showing (argument "demo") or testing (argument
-# "test") need and is not there yet.  Quick when nothing is missing.
+# Installs what building and showing (argument "demo"), testing (argument
+# "test") or testing under valgrind (argument "valgrind") need and is not there
+# yet.  Quick when nothing is missing.
 #
 # Debian's PostgreSQL packages create and start a cluster "main" when they are
 # first installed.  That is switched off while they are being installed; a
@@ -13,7 +14,8 @@ PG_CONFIG=${PG_CONFIG:-pg_config}
 OLDEST_POSTGRESQL=15
 
 BUILD_PACKAGES="gcc libc6-dev libcurl4-openssl-dev libcjson-dev libssl-dev libmicrohttpd-dev perl"
-TEST_PACKAGES="libipc-run-perl nodejs npm"
+TEST_PACKAGES="libipc-run-perl nodejs npm clang libclang-rt-dev"
+VALGRIND_PACKAGES="valgrind libc6-dbg"
 
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -33,8 +35,13 @@ as_root()
 	fi
 }
 
-# Prints those of the given packages that are not installed.  Node may have
-# come from elsewhere.
+have_libfuzzer()
+{
+	ls "$(clang -print-resource-dir 2>/dev/null)"/lib/*/libclang_rt.fuzzer*.a >/dev/null 2>&1
+}
+
+# Prints those of the given packages that are not installed.  Node and clang
+# may have come from elsewhere.
 missing_packages()
 {
 	for package in "$@"
@@ -42,6 +49,7 @@ missing_packages()
 		case $package in
 			nodejs) ! command -v node >/dev/null || continue ;;
 			npm) ! command -v npm >/dev/null || continue ;;
+			clang | libclang-rt-dev) ! have_libfuzzer || continue ;;
 		esac
 		dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null |
 			grep -qx installed || echo "$package"
@@ -125,6 +133,7 @@ install_node_modules()
 purpose=${1:-test}
 wanted=$BUILD_PACKAGES
 [ "$purpose" = demo ] || wanted="$wanted $TEST_PACKAGES"
+[ "$purpose" != valgrind ] || wanted="$wanted $VALGRIND_PACKAGES"
 
 if command -v dpkg-query >/dev/null
 then

@@ -2,13 +2,19 @@
 #
 # Runs the tests and counts them: run.sh [part or file ...]
 #
-# Parts are unit (test/unit), regress (test/sql), isolation (test/specs) and
-# tap (test/t); without arguments, all of them.  A part that breaks off, finds
-# no test or skips one counts as failed.  The last line is "N passed, N failed".
+# Parts are unit (test/unit), fuzz (test/fuzz), regress (test/sql), isolation
+# (test/specs) and tap (test/t); without arguments, all of them.  Asked for by
+# name only: long (test/long), whose files run one after the other, and valgrind.
+# A part that breaks off, finds no test or skips one counts as failed.  The last
+# line is "N passed, N failed".
 
 . "$(dirname "$0")/scratch.sh"
 
 PART_TIMEOUT=${PART_TIMEOUT:-600}
+LONG_TIMEOUT=${LONG_TIMEOUT:-14400}
+LONG_FILE_TIMEOUT=${LONG_FILE_TIMEOUT:-3600}
+FUZZ_RUNS=${FUZZ_RUNS:-20000}
+VALGRIND_TESTS=${VALGRIND_TESTS:-test/t/010_faculty.pl test/t/030_vertex.pl test/t/031_gemini.pl}
 
 passed=0
 failed=0
@@ -61,6 +67,17 @@ run_unit()
 	count unit "${PIPESTATUS[0]}" "$(sum "$log" 1)" "$(sum "$log" 2)"
 }
 
+# the same runs each time, unless FUZZ_SEED is 0
+run_fuzz()
+{
+	local log=$scratch/fuzz.log
+
+	limited env -u MAKEFLAGS -u MAKELEVEL \
+		make -s --no-print-directory -j"$(nproc)" -C "$top/test/fuzz" check \
+		RUNS="$FUZZ_RUNS" SEED="${FUZZ_SEED:-1}" 2>&1 | tee "$log"
+	count fuzz "${PIPESTATUS[0]}" "$(sum "$log" 1)" "$(sum "$log" 2)"
+}
+
 # run_regress PART PROGRAM NAME...: pg_regress and its twin for isolation tests
 # say "test NAME ... ok" up to PostgreSQL 15 and "ok N - NAME" from 16 on
 run_regress()
@@ -86,18 +103,45 @@ run_regress()
 	fi
 }
 
-# run_tap FILE...
+# run_tap PART JOBS FILE...: so many files at a time
 run_tap()
 {
-	local log=$scratch/tap.log
+	local part=$1 jobs=$2 log=$scratch/$1.log
 	local status
+	shift 2
 
-	as_server_user mkdir -p "$scratch/tap/tmp_check"
-	limited_as_server_user env TESTDIR="$scratch/tap" \
+	as_server_user mkdir -p "$scratch/$part/tmp_check"
+	limited_as_server_user env TESTDIR="$scratch/$part" \
 		PERL5LIB="$pg_lib/pgxs/src/test/perl:$tree/test/perl" \
-		perl test/tap.pl "$scratch/tap/counts" "$@" 2>&1 | tee "$log"
+		perl test/tap.pl "$jobs" "$scratch/$part/counts" "$@" 2>&1 | tee "$log"
 	status=${PIPESTATUS[0]}
-	count tap "$status" "$(sum "$scratch/tap/counts" 1)" "$(sum "$scratch/tap/counts" 2)"
+	count "$part" "$status" "$(sum "$scratch/$part/counts" 1)" "$(sum "$scratch/$part/counts" 2)"
+}
+
+# Everything that follows runs its servers under valgrind, some thirty times slower.
+use_valgrind()
+{
+	export VALGRIND_DIR=$tree/test/valgrind VALGRIND_LOGS=$scratch/valgrind
+	export PGCTLTIMEOUT=600 PG_TEST_TIMEOUT_DEFAULT=1800 FILE_TIMEOUT=3600
+
+	PART_TIMEOUT=$LONG_TIMEOUT
+	as_server_user mkdir -p "$VALGRIND_LOGS"
+	mv "$pg_bin/postgres" "$pg_bin/postgres.real" &&
+		cp "$tree/test/valgrind/postgres" "$pg_bin/postgres" && chmod 755 "$pg_bin/postgres"
+}
+
+# The regression tests and some jobs; passed if no report is about our code.
+run_valgrind()
+{
+	use_valgrind || return
+	run_regress regress "$PG_REGRESS" $(names .sql test/sql/*.sql)
+	run_tap tap 1 $VALGRIND_TESTS
+	if perl test/valgrind/report.pl "$top/src" "$VALGRIND_LOGS"/*.log
+	then
+		count valgrind 0 1 0
+	else
+		count valgrind 1 0 1
+	fi
 }
 
 # names SUFFIX PATH...: what pg_regress calls these files
@@ -125,23 +169,26 @@ keep_logs()
 		echo "The logs of this run are in tmp_check."
 }
 
-[ $# -gt 0 ] || set -- unit regress isolation tap
+[ $# -gt 0 ] || set -- unit fuzz regress isolation tap
 
 parts=
 sql=()
 specs=()
 tap=()
+long=()
 shopt -s nullglob
 cd "$top" || exit
 for argument in "$@"
 do
 	case $argument in
-		unit) parts+=" unit" ;;
+		unit | fuzz | valgrind) parts+=" $argument" ;;
 		regress) parts+=" regress" sql+=(test/sql/*.sql) ;;
 		isolation) parts+=" isolation" specs+=(test/specs/*.spec) ;;
 		tap) parts+=" tap" tap+=(test/t/*.pl) ;;
+		long) parts+=" long" long+=(test/long/*.pl) ;;
 		*.sql) parts+=" regress" sql+=("$argument") ;;
 		*.spec) parts+=" isolation" specs+=("$argument") ;;
+		test/long/*.pl) parts+=" long" long+=("$argument") ;;
 		*.pl) parts+=" tap" tap+=("$argument") ;;
 		*) echo "run.sh: neither a part nor a test: $argument" >&2; exit 2 ;;
 	esac
@@ -155,18 +202,21 @@ then
 fi
 cd "$tree" || exit
 
-for part in unit regress isolation tap
+for part in unit fuzz regress isolation tap long valgrind
 do
 	[[ " $parts " == *" $part "* ]] || continue
 	echo
 	echo "== $part"
 	case $part in
 		unit) run_unit ;;
+		fuzz) run_fuzz ;;
 		regress) run_regress "$part" "$PG_REGRESS" $(names .sql "${sql[@]}") ;;
 		isolation) run_regress "$part" \
 			"$pg_lib/pgxs/src/test/isolation/pg_isolation_regress" \
 			$(names .spec "${specs[@]}") ;;
-		tap) run_tap "${tap[@]}" ;;
+		tap) run_tap tap 2 "${tap[@]}" ;;
+		long) PART_TIMEOUT=$LONG_TIMEOUT FILE_TIMEOUT=$LONG_FILE_TIMEOUT run_tap long 1 "${long[@]}" ;;
+		valgrind) run_valgrind ;;
 	esac
 done
 

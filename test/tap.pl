@@ -1,4 +1,4 @@
-# Runs TAP tests, two files at a time: tap.pl COUNTS FILE...
+# Runs TAP tests: tap.pl JOBS COUNTS FILE..., so many files at a time.
 #
 # It counts single tests and writes "N passed, N failed" into COUNTS.  What
 # prove lets pass is a failure here: a skipped test and one marked "todo",
@@ -39,12 +39,13 @@ sub count_file
 	return;
 }
 
+my $jobs = shift @ARGV;
 my $counts = shift @ARGV;
 die "tap.pl: no tests given\n" unless @ARGV;
 
 my $harness = TAP::Harness->new(
 	{
-		jobs => 2,
+		jobs => $jobs,
 		timer => 1,
 		failures => 1,
 		exec => [ 'timeout', '--foreground', $file_timeout, $^X ]
