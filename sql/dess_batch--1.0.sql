@@ -27,6 +27,13 @@ COMMENT ON FOREIGN DATA WRAPPER dess_batch IS
 
 -- ------------------------------------------------------------------- ledger
 
+/*
+ * From here to the end of the views no name is looked up but in pg_catalog: an
+ * operator or function that somebody has left in the extension's schema may
+ * suit an expression better than PostgreSQL's own, and would get into the views.
+ */
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
 CREATE TYPE dess_batch.outcome AS ENUM (
 	'ok', 'missing', 'empty', 'stale', 'gone', 'refused', 'truncated',
 	'invalid', 'rejected', 'expired', 'cancelled', 'lost',
@@ -388,7 +395,7 @@ FROM dess_batch.job j
 
 -- -------------------------------------------------------------------- views
 
-CREATE VIEW dess_batch_jobs WITH (security_barrier) AS
+CREATE VIEW @extschema@.dess_batch_jobs WITH (security_barrier) AS
 SELECT j.id AS job_id, j.label,
 	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = j.source), j.source_name) AS source,
 	   j.target, j.model, j.server_name AS server, j.mode,
@@ -401,9 +408,9 @@ FROM dess_batch.job j JOIN dess_batch.figures f ON f.job_id = j.id
 WHERE dess_batch.may_see(j.owner, true)
 	-- a job that found no row is forgotten after a minute, even if no worker is there to remove it
 	AND NOT (j.state = 'done' AND f.rows = 0 AND j.finished_at < pg_catalog.now() - interval '1 minute');
-COMMENT ON VIEW dess_batch_jobs IS 'jobs with their state and figures; rows = done + failed + pending';
+COMMENT ON VIEW @extschema@.dess_batch_jobs IS 'jobs with their state and figures; rows = done + failed + pending';
 
-CREATE VIEW dess_batch_batches WITH (security_barrier) AS
+CREATE VIEW @extschema@.dess_batch_batches WITH (security_barrier) AS
 SELECT b.job_id, b.no AS batch_no, b.state, b.remote_id, b.remote_state, b.requests, b.bytes,
 	   b.input_uri, pg_catalog.array_to_string(b.output_uris, ' ') AS output_uri,
 	   b.created_at, b.polled_at, b.next_poll_at, b.finished_at, b.remote_deleted_at,
@@ -415,9 +422,9 @@ FROM dess_batch.batch b
 			'%s lines of results belong to no row of the batch, %s to a row that had one', b.unmatched, b.duplicates) AS words
 	) s ON b.unmatched + b.duplicates > 0
 WHERE b.no > 0 AND dess_batch.may_see(j.owner, true);
-COMMENT ON VIEW dess_batch_batches IS 'batches of the jobs, with what each stage produced at the provider';
+COMMENT ON VIEW @extschema@.dess_batch_batches IS 'batches of the jobs, with what each stage produced at the provider';
 
-CREATE VIEW dess_batch_rows WITH (security_barrier) AS
+CREATE VIEW @extschema@.dess_batch_rows WITH (security_barrier) AS
 SELECT r.job_id, nullif(r.batch_no, 0) AS batch_no,
 	   dess_batch.row_key(r.key, j.key_columns, j.key_kinds) AS row_key,
 	   coalesce(r.outcome::text, CASE WHEN r.sent THEN 'sent' ELSE 'pending' END) AS outcome,
@@ -436,30 +443,34 @@ SELECT w.job_id, NULL, dess_batch.row_key(w.key, j.key_columns, j.key_kinds), 'p
 	   NULL, NULL, w.attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM dess_batch.again w JOIN dess_batch.job j ON j.id = w.job_id
 WHERE w.counts AND dess_batch.may_see(j.owner, false);
-COMMENT ON VIEW dess_batch_rows IS 'rows of the jobs with their outcomes';
+COMMENT ON VIEW @extschema@.dess_batch_rows IS 'rows of the jobs with their outcomes';
 
-CREATE VIEW dess_batch_errors WITH (security_barrier) AS
-SELECT * FROM dess_batch_rows
+CREATE VIEW @extschema@.dess_batch_errors WITH (security_barrier) AS
+SELECT * FROM @extschema@.dess_batch_rows
 WHERE outcome NOT IN ('pending', 'sent', 'ok', 'missing', 'empty');
-COMMENT ON VIEW dess_batch_errors IS 'rows that failed, with the provider''s words';
+COMMENT ON VIEW @extschema@.dess_batch_errors IS 'rows that failed, with the provider''s words';
 
-CREATE VIEW dess_batch_progress WITH (security_barrier) AS
+CREATE VIEW @extschema@.dess_batch_progress WITH (security_barrier) AS
 SELECT p.job_id, p.label,
 	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = p.source), p.source_name) AS source,
 	   p.model, p.state, p.percent, p.bar, p.rows, p.done, p.failed, p.rows_per_second, p.eta, p.waiting_for
 FROM dess_batch.progress p
 WHERE dess_batch.may_see(p.owner, true)
 	AND NOT (p.state = 'done' AND p.rows = 0 AND p.finished_at < pg_catalog.now() - interval '1 minute');
-COMMENT ON VIEW dess_batch_progress IS 'how far each job is and what it is waiting for; for \watch';
+COMMENT ON VIEW @extschema@.dess_batch_progress IS 'how far each job is and what it is waiting for; for \watch';
 
-CREATE VIEW dess_batch_usage WITH (security_barrier) AS
+CREATE VIEW @extschema@.dess_batch_usage WITH (security_barrier) AS
 SELECT u.day,
-	   coalesce((SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid = u.owner), u.owner_name) AS owner,
+	   coalesce(r.rolname::text, u.owner_name) AS owner,
 	   u.server, u.model, u.mode, nullif(u.label, '') AS label, u.requests,
 	   u.input_tokens, u.cached_tokens, u.output_tokens, u.reasoning_tokens, NULL::numeric AS cost
 FROM dess_batch.usage u
+	-- a join also keeps the view from being written through, by whoever was granted that
+	LEFT JOIN pg_catalog.pg_roles r ON r.oid = u.owner
 WHERE dess_batch.may_see(u.owner, true);
-COMMENT ON VIEW dess_batch_usage IS 'what was used, by UTC day; outlives the jobs';
+COMMENT ON VIEW @extschema@.dess_batch_usage IS 'what was used, by UTC day; outlives the jobs';
+
+SET LOCAL search_path TO @extschema@, pg_temp;
 
 GRANT SELECT ON dess_batch_jobs, dess_batch_batches, dess_batch_rows, dess_batch_errors,
 	dess_batch_progress, dess_batch_usage TO PUBLIC;
@@ -712,3 +723,20 @@ AS 'MODULE_PATHNAME', 'dess_batch_agreement_rows'
 LANGUAGE C STABLE STRICT PARALLEL UNSAFE ROWS 1000;
 COMMENT ON FUNCTION dess_batch_agreement_rows(regclass, name, name, text) IS
 'the rows behind a figure of dess_batch_agreement; class is equal, contained, different, only_a, only_b, neither or both_present; row_key is null for views and foreign tables';
+
+-- -------------------------------------------------------------------- rights
+
+/*
+ * The views call two functions of the ledger's schema as whoever reads them.
+ * Names stand here without arguments: where somebody has left a function of
+ * such a name, to be called by mistake, CREATE EXTENSION stops.
+ */
+GRANT EXECUTE ON FUNCTION dess_batch.row_key, dess_batch.may_see TO PUBLIC;
+GRANT EXECUTE ON FUNCTION dess_batch_validator,
+	dess_batch_submit, dess_batch_prepare, dess_batch_preview,
+	dess_batch_upload, dess_batch_create, dess_batch_retrieve, dess_batch_status,
+	dess_batch_cancel, dess_batch_pause, dess_batch_resume, dess_batch_retry,
+	dess_batch_adopt, dess_batch_erase, dess_batch_forget, dess_batch_purge, dess_batch_start,
+	dess_batch_show, dess_batch_explain, dess_batch_check,
+	dess_batch_agreement, dess_batch_agreement_rows TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE dess_batch_run, dess_batch_wait TO PUBLIC;
