@@ -703,6 +703,12 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 5;
 COMMENT ON FUNCTION dess_batch_check(name) IS
 'tries an account step by step; the one call that does network in the caller''s backend';
 
+CREATE FUNCTION dess_batch_report(job bigint) RETURNS text
+AS 'MODULE_PATHNAME', 'dess_batch_report'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_report(bigint) IS
+'a page of HTML about the job that needs nothing from elsewhere: outcomes, progress, batches, tokens and cost, errors, sample rows, prompt; for whoever has the rights of the job''s owner';
+
 -- ---------------------------------------------------------------- comparison
 
 CREATE FUNCTION dess_batch_agreement(

@@ -14,8 +14,14 @@ PG_CONFIG=${PG_CONFIG:-pg_config}
 OLDEST_POSTGRESQL=15
 
 BUILD_PACKAGES="gcc libc6-dev libcurl4-openssl-dev libcjson-dev libssl-dev libmicrohttpd-dev perl"
-TEST_PACKAGES="libipc-run-perl nodejs npm clang libclang-rt-dev"
 VALGRIND_PACKAGES="valgrind libc6-dbg"
+TEST_PACKAGES="libipc-run-perl
+	nodejs
+	npm
+	chromium
+	clang
+	fonts-dejavu-core
+	libclang-rt-dev"
 
 here=$(cd "$(dirname "$0")" && pwd)
 
