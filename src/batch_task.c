@@ -223,7 +223,7 @@ batch_adopt_remote(BatchTask *batch, const BatchRemote *learnt)
 
 /* ---- room at the provider ---- */
 
-/* How much of this channel is at the provider, or on its way. */
+/* How much of this channel's server is at the provider, or on its way. */
 static void
 channel_load(const Channel *channel, int *batches, double *tokens)
 {
@@ -236,7 +236,7 @@ channel_load(const Channel *channel, int *batches, double *tokens)
 	{
 		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
 
-		if (task->channel != channel || task->job->online)
+		if (task->channel->limits != channel->limits || task->job->online)
 			continue;
 		dlist_foreach(iter, &task->batches)
 		{
@@ -263,6 +263,53 @@ batch_has_room(const BatchTask *batch)
 		return false;
 	return channel->account->max_enqueued_tokens == 0 || batches == 0 ||
 		tokens + batch->batch.bytes / BYTES_A_TOKEN <= channel->account->max_enqueued_tokens;
+}
+
+/*
+ * Room that another batch has made since this one asked was not seen by the
+ * provider then: it is tried without delay.
+ */
+TimestampTz
+batch_queue_full(BatchTask *batch)
+{
+	batch->queue_full++;
+	if (batch->job->channel->limits->left_queue_at > batch->entered_at)
+		return later(RETRY_FIRST_MS);
+	return later(sched_backoff_ms(batch->queue_full, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, dice()));
+}
+
+/* Does this batch wait for room in the queue that the other one has left? */
+static bool
+waits_for_room(const BatchTask *batch, const BatchTask *left)
+{
+	return batch->queue_full > 0 && batch != left && batch->transfer == NULL && batch->step == NULL &&
+		(batch->batch.state == BATCH_UPLOADED || batch->batch.state == BATCH_CREATING) &&
+		batch->job->channel->limits == left->job->channel->limits &&
+		strcmp(batch->job->job->model, left->job->job->model) == 0;
+}
+
+void
+batch_left_queue(const BatchTask *left)
+{
+	BatchTask  *first = NULL;
+	dlist_iter	jobs;
+	dlist_iter	iter;
+
+	left->job->channel->limits->left_queue_at = GetCurrentTimestamp();
+	dlist_foreach(jobs, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+
+		dlist_foreach(iter, &task->batches)
+		{
+			BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+			if (waits_for_room(batch, left) && (first == NULL || batch->due < first->due))
+				first = batch;
+		}
+	}
+	if (first != NULL)
+		first->due = 0;
 }
 
 /* ---- the request file ---- */
@@ -421,17 +468,18 @@ batch_not_found_for_good(BatchTask *batch, const StepError *error)
 void
 batch_retry_step(BatchTask *batch, const StepError *error)
 {
-	int64		ms = sched_backoff_ms(++batch->failures, RETRY_FIRST_MS, RETRY_CAP_MS, dice());
+	TimestampTz due = later(sched_backoff_ms(++batch->failures, RETRY_FIRST_MS, RETRY_CAP_MS, dice()));
 
-	if (error->class == ERROR_RATE && batch->batch.state == BATCH_CREATING)
-		ms = sched_backoff_ms(batch->failures, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, dice());
-	if (error->retry_after_ms >= 0)
-		ms = error->retry_after_ms;
-	batch->due = later(ms);
-	batch->batch.next_poll_at = batch->due;
+	/* a pause of nothing is no pause */
+	if (error->retry_after_ms > 0)
+		due = later(error->retry_after_ms);
+	else if (error->class == ERROR_RATE && batch->batch.state == BATCH_CREATING)
+		due = batch_queue_full(batch);
+	batch->due = due;
+	batch->batch.next_poll_at = due;
 	batch_save(batch, error);
 	/* saving may have been postponed by trouble, but the delay stands */
-	batch->due = Max(batch->due, later(ms));
+	batch->due = Max(batch->due, due);
 }
 
 typedef struct SplitArg

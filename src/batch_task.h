@@ -31,6 +31,12 @@ extern char *batch_copy_text(BatchTask *batch, const char *text);
 /* May another batch go to the provider? */
 extern bool batch_has_room(const BatchTask *batch);
 
+/* The provider had no room for the batch: when to try again, unless another one ends before.  Counts. */
+extern TimestampTz batch_queue_full(BatchTask *batch);
+
+/* This batch has ended at the provider: what waits for room there longest is tried at once. */
+extern void batch_left_queue(const BatchTask *batch);
+
 /* Is the request file what the ledger says?  If not, its rows are prepared anew. */
 extern bool batch_file_intact(BatchTask *batch);
 

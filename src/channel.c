@@ -3,6 +3,9 @@
  * channel.c
  *		An account in use: what all jobs of one server and role share.
  *
+ * The secret is the role's, so each has a channel of its own; the limits are
+ * the server's, so its channels share them.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -23,6 +26,7 @@
 static uint64 catalog_generation = 1;
 
 static dlist_head channels = DLIST_STATIC_INIT(channels);
+static dlist_head all_limits = DLIST_STATIC_INIT(all_limits);
 
 /* A server, a user mapping or a role was changed: every account is read again. */
 static void
@@ -38,6 +42,27 @@ channel_init(void)
 	CacheRegisterSyscacheCallback(USERMAPPINGUSERSERVER, catalog_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, catalog_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, catalog_changed, (Datum) 0);
+}
+
+/* The limits of a server; made when new. */
+static ChannelLimits *
+channel_get_limits(Oid server, const char *provider_name)
+{
+	dlist_iter	iter;
+	ChannelLimits *limits;
+
+	dlist_foreach(iter, &all_limits)
+	{
+		limits = dlist_container(ChannelLimits, node, iter.cur);
+		if (limits->server == server && strcmp(limits->provider_name, provider_name) == 0)
+			return limits;
+	}
+
+	limits = MemoryContextAllocZero(TopMemoryContext, sizeof(ChannelLimits));
+	limits->server = server;
+	strlcpy(limits->provider_name, provider_name, sizeof(limits->provider_name));
+	dlist_push_tail(&all_limits, &limits->node);
+	return limits;
 }
 
 Channel *
@@ -60,6 +85,7 @@ channel_get(Oid server, const char *server_name, const char *provider_name, Oid 
 	channel->role = role;
 	strlcpy(channel->provider_name, provider_name, sizeof(channel->provider_name));
 	channel->owner.channel = channel;
+	channel->limits = channel_get_limits(server, provider_name);
 	channel->account_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch account",
 												 ALLOCSET_SMALL_SIZES);
 	channel->token_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch token",
@@ -72,16 +98,16 @@ channel_get(Oid server, const char *server_name, const char *provider_name, Oid 
 
 /* Limits that the user has changed take effect without losing what was learnt. */
 static void
-channel_apply_limits(Channel *channel, const Account *account, bool first)
+channel_apply_limits(ChannelLimits *limits, const Account *account)
 {
 	int64		now = GetCurrentTimestamp() / 1000;
 
-	if (first || channel->concurrency.ceiling != account->max_concurrency)
-		sched_concurrency_init(&channel->concurrency, account->max_concurrency);
-	if (first || channel->requests.per_minute != account->requests_per_minute)
-		sched_rate_init(&channel->requests, account->requests_per_minute, now);
-	if (first || channel->tokens.per_minute != account->tokens_per_minute)
-		sched_rate_init(&channel->tokens, account->tokens_per_minute, now);
+	if (limits->concurrency.ceiling != account->max_concurrency)
+		sched_concurrency_init(&limits->concurrency, account->max_concurrency);
+	if (limits->requests.per_minute != account->requests_per_minute)
+		sched_rate_init(&limits->requests, account->requests_per_minute, now);
+	if (limits->tokens.per_minute != account->tokens_per_minute)
+		sched_rate_init(&limits->tokens, account->tokens_per_minute, now);
 }
 
 /* Would channel_account() do nothing? */
@@ -121,7 +147,7 @@ channel_account(Channel *channel)
 	}
 	PG_END_TRY();
 
-	channel_apply_limits(channel, account, channel->account == NULL);
+	channel_apply_limits(channel->limits, account);
 	MemoryContextDelete(channel->account_cxt);
 	channel->account_cxt = fresh;
 	channel->account = account;

@@ -25,6 +25,25 @@ typedef struct TransferOwner
 	bool		online;			/* an OnlineRequest begins here */
 } TransferOwner;
 
+/*
+ * What a server's options allow, and what was learnt of its patience: one for
+ * all roles, because the server is the account.
+ */
+typedef struct ChannelLimits
+{
+	dlist_node	node;
+	Oid			server;
+	char		provider_name[NAMEDATALEN];
+	Concurrency concurrency;	/* online requests */
+	RateWindow	requests;
+	RateWindow	tokens;
+	int64		surplus;		/* tokens of a request beyond what its length tells, by experience */
+	int			online_in_flight;
+	TimestampTz blocked_until;	/* online: the server asked for a pause, or cannot be reached */
+	int			unreachable;	/* failures to connect in a row */
+	TimestampTz left_queue_at;	/* a batch has ended at the provider */
+} ChannelLimits;
+
 typedef struct Channel
 {
 	dlist_node	node;
@@ -53,12 +72,7 @@ typedef struct Channel
 	int			authorize_failures;
 	StepError	authorize_error;	/* why the last try failed; code NULL: it did not */
 
-	Concurrency concurrency;	/* online requests */
-	RateWindow	requests;
-	RateWindow	tokens;
-	int			online_in_flight;
-	TimestampTz blocked_until;	/* online: the server asked for a pause, or cannot be reached */
-	int			unreachable;	/* failures to connect in a row */
+	ChannelLimits *limits;
 } Channel;
 
 /* To be called once by the worker. */
@@ -93,6 +107,35 @@ extern void channel_forget_refusal(Channel *channel);
 
 /* When channel_authorize() has something to do again; DT_NOEND: never by time. */
 extern TimestampTz channel_due(const Channel *channel);
+
+/* ---- channel_pace.c ---- */
+
+/* What a request was expected to cost when it left. */
+typedef struct ChannelTicket
+{
+	int64		bytes;
+	int64		tokens;
+	int64		taken_at;		/* milliseconds */
+} ChannelTicket;
+
+/* How many online requests may leave now, and when some may although no reply comes (DT_NOEND: never). */
+extern int	channel_room(const Channel *channel);
+extern TimestampTz channel_opens(const Channel *channel);
+
+/* Milliseconds until the rates let a request of this length go; 0: now. */
+extern int64 channel_delay(Channel *channel, int64 bytes);
+
+/* It goes; when it comes back, in whatever way, limits->online_in_flight is counted down. */
+extern void channel_take(Channel *channel, int64 bytes, ChannelTicket *ticket);
+
+/* Is it worth knowing what a reply cost?  0: the reply does not tell. */
+extern bool channel_counts_tokens(const Channel *channel);
+extern void channel_settle_tokens(Channel *channel, const ChannelTicket *ticket, int64 tokens);
+
+/* A reply was an answer; was a 429 (retry_after_ms: -1 if not said); was none.  True: the trouble has become worth telling. */
+extern void channel_succeeded(Channel *channel);
+extern void channel_refused(Channel *channel, int64 retry_after_ms);
+extern bool channel_unwell(Channel *channel);
 
 /* What every request of an account has: timeout, proxy, CA file, trust. */
 extern void channel_complete_request(HttpRequest *request, const Account *account);

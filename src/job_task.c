@@ -79,6 +79,8 @@ jobtask_add_batch(JobTask *task, const Batch *batch)
 	result->step_cxt = AllocSetContextCreate(cxt, "dess_batch step", ALLOCSET_SMALL_SIZES);
 	result->due = batch->next_poll_at;
 	result->resumed = batch->state == BATCH_UPLOADING;
+	/* an upload waits for nothing but room */
+	result->queue_full = batch->state == BATCH_UPLOADED && batch->next_poll_at > GetCurrentTimestamp();
 	MemoryContextSwitchTo(caller);
 
 	dlist_push_tail(&task->batches, &result->node);

@@ -21,6 +21,9 @@
 #include "usercxt.h"
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
+/* how long rows wait that the provider's load has refused */
+#define DELAY_FIRST_MS		1000
+#define DELAY_CAP_MS		600000
 
 /* ---- what a reply means for its row ---- */
 
@@ -50,8 +53,12 @@ merge_classify_failure(MergeSlice *slice, MergeEntry *entry)
 	switch (error->class)
 	{
 		case ERROR_TEMPORARY:
-		case ERROR_RATE:
 			merge_again(slice, entry, OUTCOME_LOST);
+			break;
+		case ERROR_RATE:
+			/* a delay and no attempt */
+			entry->delayed = slice->task->job->control != CONTROL_CANCEL;
+			entry->result.outcome = entry->delayed ? OUTCOME_AGAIN : OUTCOME_LOST;
 			break;
 		case ERROR_QUOTA:
 		case ERROR_AUTH:
@@ -346,7 +353,8 @@ merge_save(MergeSlice *slice)
 		if (entry->result.outcome == OUTCOME_AGAIN)
 		{
 			again_keys[slice->nagain] = item->key;
-			again_attempts[slice->nagain++] = slice->fatal != NULL ? item->attempts - 1 : item->attempts;
+			again_attempts[slice->nagain++] = item->attempts - (slice->fatal != NULL || entry->delayed ? 1 : 0);
+			slice->delayed |= entry->delayed;
 			slice->max_again = Max(slice->max_again, item->attempts);
 		}
 		if (merge_settles(slice, entry))
@@ -420,6 +428,22 @@ merge_remember(MergeSlice *slice)
 	task->job->requeued += slice->nagain;
 	if (slice->nagain > 0 && task->job->online)
 		task->again_due = later(1000 << Min(slice->max_again, 5));
+	if (slice->delayed)
+		merge_delay_again(slice->batch);
+}
+
+/* The more batches in a row had such rows, the longer. */
+void
+merge_delay_again(BatchTask *batch)
+{
+	JobTask    *task = batch->job;
+
+	if (batch->merge->delayed)
+		return;
+	batch->merge->delayed = true;
+	task->rate_rounds++;
+	task->again_due = Max(task->again_due,
+						  later(sched_backoff_ms(task->rate_rounds, DELAY_FIRST_MS, DELAY_CAP_MS, dice())));
 }
 
 static void

@@ -33,6 +33,7 @@ typedef struct MergeState
 	SpoolReader *reader;
 	MemoryContext reader_cxt;
 	bool		locked_left;	/* rows that others had locked were passed over */
+	bool		delayed;		/* rows were refused for the provider's load */
 	int			passes;
 	int			group_lines;	/* lines in one transaction; fewer after trouble */
 } MergeState;
@@ -42,6 +43,9 @@ extern bool merge_begin(BatchTask *batch);
 
 /* Merges one group of lines of the current result file; *end: there were no more. */
 extern void merge_lines(BatchTask *batch, bool *end);
+
+/* Rows of the batch were refused for the provider's load: they wait before they are sent again. */
+extern void merge_delay_again(BatchTask *batch);
 
 extern void merge_trouble(BatchTask *batch, SliceVerdict verdict, const SliceError *error);
 

@@ -20,6 +20,7 @@ typedef struct CloseSlice
 	int			closed;
 	int			nagain;
 	bool		end;
+	bool		delayed;		/* the batch broke off for the provider's load: this was no attempt */
 } CloseSlice;
 
 /* What a row without a result line means, by how the batch ended. */
@@ -63,6 +64,8 @@ close_slice(void *arg)
 	int			n = 0;
 
 	closing->nagain = 0;
+	closing->delayed = batch->batch.remote.status == REMOTE_FAILED &&
+		batch->batch.remote.error.class == ERROR_RATE && batch->job->job->control != CONTROL_CANCEL;
 	for (int no = 1; no <= state->nitems && n < CLOSE_ROWS; no++)
 	{
 		const JobItem *item = &state->items[no - 1];
@@ -72,6 +75,7 @@ close_slice(void *arg)
 		if (state->finished[no - 1])
 			continue;
 		outcome = close_outcome(batch, item, &heals);
+		heals |= closing->delayed;
 		results[n].no = no;
 		results[n].outcome = heals ? OUTCOME_AGAIN : outcome;
 		results[n].error_code = batch->batch.remote.error.code;
@@ -80,7 +84,7 @@ close_slice(void *arg)
 		if (heals)
 		{
 			keys[closing->nagain] = item->key;
-			attempts[closing->nagain++] = item->attempts;
+			attempts[closing->nagain++] = item->attempts - (closing->delayed ? 1 : 0);
 		}
 	}
 	closing->closed = n;
@@ -125,8 +129,12 @@ merge_close(BatchTask *batch)
 	}
 	state->nfinished += closing.closed;
 	task->job->requeued += closing.nagain;
+	if (closing.delayed && closing.nagain > 0)
+		merge_delay_again(batch);
 	if (!closing.end)
 		return;
+	if (!state->delayed)
+		task->rate_rounds = 0;
 
 	batch->batch.state = BATCH_DONE;
 	batch->due = 0;

@@ -25,6 +25,7 @@ typedef struct MergeEntry
 	bool		write;			/* the target is to be written */
 	bool		written;
 	bool		locked;
+	bool		delayed;		/* refused for the provider's load: sent again, and this was no attempt */
 } MergeEntry;
 
 typedef struct MergeSlice
@@ -41,6 +42,7 @@ typedef struct MergeSlice
 	int64		requests;		/* billed ones */
 	int			nagain;
 	int			max_again;		/* highest number of attempts among them */
+	bool		delayed;		/* some are no attempts */
 	int64		unmatched;
 	int64		duplicates;
 	bool		end_of_file;

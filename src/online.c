@@ -26,9 +26,8 @@
 #define GROUP_ANSWERS		300
 #define GROUP_DELAY_MS		250
 #define SENDS_A_TURN		256
-/* failures in a row after which the server is left alone for a while */
-#define TROUBLE_AFTER		5
-#define BYTES_A_TOKEN		4
+/* a pause that a server asks for is told from this length on */
+#define PAUSE_WORTH_TELLING_MS	2000
 
 typedef struct OnlineRequest
 {
@@ -39,6 +38,7 @@ typedef struct OnlineRequest
 	char	   *line;
 	size_t		length;
 	HttpTransfer *transfer;
+	ChannelTicket ticket;
 	bool		refused;		/* with an access token; the next refusal is final */
 } OnlineRequest;
 
@@ -207,7 +207,7 @@ online_end(BatchTask *batch)
 	dlist_foreach(iter, &state->in_flight)
 	{
 		http_free(dlist_container(OnlineRequest, node, iter.cur)->transfer);
-		batch->job->channel->online_in_flight--;
+		batch->job->channel->limits->online_in_flight--;
 	}
 	MemoryContextDelete(state->cxt);
 	batch->online = NULL;
@@ -266,26 +266,12 @@ online_next_request(BatchTask *batch)
 	return NULL;
 }
 
-/* Milliseconds until the channel lets another request of this size go; 0: now. */
-static int64
-online_delay(Channel *channel, int64 tokens)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	int64		delay;
-
-	if (channel->blocked_until > now)
-		return (channel->blocked_until - now) / 1000 + 1;
-	delay = sched_rate_delay(&channel->requests, 1, now / 1000);
-	return Max(delay, sched_rate_delay(&channel->tokens, tokens, now / 1000));
-}
-
 static void
 online_start(BatchTask *batch, OnlineRequest *request)
 {
 	Channel    *channel = batch->job->channel;
 	const Account *account = channel->account;
 	HttpRequest http;
-	int64		now = GetCurrentTimestamp() / 1000;
 
 	memset(&http, 0, sizeof(http));
 	account->provider->infer(account, batch->job->job->model, request->line, request->length, &http);
@@ -295,9 +281,7 @@ online_start(BatchTask *batch, OnlineRequest *request)
 	dlist_push_tail(&batch->online->in_flight, &request->node);
 	batch->online->nin_flight++;
 	batch->online->nunsent--;
-	channel->online_in_flight++;
-	sched_rate_take(&channel->requests, 1, now);
-	sched_rate_take(&channel->tokens, request->length / BYTES_A_TOKEN, now);
+	channel_take(channel, request->length, &request->ticket);
 }
 
 /* Sees to the channel's access token; the job fails when its secret is refused. */
@@ -327,8 +311,7 @@ online_send(BatchTask *batch)
 	SliceError	error;
 	SliceVerdict verdict;
 
-	if (state->nunsent == 0 || channel->online_in_flight >= channel->concurrency.limit ||
-		Max(state->send_due, channel->blocked_until) > GetCurrentTimestamp())
+	if (state->nunsent == 0 || channel_room(channel) == 0 || state->send_due > GetCurrentTimestamp())
 		return false;
 	verdict = channel_refresh(channel, &error);
 	if (verdict != SLICE_DONE)
@@ -348,18 +331,17 @@ online_send(BatchTask *batch)
 		online_authorize(batch);
 		return false;
 	}
-	if (channel->unreachable == 0)
+	if (channel->limits->unreachable == 0)
 		jobtask_note_gone(batch->job);
 
-	for (int i = 0; i < SENDS_A_TURN && state->nunsent > 0 &&
-		 channel->online_in_flight < channel->concurrency.limit; i++)
+	for (int i = 0; i < SENDS_A_TURN && state->nunsent > 0 && channel_room(channel) > 0; i++)
 	{
 		OnlineRequest *request = online_next_request(batch);
 		int64		delay;
 
 		if (request == NULL)
 			return false;
-		delay = online_delay(channel, request->length / BYTES_A_TOKEN);
+		delay = channel_delay(channel, request->length);
 		if (delay > 0)
 		{
 			dlist_push_head(&state->put_back, &request->node);
@@ -368,7 +350,7 @@ online_send(BatchTask *batch)
 		}
 		online_start(batch, request);
 	}
-	return state->nunsent > 0 && channel->online_in_flight < channel->concurrency.limit;
+	return state->nunsent > 0 && channel_room(channel) > 0;
 }
 
 /* ---- replies ---- */
@@ -382,26 +364,19 @@ online_put_back(BatchTask *batch, OnlineRequest *request)
 	batch->online->nunsent++;
 }
 
-/* The server is left alone for a while: it asked for it, or does not answer. */
+/* What the answer cost, as its line tells; a channel that counts tokens wants to know. */
 static void
-online_block(Channel *channel, int64 ms)
+online_settle(BatchTask *batch, OnlineRequest *request, const char *line, size_t length)
 {
-	channel->blocked_until = Max(channel->blocked_until, later(ms));
-}
+	const BatchProvider *provider = batch->job->channel->account->provider;
+	MemoryContext caller = MemoryContextSwitchTo(request->cxt);
+	BatchReply	told;
+	const char *why;
 
-/*
- * What fails together counts once: the delay grows by rounds, not by requests.
- * Returns true when the trouble has become worth telling.
- */
-static bool
-online_unwell(Channel *channel)
-{
-	if (channel->unreachable >= TROUBLE_AFTER && channel->blocked_until > GetCurrentTimestamp())
-		return false;
-	channel->unreachable++;
-	if (channel->unreachable >= TROUBLE_AFTER)
-		online_block(channel, sched_backoff_ms(channel->unreachable - TROUBLE_AFTER + 1, 500, 60000, dice()));
-	return channel->unreachable == TROUBLE_AFTER;
+	memset(&told, 0, sizeof(told));
+	if (provider->retrieve_and_merge_results(line, length, &told, &why))
+		channel_settle_tokens(batch->job->channel, &request->ticket, told.input_tokens + told.output_tokens);
+	MemoryContextSwitchTo(caller);
 }
 
 /* The reply is an answer of some kind: it becomes a line of the result file. */
@@ -411,9 +386,12 @@ online_record(BatchTask *batch, OnlineRequest *request, const HttpReply *reply)
 	OnlineState *state = batch->online;
 	const BatchProvider *provider = batch->job->channel->account->provider;
 	char		custom_id[64];
+	int			before = state->arrived.len;
 
 	batch_custom_id(custom_id, sizeof(custom_id), batch->batch.token, request->no);
 	provider->infer_result(&state->arrived, custom_id, reply);
+	if (channel_counts_tokens(batch->job->channel))
+		online_settle(batch, request, state->arrived.data + before, state->arrived.len - before - 1);
 	state->answered[request->no - 1] = true;
 	state->narrived++;
 	http_free(request->transfer);
@@ -437,7 +415,7 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 
 	if (reply->failure == HTTP_NOT_SENT || reply->failure == HTTP_LOCAL)
 	{
-		if (online_unwell(channel))
+		if (channel_unwell(channel))
 			jobtask_note(task, encoding_to_server_lossy(error.code),
 						 encoding_to_server_lossy(error.message));
 		online_put_back(batch, request);
@@ -445,9 +423,11 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 	}
 	if (reply->failure == HTTP_OK && error.class == ERROR_RATE)
 	{
-		sched_concurrency_limited(&channel->concurrency, error.retry_after_ms,
-								  GetCurrentTimestamp() / 1000);
-		online_block(channel, error.retry_after_ms >= 0 ? error.retry_after_ms : 1000);
+		channel_refused(channel, error.retry_after_ms);
+		if (error.retry_after_ms >= PAUSE_WORTH_TELLING_MS && !task->told)
+			jobtask_note(task, encoding_to_server_lossy(error.code),
+						 psprintf("the server asks for a pause until %s: %s", timestamptz_to_str(channel_opens(channel)),
+								  encoding_to_server_lossy(error.message)));
 		online_put_back(batch, request);
 		return true;
 	}
@@ -469,7 +449,7 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 		return true;
 	}
 	if (error.class == ERROR_TEMPORARY)
-		(void) online_unwell(channel);
+		(void) channel_unwell(channel);
 	return false;
 }
 
@@ -480,21 +460,18 @@ online_reply(TransferOwner *owner, HttpTransfer *transfer)
 	BatchTask  *batch = owner->batch;
 	Channel    *channel = batch->job->channel;
 	HttpReply  *reply = http_reply(transfer);
-	int			in_flight = channel->online_in_flight;
 
 	reply_blot_secret(reply, channel->account->secret);
 	dlist_delete(&request->node);
 	batch->online->nin_flight--;
-	channel->online_in_flight--;
-
 	if (reply->failure == HTTP_OK && reply->status >= 200 && reply->status <= 299)
 	{
-		channel->unreachable = 0;
-		sched_concurrency_success(&channel->concurrency, in_flight, GetCurrentTimestamp() / 1000);
+		channel_succeeded(channel);
 		online_record(batch, request, reply);
 	}
 	else if (!online_handle_refusal(batch, request, reply))
 		online_record(batch, request, reply);
+	channel->limits->online_in_flight--;
 }
 
 /* Lines that have arrived go to the file.  False: they could not, and stay. */
@@ -655,14 +632,19 @@ online_due(const BatchTask *batch)
 	const OnlineState *state = batch->online;
 	const Channel *channel = batch->job->channel;
 	TimestampTz due = DT_NOEND;
+	TimestampTz opens = channel_opens(channel);
 
 	if (state == NULL)
 		return batch->due;
 	if (state->nunmerged > 0)
 		due = state->first_unmerged + GROUP_DELAY_MS * 1000 + 1000;
-	if (state->nunsent > 0 && jobtask_may_send(batch->job) &&
-		channel->online_in_flight < channel->concurrency.limit)
-		due = Min(due, Max(state->send_due, channel->blocked_until));
+	if (state->nunsent > 0 && jobtask_may_send(batch->job))
+	{
+		if (channel_room(channel) > 0)
+			due = Min(due, state->send_due);
+		else if (opens != DT_NOEND)
+			due = Min(due, Max(state->send_due, opens));
+	}
 	if (due == DT_NOEND && state->nin_flight > 0)
 		return due;
 	return due == DT_NOEND ? batch->due : Max(due, batch->due);

@@ -159,7 +159,10 @@ create_work(BatchTask *batch)
 
 	provider = task->channel->account->provider;
 	if (batch->asked && jobtask_may_send(task))
+	{
+		batch->entered_at = GetCurrentTimestamp();
 		step_begin(batch, provider->create_batch_job);
+	}
 	else
 		step_begin(batch, provider->find_batch_job);
 	return true;
@@ -225,15 +228,15 @@ status_batch_failed(BatchTask *batch)
 	if (why.class == ERROR_RATE && task->job->control == CONTROL_RUN)
 	{
 		/* the provider's queue is full: the same file is submitted again later */
-		batch->failures++;
 		batch->batch.remote.remote_id = NULL;
 		batch_renew_token(batch->batch.token);
-		batch->batch.next_poll_at = later(sched_backoff_ms(batch->failures, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, dice()));
+		batch->batch.next_poll_at = batch_queue_full(batch);
 		batch_save(batch, &why);
 		if (batch_move(batch, BATCH_UPLOADED, "putting a batch back"))
 			batch->due = batch->batch.next_poll_at;
 		return;
 	}
+	batch_left_queue(batch);
 	if (why.class == ERROR_TEMPORARY || why.class == ERROR_RATE)
 	{
 		batch_move(batch, BATCH_RETRIEVING, "reading results");
@@ -251,9 +254,11 @@ status_done(BatchTask *batch)
 	batch->batch.polls++;
 	switch (batch->batch.remote.status)
 	{
+		case REMOTE_RUNNING:
+			batch->queue_full = 0;
+			/* FALLTHROUGH */
 		case REMOTE_UNKNOWN:
 		case REMOTE_QUEUED:
-		case REMOTE_RUNNING:
 			status_poll_later(batch);
 			batch_save(batch, NULL);
 			batch->failures = 0;
@@ -269,6 +274,7 @@ status_done(BatchTask *batch)
 		case REMOTE_EXPIRED:
 		case REMOTE_CANCELLED:
 		case REMOTE_LOST:
+			batch_left_queue(batch);
 			batch->downloaded = 0;
 			batch->failures = 0;
 			batch_move(batch, BATCH_RETRIEVING, "reading results");

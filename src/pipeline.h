@@ -50,6 +50,8 @@ typedef struct BatchTask
 
 	TimestampTz due;			/* nothing happens before this */
 	int			failures;		/* of this step in a row */
+	int			queue_full;		/* how often the provider had no room for it; 0 when it has been let in */
+	TimestampTz entered_at;		/* the provider was asked to create it */
 	int			not_found;		/* polls in a row that said so */
 	TimestampTz not_found_since;
 
@@ -91,6 +93,7 @@ typedef struct JobTask
 
 	TimestampTz due;			/* job-level work waits until then */
 	TimestampTz again_due;		/* rows to be sent once more wait until then */
+	int			rate_rounds;	/* results in a row that had rows refused for the provider's load */
 	int			failures;
 	int			repeats;		/* of database work that others stood in the way of */
 	bool		told;			/* the reason of waiting stands in the ledger */

@@ -27,6 +27,10 @@
 #define MESSAGE_LIMIT	200
 #define CODE_LIMIT		80
 
+/* Asking again is free, so that no longer pause is kept; one of a day or more nobody has meant. */
+#define LONGEST_PAUSE_MS	INT64CONST(600000)
+#define ABSURD_PAUSE_MS		INT64CONST(86400000)
+
 typedef struct CodeClass
 {
 	const char *code;
@@ -338,6 +342,13 @@ error_reason_of(JsonValue *value)
 	return (reason != NULL && find_sure_code(reason) != NULL) ? pstrdup(reason) : NULL;
 }
 
+/* A pause that a server asks for, as it is kept; -1: its own is none. */
+static int64
+believed_pause(int64 ms)
+{
+	return ms >= ABSURD_PAUSE_MS ? -1 : Min(ms, LONGEST_PAUSE_MS);
+}
+
 /* Google's RetryInfo among the details of an error; -1 if there is none. */
 static int64
 retry_delay_of(JsonValue *value)
@@ -349,7 +360,7 @@ retry_delay_of(JsonValue *value)
 		const char *delay = json_member_string(detail, "retryDelay");
 
 		if (delay != NULL)
-			return sched_parse_duration(delay);
+			return believed_pause(sched_parse_duration(delay));
 	}
 	return -1;
 }
@@ -532,7 +543,7 @@ reply_retry_after_ms(const HttpReply *reply)
 
 	if (delay < 0)
 		delay = sched_parse_retry_after(http_header(reply, "retry-after"), (int64) time(NULL) * 1000);
-	return delay;
+	return believed_pause(delay);
 }
 
 /* Overwrites every copy of the secret in the body with asterisks. */

@@ -4,9 +4,14 @@
  *		Rules about time and rate, without a clock.
  *
  * Every number may come from a remote party, so none is trusted: what a
- * server asks for is bounded to a day, and no sum can overflow.  A request
- * that costs more than the burst is let through when the burst is there and
- * leaves a debt; otherwise it would wait for ever.
+ * server asks for is bounded to a day, and no sum can overflow.
+ *
+ * A rate is kept twice over.  A bucket spreads requests evenly; because what
+ * it lets through in a minute exceeds the limit by the burst, what was taken is
+ * also counted by the second, and no sixty seconds have more than the limit.
+ * A request that costs more than the burst is let through when the burst is
+ * there and leaves a debt, one that costs more than the limit when nothing
+ * else was taken; otherwise they would wait for ever.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +29,10 @@
 #define POLL_CAP_MS			INT64CONST(300000)
 #define COOL_DOWN_MS		INT64CONST(15000)
 #define FIRST_CONCURRENCY	4
+#define CLOSED_FIRST_MS		500
+#define CLOSED_CAP_MS		60000
+/* no sum of a minute's costs overflows */
+#define RATE_MOST			(PG_INT64_MAX / 1000000000)
 
 static int64
 clamp_day(double ms)
@@ -57,15 +66,33 @@ sched_poll_ms(int polls, int64 first_ms, double dice)
 	return ms - (int64) ((double) ms * 0.1 * dice);
 }
 
+/* One second's worth. */
 static double
 rate_burst(const RateWindow *window)
 {
-	return Max((double) window->per_minute / 10, 1.0);
+	return Max((double) window->per_minute / 60, 1.0);
 }
 
+/* Which bucket a time falls into. */
+static int64
+rate_second(int64 now)
+{
+	return Max(now, 0) / 1000;
+}
+
+/* Fills the bucket, and forgets seconds that are past. */
 static void
 rate_refill(RateWindow *window, int64 now)
 {
+	int64		second = rate_second(now);
+	int64		passed = Min(second - window->second, RATE_SECONDS);
+
+	if (passed < 0)
+	{
+		/* a clock that went back: the minute begins again, with nothing given back */
+		memset(window->used, 0, sizeof(window->used));
+		window->used[second % RATE_SECONDS] = window->total;
+	}
 	if (now > window->updated_at)
 	{
 		double		elapsed = (double) now - (double) window->updated_at;
@@ -74,32 +101,58 @@ rate_refill(RateWindow *window, int64 now)
 							window->level + elapsed * (double) window->per_minute / 60000);
 	}
 	window->updated_at = now;
+	for (int64 i = 1; i <= passed; i++)
+	{
+		int64	   *oldest = &window->used[(window->second + i) % RATE_SECONDS];
+
+		window->total -= *oldest;
+		*oldest = 0;
+	}
+	window->second = second;
 }
 
 void
 sched_rate_init(RateWindow *window, int64 per_minute, int64 now)
 {
+	memset(window, 0, sizeof(RateWindow));
 	window->per_minute = Max(per_minute, 0);
 	window->level = rate_burst(window);
 	window->updated_at = now;
+	window->second = rate_second(now);
+}
+
+/* When so much of the minute is past that cost fits into what is left of it. */
+static int64
+rate_minute_delay(const RateWindow *window, int64 cost, int64 now)
+{
+	int64		left = window->total;
+	int64		oldest = window->second - RATE_SECONDS + 1;
+
+	for (int i = 0; i < RATE_SECONDS; i++)
+	{
+		if (left <= 0 || cost <= window->per_minute - left)
+			return i == 0 ? 0 : (oldest + i - 1 + RATE_SECONDS) * 1000 - now;
+		left -= window->used[(oldest + i + RATE_SECONDS) % RATE_SECONDS];
+	}
+	return (window->second + RATE_SECONDS) * 1000 - now;
 }
 
 int64
 sched_rate_delay(RateWindow *window, int64 cost, int64 now)
 {
 	double		need;
-	double		ms;
+	double		ms = 0;
 
 	if (window->per_minute == 0 || cost <= 0)
 		return 0;
+	cost = Min(cost, RATE_MOST);
 	rate_refill(window, now);
 	need = Min((double) cost, rate_burst(window));
 
 	/* a millionth is what rounding may lose while the level grows */
-	if (window->level >= need - 1e-6)
-		return 0;
-	ms = ceil((need - window->level - 1e-6) * 60000 / (double) window->per_minute);
-	return Max(clamp_day(ms), 1);
+	if (window->level < need - 1e-6)
+		ms = Max(ceil((need - window->level - 1e-6) * 60000 / (double) window->per_minute), 1);
+	return Max(clamp_day(ms), Min(rate_minute_delay(window, cost, now), DAY_MS));
 }
 
 void
@@ -108,17 +161,36 @@ sched_rate_take(RateWindow *window, int64 cost, int64 now)
 	if (window->per_minute == 0 || cost <= 0)
 		return;
 	rate_refill(window, now);
-	window->level -= (double) cost;
+	sched_rate_correct(window, cost, now, now);
+}
+
+void
+sched_rate_correct(RateWindow *window, int64 difference, int64 taken_at, int64 now)
+{
+	int64		second;
+
+	if (window->per_minute == 0)
+		return;
+	rate_refill(window, now);
+	difference = Max(Min(difference, RATE_MOST), -RATE_MOST);
+	window->level = Min(rate_burst(window), window->level - (double) difference);
+	second = Min(rate_second(taken_at), window->second);
+	if (window->second - second < RATE_SECONDS)
+	{
+		window->used[second % RATE_SECONDS] += difference;
+		window->total += difference;
+	}
 }
 
 void
 sched_concurrency_init(Concurrency *c, int ceiling)
 {
+	memset(c, 0, sizeof(Concurrency));
 	c->ceiling = Max(ceiling, 1);
 	c->limit = Min(c->ceiling, FIRST_CONCURRENCY);
-	c->clean = 0;
 	c->slow_start = true;
 	c->cool_until = PG_INT64_MIN;
+	c->closed_until = PG_INT64_MIN;
 }
 
 /*
@@ -129,6 +201,7 @@ sched_concurrency_init(Concurrency *c, int ceiling)
 void
 sched_concurrency_success(Concurrency *c, int in_flight, int64 now)
 {
+	c->refusals = 0;
 	if (now < c->cool_until || c->limit >= c->ceiling ||
 		((int64) in_flight + 1) * 5 < (int64) c->limit * 4)
 		return;
@@ -139,11 +212,33 @@ sched_concurrency_success(Concurrency *c, int in_flight, int64 now)
 	c->clean = 0;
 }
 
+/*
+ * The slot of the refused request stays closed for a while, so that what the
+ * limit is too high by is not asked for again and again until the next cut,
+ * while the others go on.  Slots that close together open together; the time
+ * grows as long as nothing else succeeds.
+ */
+static void
+close_slot(Concurrency *c, int64 wait, int64 now)
+{
+	if (now >= c->closed_until)
+	{
+		c->closed = 0;
+		c->refusals = Min(c->refusals + 1, 100);
+		c->closed_until = now + sched_backoff_ms(c->refusals, CLOSED_FIRST_MS, CLOSED_CAP_MS, 0);
+		if (wait > 0)
+			c->closed_until = now + wait;
+	}
+	c->closed_until = Max(c->closed_until, now + wait);
+	c->closed++;
+}
+
 void
 sched_concurrency_limited(Concurrency *c, int64 retry_after_ms, int64 now)
 {
 	int64		wait = Min(Max(retry_after_ms, 0), DAY_MS);
 
+	close_slot(c, wait, now);
 	if (now < c->cool_until)
 	{
 		c->cool_until = Max(c->cool_until, now + wait);
@@ -153,6 +248,20 @@ sched_concurrency_limited(Concurrency *c, int64 retry_after_ms, int64 now)
 	c->clean = 0;
 	c->slow_start = false;
 	c->cool_until = now + Max(wait, COOL_DOWN_MS);
+}
+
+int
+sched_concurrency_room(const Concurrency *c, int in_flight, int64 now)
+{
+	int			closed = now < c->closed_until ? c->closed : 0;
+
+	return Max(c->limit - closed - in_flight, 0);
+}
+
+int64
+sched_concurrency_opens(const Concurrency *c, int64 now)
+{
+	return now < c->closed_until ? c->closed_until : PG_INT64_MAX;
 }
 
 /*

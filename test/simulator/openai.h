@@ -146,6 +146,7 @@ typedef struct Batch
 	char		output_id[48];
 	char		error_id[48];
 	char	   *metadata;		/* JSON */
+	int64_t		tokens;			/* in the queue */
 	char	   *model;
 	StrBuf		errors;			/* JSON objects with commas */
 	int			nerrors;

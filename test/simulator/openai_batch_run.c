@@ -11,6 +11,7 @@
 #include "openai_batch.h"
 
 #include <errno.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -162,6 +163,35 @@ ordered(const BatchRun *run, const char *state)
 	return s != NULL && strcmp(s, state) == 0;
 }
 
+/*
+ * The queue of a model holds so many prompt tokens.  Create has answered 200
+ * long ago when this is looked at; what has no room fails.
+ */
+static void
+check_queue(BatchRun *run, const Settings *set)
+{
+	Batch	   *b = run->batch;
+	struct stat st;
+	double		queued;
+
+	if (set->batch_tokens <= 0 || run->nerrors > 0 || fstat(run->fd, &st) != 0)
+		return;
+	queued = (double) (st.st_size / 4);
+	pthread_mutex_lock(&openai_lock);
+	b->tokens = st.st_size / 4;
+	for (Batch *other = batches_newest(); other != NULL; other = other->older)
+	{
+		if (other != b && other->key == b->key && other->model != NULL && run->model != NULL &&
+			strcmp(other->model, run->model) == 0 && !batch_final(other))
+			queued += (double) other->tokens;
+	}
+	pthread_mutex_unlock(&openai_lock);
+	if (queued > set->batch_tokens)
+		batch_line_error(run, "token_limit_exceeded", NULL, 0, "Enqueued token limit reached for %s in "
+				   "organization org-simulated. Limit: %.0f enqueued tokens. Please try again once some "
+				   "in_progress batches have been completed.", run->model ? run->model : "", set->batch_tokens);
+}
+
 static bool
 step_validating(BatchRun *run, const Settings *set)
 {
@@ -173,6 +203,7 @@ step_validating(BatchRun *run, const Settings *set)
 	if (stuck_at(run, "validating") ||
 		now_ms() < run->since + phase_ms(run, "validate_ms", set->validate_ms))
 		return false;
+	check_queue(run, set);
 	if (ordered(run, "failed") && run->nerrors == 0)
 		batch_line_error(run, json_str(o, "code") ? json_str(o, "code") : "token_limit_exceeded", NULL,
 				   (int64_t) json_num(o, "line", 0), "%s", json_str(o, "message") ?

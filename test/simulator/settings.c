@@ -40,7 +40,7 @@ typedef struct Field
 
 static const Field fields[] = {
 	FIELD(validate_ms), FIELD(run_ms), FIELD(finalize_ms), FIELD(cancel_ms),
-	FIELD(window_ms), FIELD(file_ms), FIELD(latency_ms), FIELD(jitter_ms),
+	FIELD(window_ms), FIELD(batch_tokens), FIELD(file_ms), FIELD(latency_ms), FIELD(jitter_ms),
 	FIELD(record_body), FIELD(record_limit), FIELD(record_bytes),
 	FIELD(cached_tokens), FIELD(requests_limit), FIELD(tokens_limit),
 	FIELD(token_seconds), FIELD(session_ms),

@@ -111,6 +111,7 @@ typedef struct Settings
 	double		finalize_ms;	/* batch: finalizing */
 	double		cancel_ms;		/* batch: cancelling */
 	double		window_ms;		/* batch: expires so long after creation */
+	double		batch_tokens;	/* OpenAI: enqueued prompt tokens of one model; 0: any */
 	double		file_ms;		/* file: uploaded -> processed */
 	double		latency_ms;		/* inference: before the reply */
 	double		jitter_ms;		/* inference: on top, evenly spread */

@@ -57,8 +57,8 @@ scenario(
 			'1 ok, 2 ok, 3 ok, 4 ok, 5 ok, 6 ok, 7 rejected, 8 ok, 9 ok, 10 refused, 11 truncated, 12 ok, 13 refused, 14 ok',
 			'outcomes');
 		is(each_row($s, 'attempts'),
-			'1 1, 2 2, 3 2, 4 2, 5 2, 6 2, 7 1, 8 2, 9 2, 10 1, 11 1, 12 2, 13 1, 14 1',
-			'what time may heal was sent again');
+			'1 1, 2 2, 3 2, 4 2, 5 2, 6 2, 7 1, 8 2, 9 2, 10 1, 11 1, 12 1, 13 1, 14 1',
+			'what time may heal was sent again; a 429 was no attempt');
 		$s->ended('done', 10, 4);
 		is($s->sql("SELECT sum(unmatched), sum(duplicates) FROM dess_batch.batch WHERE job_id = $s->{job}"), '2|1', 'stray lines are counted');
 		is($s->look('errors', q{string_agg(error_code || ': ' || error, '; ' ORDER BY error_code) FILTER (WHERE outcome = 'rejected')}),

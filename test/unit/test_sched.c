@@ -61,9 +61,25 @@ test_poll(void)
 			   "poll %d from " INT64_FORMAT ", dice %g", cases[i].polls, cases[i].first, cases[i].dice);
 }
 
+/* The most of n times, in rising order, that lie within a minute. */
+static int
+most_in_a_minute(const int64 *times, int n)
+{
+	int			most = 0;
+
+	for (int first = 0, last = 0; last < n; last++)
+	{
+		while (times[last] - times[first] > 60000)
+			first++;
+		most = Max(most, last - first + 1);
+	}
+	return most;
+}
+
 static void
 test_rate(void)
 {
+	static int64 times[40000];
 	RateWindow	window;
 	int			sent = 0;
 
@@ -72,39 +88,62 @@ test_rate(void)
 	sched_rate_take(&window, 1000000, 0);
 	is_int(sched_rate_delay(&window, 1, 0), 0, "no limit, no debt");
 
-	/* an hour in steps of a millisecond: the burst and 600 in every minute */
+	/* an hour in steps of a millisecond: never more than 600 in a minute, and not much less */
 	sched_rate_init(&window, 600, 0);
 	for (int64 now = 0; now < 3600000; now++)
 	{
 		if (sched_rate_delay(&window, 1, now) == 0)
 		{
 			sched_rate_take(&window, 1, now);
-			sent++;
+			times[sent++] = now;
 		}
 	}
-	ok(sent >= 36055 && sent <= 36060, "600 per minute for an hour with a burst of 60: %d", sent);
+	ok(sent >= 34500 && sent <= 36000, "600 per minute for an hour: %d", sent);
+	is_int(most_in_a_minute(times, sent), 600, "no more in any minute of it");
 
 	/* what the delay says is neither too short nor much too long */
 	sched_rate_init(&window, 600, 0);
-	for (int i = 0; i < 60; i++)
+	for (int i = 0; i < 10; i++)
 		sched_rate_take(&window, 1, 0);
 	is_int(sched_rate_delay(&window, 1, 0), 100, "after the burst one every 100 ms");
 	is_int(sched_rate_delay(&window, 1, 99), 1, "almost");
 	is_int(sched_rate_delay(&window, 1, 100), 0, "after the delay it may go");
 
-	sched_rate_init(&window, 10000, 0);
+	sched_rate_init(&window, 12000, 0);
 	is_int(sched_rate_delay(&window, 5000, 0), 0, "a cost above the burst goes when the burst is there");
 	sched_rate_take(&window, 5000, 0);
-	is_int(sched_rate_delay(&window, 1, 0), 24006, "and leaves a debt");
-	is_int(sched_rate_delay(&window, 5000, 30000), 0, "after which the next goes");
+	is_int(sched_rate_delay(&window, 1, 0), 24005, "and leaves a debt");
+	is_int(sched_rate_delay(&window, 5000, 26000), 0, "after which the next goes");
+	sched_rate_take(&window, 5000, 26000);
+	is_int(sched_rate_delay(&window, 5000, 55000), 7000, "a third would be too much for the minute");
+	is_int(sched_rate_delay(&window, 2000, 55000), 0, "a smaller one is not");
+	sched_rate_take(&window, 2000, 55000);
+	is_int(sched_rate_delay(&window, 5000, 70000), 0, "the first is past");
+	is_int(sched_rate_delay(&window, 50000, 70000), 47000, "what is more than a minute's waits for an empty minute");
+	is_int(sched_rate_delay(&window, 50000, 117000), 0, "and goes then");
 
 	sched_rate_init(&window, 1, 0);
 	is_int(sched_rate_delay(&window, 1, 0), 0, "one per minute: the first goes");
 	sched_rate_take(&window, 1, 0);
-	is_int(sched_rate_delay(&window, 1, 0), 60000, "one per minute: the second waits");
-	is_int(sched_rate_delay(&window, 1, -5000), 60000, "a clock that went back gives nothing");
+	is_int(sched_rate_delay(&window, 1, 0), 62000, "one per minute: the second waits");
+	is_int(sched_rate_delay(&window, 1, -5000), 67000, "a clock that went back gives nothing");
 	is_int(sched_rate_delay(&window, 1, PG_INT64_MAX), 0, "a clock that jumped gives the burst");
 	is_int(sched_rate_delay(&window, -5, 0), 0, "a cost below zero is free");
+	sched_rate_init(&window, 60, INT64CONST(100000000));
+	sched_rate_take(&window, 60, INT64CONST(100000000));
+	ok(sched_rate_delay(&window, 60, INT64CONST(50000000)) <= 62000, "a clock that went back by hours is a minute's wait");
+
+	/* what turns out to cost more is counted when it left, and ends with that second */
+	sched_rate_init(&window, 6000, 0);
+	sched_rate_take(&window, 100, 1000);
+	sched_rate_correct(&window, 5900, 1000, 9000);
+	is_int(sched_rate_delay(&window, 50, 61000), 6500, "tokens that were found out later count");
+	is_int(sched_rate_delay(&window, 50, 67500), 0, "until they are made up for");
+	sched_rate_take(&window, 6000, 70000);
+	sched_rate_correct(&window, -5950, 70000, 71000);
+	is_int(sched_rate_delay(&window, 50, 71000), 0, "what was not used is given back");
+	sched_rate_correct(&window, 100000, 1000, 71000);
+	ok(sched_rate_delay(&window, 50, 2000000) == 0, "what left long ago is past");
 
 	sched_rate_init(&window, 1, 0);
 	sched_rate_take(&window, PG_INT64_MAX, 0);
@@ -179,6 +218,97 @@ test_concurrency(void)
 	is_int(c.limit, 1, "no ceiling below one");
 	sched_concurrency_limited(&c, -1, 0);
 	is_int(c.limit, 1, "nor a limit");
+}
+
+/* What a server that takes 20 at a time gets to do, by the rules alone; in steps of 10 ms. */
+static void
+play_server(int capacity, int latency_ms, int64 from, int64 until, int64 *served, int64 *refused)
+{
+	static int64 ends[1000];
+	Concurrency c;
+	int			n = 0;
+
+	*served = *refused = 0;
+	sched_concurrency_init(&c, 64);
+	for (int64 now = 0; now < until; now += 10)
+	{
+		for (int i = 0; i < n; i++)
+		{
+			if (ends[i] > now)
+				continue;
+			sched_concurrency_success(&c, n, now);
+			*served += (now >= from);
+			ends[i--] = ends[--n];
+		}
+		for (int room = sched_concurrency_room(&c, n, now); room > 0; room--)
+		{
+			if (n < capacity)
+				ends[n++] = now + latency_ms;
+			else
+			{
+				sched_concurrency_limited(&c, -1, now);
+				*refused += (now >= from);
+			}
+		}
+	}
+}
+
+static void
+test_adaption(void)
+{
+	static const int latencies[] = {50, 200, 1000, 5000};
+
+	for (int i = 0; i < lengthof(latencies); i++)
+	{
+		int64		served;
+		int64		refused;
+		int64		possible = INT64CONST(540000) / latencies[i] * 20;
+
+		play_server(20, latencies[i], 60000, 600000, &served, &refused);
+		ok(served >= possible * 80 / 100, "20 at a time, %d ms: " INT64_FORMAT " of " INT64_FORMAT " served",
+		   latencies[i], served, possible);
+		ok(refused * 20 < served + refused, "and " INT64_FORMAT " refused", refused);
+	}
+}
+
+static void
+test_closed_slots(void)
+{
+	Concurrency c;
+
+	sched_concurrency_init(&c, 64);
+	c.limit = 10;
+	is_int(sched_concurrency_room(&c, 4, 0), 6, "room is what the limit leaves");
+	is_int(sched_concurrency_opens(&c, 0), PG_INT64_MAX, "no slot is closed");
+	sched_concurrency_limited(&c, -1, 1000);
+	sched_concurrency_limited(&c, -1, 1000);
+	is_int(c.limit, 8, "the limit is cut");
+	is_int(sched_concurrency_room(&c, 4, 1000), 2, "and two slots are closed");
+	is_int(sched_concurrency_opens(&c, 1000), 1500, "for half a second");
+	is_int(sched_concurrency_room(&c, 4, 1500), 4, "then they open");
+	sched_concurrency_limited(&c, 0, 1500);
+	is_int(sched_concurrency_opens(&c, 1500), 2500, "refused again, for longer");
+	sched_concurrency_limited(&c, 200, 2500);
+	is_int(sched_concurrency_opens(&c, 2500), 2700, "or for as long as the server says");
+	sched_concurrency_limited(&c, 9000, 2600);
+	is_int(sched_concurrency_opens(&c, 2600), 11600, "the longest that it says");
+	sched_concurrency_success(&c, 1, 12000);
+	sched_concurrency_limited(&c, -1, 12000);
+	is_int(sched_concurrency_opens(&c, 12000), 12500, "a success begins anew");
+	for (int64 now = 20000, next; now < DAY; now = next)
+	{
+		sched_concurrency_limited(&c, -1, now);
+		next = sched_concurrency_opens(&c, now);
+		if (next > now + 60000 || next <= now)
+		{
+			ok(false, "closed from " INT64_FORMAT " to " INT64_FORMAT, now, next);
+			break;
+		}
+	}
+	is_int(c.refusals, 100, "refusals are counted up to an end");
+	for (int i = 0; i < 100; i++)
+		sched_concurrency_limited(&c, -1, 2 * DAY);
+	is_int(sched_concurrency_room(&c, 0, 2 * DAY), 0, "all slots may be closed");
 }
 
 static void
@@ -266,6 +396,8 @@ main(void)
 	test_poll();
 	test_rate();
 	test_concurrency();
+	test_closed_slots();
+	test_adaption();
 	test_retry_after();
 	test_duration();
 	return done_testing();
