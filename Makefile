@@ -5,9 +5,10 @@
 #   make test-long       what takes longer than minutes: test/long, and ten
 #                        million runs of the fuzz targets; see test/RESULTS.md
 #   make test-valgrind   the regression tests and some jobs under valgrind
+#   make bench    install what is missing, build, measure: test/bench/RESULTS.md
 #   make          build;  "make install" puts it into the PostgreSQL of PG_CONFIG
 #
-# demo, the tests and install-dependencies work on a machine without PostgreSQL:
+# demo, bench, the tests and install-dependencies work on a machine without PostgreSQL:
 # they install it and call make again.  Neither installs anything of ours: they
 # run a private copy of the PostgreSQL installation in a scratch directory.
 #
@@ -15,6 +16,7 @@
 #   TESTS="unit test/t/001_layers.pl ..."   run parts (unit fuzz regress
 #                                           isolation tap; long valgrind) or
 #                                           single files only
+#   BENCH="prepare merge" ROWS=100000       which benchmarks, and how many rows
 #   MODEL=... PROVIDER=...                  the model that the demo asks for, and
 #                                           where (openai, vertex, gemini)
 
@@ -83,6 +85,11 @@ test-valgrind:
 	@$(MAKE) -s -j$$(nproc) --no-print-directory all simulator
 	@test/run.sh valgrind
 
+bench:
+	@test/bootstrap.sh test
+	@$(MAKE) -s -j$$(nproc) --no-print-directory all simulator
+	@ROWS="$(ROWS)" test/bench/run.sh $(BENCH)
+
 simulator:
 	@$(MAKE) --no-print-directory -C test/simulator
 
@@ -91,4 +98,4 @@ clean-test:
 	$(if $(wildcard test/unit/Makefile),$(MAKE) --no-print-directory -C test/unit clean)
 	$(MAKE) --no-print-directory -C test/fuzz clean
 
-.PHONY: all install-dependencies demo test test-long test-valgrind simulator clean-test
+.PHONY: all install-dependencies demo test test-long test-valgrind bench simulator clean-test
