@@ -191,6 +191,46 @@ merge_values(MergeSlice *slice, const MergeEntry *entry)
 	return values;
 }
 
+/* A row that could not be locked. */
+static void
+merge_pass_over(MergeEntry *entry, bool is_there, bool locked)
+{
+	entry->write = false;
+	entry->locked = is_there && locked;
+	if (!is_there)
+		entry->result.outcome = OUTCOME_GONE;
+	else if (!locked)
+	{
+		entry->result.outcome = OUTCOME_INVALID;
+		entry->result.error_code = "42501";
+		entry->result.error = "a policy lets the row be seen, but not updated";
+	}
+}
+
+/* Those of the keys that no row has; returns how many. */
+static int
+merge_missed_keys(TargetRow *rows, int nrows, char **keys, int nkeys, char **missed)
+{
+	int			nmissed = 0;
+
+	for (int i = 0; i < nkeys; i++)
+	{
+		if (merge_find_row(rows, nrows, keys[i]) == NULL)
+			missed[nmissed++] = keys[i];
+	}
+	return nmissed;
+}
+
+static bool
+merge_are_locked(MergeSlice *slice, TargetRow *rows, int nrows)
+{
+	char	  **keys = palloc_array(char *, nrows + 1);
+
+	for (int i = 0; i < nrows; i++)
+		keys[i] = rows[i].key;
+	return nrows > 0 && target_are_locked(slice->table, keys, nrows);
+}
+
 /*
  * Compares the rows with what was sent.  Those that may be written are put
  * into writes; the others get their outcome here.
@@ -204,10 +244,11 @@ merge_check_rows(MergeSlice *slice, TargetWrite *writes)
 	TargetRow  *rows;
 	TargetRow  *present;
 	int			nkeys = 0;
-	int			nmissed = 0;
+	int			nmissed;
 	int			nwrites = 0;
 	int			nrows;
 	int			npresent = 0;
+	bool		locked = false;
 
 	for (int i = 0; i < slice->nentries; i++)
 		if (slice->entries[i].write)
@@ -216,12 +257,11 @@ merge_check_rows(MergeSlice *slice, TargetWrite *writes)
 		return 0;
 	nrows = target_lock_keys(slice->table, keys, nkeys, &rows);
 	qsort(rows, nrows, sizeof(TargetRow), compare_keys);
-	for (int i = 0; i < nkeys; i++)
-		if (merge_find_row(rows, nrows, keys[i]) == NULL)
-			missed[nmissed++] = keys[i];
+	nmissed = merge_missed_keys(rows, nrows, keys, nkeys, missed);
 	if (nmissed > 0)
 	{
 		npresent = target_read_keys(slice->table, missed, nmissed, &present);
+		locked = merge_are_locked(slice, present, npresent);
 		qsort(present, npresent, sizeof(TargetRow), compare_keys);
 	}
 
@@ -236,10 +276,8 @@ merge_check_rows(MergeSlice *slice, TargetWrite *writes)
 		row = merge_find_row(rows, nrows, item->key);
 		if (row == NULL)
 		{
-			entry->write = false;
-			entry->locked = npresent > 0 && merge_find_row(present, npresent, item->key) != NULL;
-			if (!entry->locked)
-				entry->result.outcome = OUTCOME_GONE;
+			merge_pass_over(entry, npresent > 0 && merge_find_row(present, npresent, item->key) != NULL,
+							locked);
 		}
 		else if (memcmp(&row->hash, &item->hash, sizeof(Digest)) != 0 || row->held != item->held)
 		{
@@ -274,7 +312,8 @@ merge_write(MergeSlice *slice)
 		MergeEntry *entry = &slice->entries[writes[i].item];
 
 		entry->written = writes[i].written;
-		if (entry->written)
+		entry->locked = writes[i].locked;
+		if (entry->written || entry->locked)
 			continue;
 		entry->result.outcome = OUTCOME_INVALID;
 		entry->result.error_code = writes[i].sqlstate;

@@ -20,6 +20,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "common/string.h"
@@ -86,6 +87,25 @@ target_open_relation(Oid relid, const char *name, LOCKMODE lockmode)
 				 errmsg("cannot send rows of temporary table \"%s\"", RelationGetRelationName(rel)),
 				 errdetail("The background worker cannot see temporary tables of other sessions.")));
 	return rel;
+}
+
+/*
+ * Is it a foreign table, or are some of its partitions?  No index spans those,
+ * so the key is what the user says it is, and locks there cannot be skipped.
+ */
+bool
+target_is_foreign(Oid relid, char relkind)
+{
+	ListCell   *lc;
+
+	if (relkind != RELKIND_PARTITIONED_TABLE)
+		return relkind == RELKIND_FOREIGN_TABLE;
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_FOREIGN_TABLE)
+			return true;
+	}
+	return false;
 }
 
 /* The column of exactly that name, or NULL.  Points into the relation's descriptor. */
@@ -505,6 +525,7 @@ target_open(const Job *job)
 	table->context = context;
 	table->relid = job->source;
 	table->relkind = rel->rd_rel->relkind;
+	table->foreign = target_is_foreign(table->relid, table->relkind);
 	table->name = target_relation_name(rel);
 	table->from = psprintf("%s%s AS " TARGET_ALIAS,
 						   table->relkind == RELKIND_RELATION ? "ONLY " : "", table->name);
@@ -571,6 +592,7 @@ definition_is_same(const TargetTable *table)
 	class = (Form_pg_class) GETSTRUCT(tuple);
 	namespace = get_namespace_name(class->relnamespace);
 	same = namespace != NULL && class->relkind == table->relkind &&
+		target_is_foreign(table->relid, table->relkind) == table->foreign &&
 		strcmp(quote_qualified_identifier(namespace, NameStr(class->relname)), table->name) == 0;
 	ReleaseSysCache(tuple);
 

@@ -27,6 +27,7 @@ typedef struct TargetRow
 	bool		too_large;		/* not convertible because of that */
 	bool		wanted;			/* filter and NULL target hold */
 	bool		target_null;	/* all targets are null */
+	bool		remote;			/* read by key from a foreign partition, which locks nothing */
 	Digest		hash;
 	uint64		held;			/* digest of what the targets hold; 0: all null */
 } TargetRow;
@@ -38,6 +39,7 @@ typedef struct TargetWrite
 	char	  **values;			/* one text or NULL per written column, UTF-8 */
 	/* out */
 	bool		written;
+	bool		locked;			/* not written now: others hold a lock that the UPDATE needs */
 	char	   *sqlstate;		/* why not; NULL: nothing was raised, but the row was passed over */
 	char	   *message;		/* UTF-8, at most 200 bytes */
 } TargetWrite;
@@ -78,13 +80,24 @@ extern int	target_read_page(TargetTable *table, const char *last_key, int limit,
 /* Reads rows by key, in no order; missing ones are absent from the result. */
 extern int	target_read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows);
 
-/* Like target_read_keys(), but locking and without the texts; rows that others have locked are absent. */
+/*
+ * Like target_read_keys(), but locking and without the texts; rows that others
+ * have locked are absent.  What lies on a foreign server is not locked.
+ */
 extern int	target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows);
 
 /*
+ * Why does target_lock_keys() not return rows that target_read_keys() does?
+ * True: others have some of them locked, or had a moment ago.  False: a policy
+ * lets them be seen and not updated.
+ */
+extern bool target_are_locked(TargetTable *table, char **keys, int nkeys);
+
+/*
  * Writes answers.  A row whose UPDATE raises gets its sqlstate and message;
- * the others are written all the same.  Errors that a repetition may heal
- * (serialization, deadlock, lock timeout, cancel) are raised.
+ * the others are written all the same, and so they are when it waits for locks
+ * of others (of a referenced row, of a unique value).  Errors that a repetition
+ * may heal (serialization, deadlock, cancel) are raised.
  */
 extern void target_write(TargetTable *table, TargetWrite *writes, int nwrites);
 

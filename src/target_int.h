@@ -68,7 +68,8 @@ struct TargetTable
 
 	Oid			relid;
 	char		relkind;
-	Oid			key_index;		/* InvalidOid for foreign tables */
+	bool		foreign;		/* a foreign table, or some of its partitions are */
+	Oid			key_index;		/* InvalidOid where foreign is set */
 	char	   *name;			/* relation, qualified and quoted */
 	char	   *from;			/* the same as an item of FROM, with alias */
 	char	   *where_sql;		/* NULL: all rows */
@@ -96,6 +97,7 @@ struct TargetTable
 	SPIPlanPtr	wanted_plan;
 	SPIPlanPtr	read_plan;
 	SPIPlanPtr	lock_plan;
+	SPIPlanPtr	nowait_plan;
 	SPIPlanPtr	write_plan;
 };
 
@@ -104,6 +106,7 @@ struct TargetTable
 extern Relation target_open_relation(Oid relid, const char *name, LOCKMODE lockmode);
 extern Form_pg_attribute target_find_attribute(Relation rel, const char *name);
 extern char *target_relation_name(Relation rel);
+extern bool target_is_foreign(Oid relid, char relkind);
 extern int	target_add_column(TargetTable *table, Form_pg_attribute att, bool is_key);
 extern int	target_limit_lock_wait(bool always);
 
@@ -131,6 +134,7 @@ extern Datum target_array(TargetColumn *column, char *const *texts, int ntexts);
 
 extern SPIPlanPtr target_page_plan(TargetTable *table, TargetPageKind kind, bool only_wanted, int level);
 extern SPIPlanPtr target_keys_plan(TargetTable *table, bool lock);
+extern SPIPlanPtr target_nowait_plan(TargetTable *table);
 extern SPIPlanPtr target_write_plan(TargetTable *table);
 extern bool target_writes_by_position(const TargetTable *table);
 extern bool target_wanted_is_cheap(TargetTable *table, int limit);

@@ -13,12 +13,16 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "executor/tuptable.h"
 #include "nodes/params.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/rls.h"
 
 #include "target_int.h"
 
@@ -94,6 +98,7 @@ typedef struct RowReceiver
 	bool		render_all;		/* and not only wanted rows */
 	bool		bounded;		/* stop when there is much text */
 	bool		no_text;		/* the digest is all that is wanted */
+	bool		partitions;		/* the last column tells in which one a row lies */
 	TargetRow  *rows;
 	int			capacity;
 	size_t		bytes;
@@ -248,6 +253,9 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		(table->overwrite || row->target_null);
 	if (row->wanted || receiver->render_all)
 		row_render(receiver, slot, row);
+	if (receiver->partitions)
+		row->remote = get_rel_relkind(DatumGetObjectId(slot->tts_values[table->ncolumns + 1])) ==
+			RELKIND_FOREIGN_TABLE;
 	MemoryContextSwitchTo(before);
 
 	receiver->base.full = receiver->bounded && receiver->bytes >= PAGE_TEXT_BYTES;
@@ -376,15 +384,15 @@ key_parameters(TargetTable *table, char **keys, int nkeys)
 }
 
 static int
-read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_write)
+read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_write, bool lock)
 {
-	bool		lock = to_write && table->relkind != RELKIND_FOREIGN_TABLE;
 	RowReceiver receiver;
 	int			nestlevel;
 
 	row_receiver_init(&receiver, table, nkeys);
 	receiver.render_all = true;
 	receiver.no_text = to_write;
+	receiver.partitions = table->foreign;
 
 	nestlevel = target_begin(table, lock ? RowShareLock : AccessShareLock, lock);
 	execute(target_keys_plan(table, lock), key_parameters(table, keys, nkeys), &receiver.base);
@@ -396,14 +404,87 @@ read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_
 int
 target_read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
 {
-	return read_keys(table, keys, nkeys, rows, false);
+	return read_keys(table, keys, nkeys, rows, false, false);
 }
 
-/* A foreign server's locks cannot be skipped, so there nothing is locked. */
+/*
+ * A foreign server's locks cannot be skipped, so there nothing is locked: it
+ * keeps one snapshot through the transaction and refuses to update what others
+ * have changed since.  Where only some partitions are foreign, the rows of the
+ * others are read once more with a lock.
+ */
 int
 target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
 {
-	return read_keys(table, keys, nkeys, rows, true);
+	TargetRow  *all;
+	TargetRow  *locked;
+	char	  **local;
+	int			nall;
+	int			nlocal = 0;
+	int			nlocked;
+	int			n = 0;
+
+	if (!table->foreign)
+		return read_keys(table, keys, nkeys, rows, true, true);
+
+	nall = read_keys(table, keys, nkeys, &all, true, false);
+	local = palloc_array(char *, nall + 1);
+	for (int i = 0; i < nall; i++)
+	{
+		if (all[i].remote)
+			all[n++] = all[i];
+		else
+			local[nlocal++] = all[i].key;
+	}
+	*rows = all;
+	if (nlocal == 0)
+		return n;
+	nlocked = read_keys(table, local, nlocal, &locked, true, true);
+	for (int i = 0; i < nlocked && n < nall; i++)
+	{
+		if (!locked[i].remote)
+			all[n++] = locked[i];
+	}
+	return n;
+}
+
+/*
+ * A policy for UPDATE hides rows from a locking SELECT just as SKIP LOCKED
+ * does; one that does not skip tells both apart.
+ */
+bool
+target_are_locked(TargetTable *table, char **keys, int nkeys)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	RowReceiver receiver;
+	int			nestlevel;
+	volatile bool locked = false;
+
+	if (check_enable_rls(table->relid, InvalidOid, true) != RLS_ENABLED)
+		return true;
+	row_receiver_init(&receiver, table, nkeys);
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		nestlevel = target_begin(table, RowShareLock, true);
+		execute(target_nowait_plan(table), key_parameters(table, keys, nkeys), &receiver.base);
+		target_end(nestlevel);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		locked = true;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	return locked || receiver.base.nrows > 0;
 }
 
 /* ---- keys alone ---- */

@@ -129,7 +129,7 @@ raise_no_key(Relation rel, bool has_primary)
  * The index that makes the wanted columns a key; any columns for NULL: then
  * the primary key, else the index with the fewest columns, else the oldest.
  * Its columns, in its order, are put into attnums unless that is NULL.
- * InvalidOid for foreign tables, whose key is what the user says it is.
+ * InvalidOid where target_is_foreign(): the key is what the user says it is.
  * Raises 42P10 or 55000 where there is no such index.
  */
 Oid
@@ -141,7 +141,7 @@ target_find_key(Relation rel, const Bitmapset *wanted, List **attnums)
 	List	   *best_attnums = NIL;
 	bool		has_primary = false;
 
-	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+	if (target_is_foreign(RelationGetRelid(rel), rel->rd_rel->relkind))
 		return InvalidOid;
 
 	indexes = RelationGetIndexList(rel);
@@ -195,7 +195,7 @@ given_attnums(Relation rel, List *given, Bitmapset **set)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_COLUMN),
 					 errmsg("key column \"%s\" is named more than once", name)));
-		if (!att->attnotnull && rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
+		if (!att->attnotnull && !target_is_foreign(RelationGetRelid(rel), rel->rd_rel->relkind))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 					 errmsg("key column \"%s\" of relation \"%s\" can be null",
@@ -229,8 +229,8 @@ key_kind(Form_pg_attribute att)
 /*
  * Key columns of a relation, in the order of their index: those given, checked;
  * else the primary key, else a unique index on NOT NULL columns.  kinds gets a
- * letter for each.  Whether a foreign table's key can be sorted is for
- * target_open() to find out.
+ * letter for each.  Whether a key that no index vouches for can be sorted is
+ * for target_open() to find out.
  */
 List *
 target_resolve_key(Oid source, List *given, char **kinds)
@@ -242,12 +242,14 @@ target_resolve_key(Oid source, List *given, char **kinds)
 	StringInfoData letters;
 	ListCell   *lc;
 
-	if (rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
+	if (!target_is_foreign(source, rel->rd_rel->relkind))
 		(void) target_find_key(rel, set, &attnums);
 	else if (attnums == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("foreign table \"%s\" does not tell its key", RelationGetRelationName(rel)),
+				 rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE ?
+				 errmsg("foreign table \"%s\" does not tell its key", RelationGetRelationName(rel)) :
+				 errmsg("table \"%s\" with foreign partitions does not tell its key", RelationGetRelationName(rel)),
 				 errhint("Name the columns that identify a row, for example \"key => '{id}'\".")));
 	if (list_length(attnums) > INDEX_MAX_KEYS)
 		ereport(ERROR,

@@ -20,6 +20,10 @@
  * a domain asks for, is enforced by the assignment, which raises where a cast
  * would cut.  Arrays cannot be elements of arrays and travel as text.
  *
+ * How many keys there are the planner is not told.  It does not know that a key
+ * is looked up in one partition only, so it would rather read a whole
+ * partitioned table than visit each partition for each of many keys.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -113,13 +117,13 @@ append_wanted(StringInfo sql, const TargetTable *table)
 	}
 }
 
-/* Keys, and behind them values, as rows. */
+/* Keys, and behind them values, as rows: of how many, a subquery keeps from the planner. */
 static void
 append_unnest(StringInfo sql, int narrays)
 {
 	appendStringInfoString(sql, "ROWS FROM (");
 	for (int i = 0; i < narrays; i++)
-		appendStringInfo(sql, "%spg_catalog.unnest($%d)", i > 0 ? ", " : "", i + 1);
+		appendStringInfo(sql, "%spg_catalog.unnest((SELECT $%d))", i > 0 ? ", " : "", i + 1);
 	appendStringInfoChar(sql, ')');
 }
 
@@ -140,7 +144,7 @@ append_element(StringInfo sql, const TargetColumn *column, char letter, int numb
 static void
 append_key_match(StringInfo sql, const TargetTable *table)
 {
-	for (int i = 0; i < table->nkeys && table->relkind == RELKIND_FOREIGN_TABLE; i++)
+	for (int i = 0; i < table->nkeys && table->foreign; i++)
 	{
 		if (OidIsValid(table->columns[i].array_type))
 			appendStringInfo(sql, TARGET_ALIAS ".%s %s ANY ($%d) AND ", table->columns[i].quoted,
@@ -211,17 +215,19 @@ wanted_sql(const TargetTable *table)
 	return sql.data;
 }
 
-/* Parameters: an array for each key column. */
+/* Parameters: an array for each key column.  lock is NULL or what is done about rows that are locked. */
 static char *
-keys_sql(const TargetTable *table, bool lock)
+keys_sql(const TargetTable *table, const char *lock)
 {
 	StringInfoData sql;
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT ");
 	append_select_list(&sql, table, PAGE_ROWS);
+	if (table->foreign)
+		appendStringInfo(&sql, ", " TARGET_ALIAS ".tableoid AS c%d", table->ncolumns + 2);
 	appendStringInfo(&sql, " FROM %s WHERE ", table->from);
-	if (key_is_one_element(table))
+	if (key_is_one_element(table) && (table->foreign || table->relkind != RELKIND_PARTITIONED_TABLE))
 		appendStringInfo(&sql, TARGET_ALIAS ".%s %s ANY ($1)",
 						 table->columns[0].quoted, table->columns[0].equal);
 	else
@@ -236,8 +242,8 @@ keys_sql(const TargetTable *table, bool lock)
 		append_key_match(&sql, table);
 		appendStringInfoChar(&sql, ')');
 	}
-	if (lock)
-		appendStringInfoString(&sql, " FOR NO KEY UPDATE OF " TARGET_ALIAS " SKIP LOCKED");
+	if (lock != NULL)
+		appendStringInfo(&sql, " FOR NO KEY UPDATE OF " TARGET_ALIAS " %s", lock);
 	return sql.data;
 }
 
@@ -248,7 +254,7 @@ keys_sql(const TargetTable *table, bool lock)
 bool
 target_writes_by_position(const TargetTable *table)
 {
-	if (table->relkind != RELKIND_FOREIGN_TABLE || !key_is_one_element(table))
+	if (!table->foreign || !key_is_one_element(table))
 		return false;
 	for (int i = 0; i < table->ntargets; i++)
 	{
@@ -402,9 +408,18 @@ target_keys_plan(TargetTable *table, bool lock)
 	SPIPlanPtr *plan = lock ? &table->lock_plan : &table->read_plan;
 
 	if (*plan == NULL)
-		*plan = prepare(keys_sql(table, lock), table->nkeys, array_types(table, table->nkeys),
-						CURSOR_OPT_CUSTOM_PLAN);
+		*plan = prepare(keys_sql(table, lock ? "SKIP LOCKED" : NULL), table->nkeys,
+						array_types(table, table->nkeys), CURSOR_OPT_CUSTOM_PLAN);
 	return *plan;
+}
+
+SPIPlanPtr
+target_nowait_plan(TargetTable *table)
+{
+	if (table->nowait_plan == NULL)
+		table->nowait_plan = prepare(keys_sql(table, "NOWAIT"), table->nkeys,
+									 array_types(table, table->nkeys), CURSOR_OPT_CUSTOM_PLAN);
+	return table->nowait_plan;
 }
 
 SPIPlanPtr
@@ -441,6 +456,7 @@ target_free_plans(TargetTable *table)
 	free_plan(&table->wanted_plan);
 	free_plan(&table->read_plan);
 	free_plan(&table->lock_plan);
+	free_plan(&table->nowait_plan);
 	free_plan(&table->write_plan);
 }
 
@@ -475,7 +491,7 @@ target_wanted_is_cheap(TargetTable *table, int limit)
 	double		walk;
 	bool		cheap;
 
-	if (table->relkind == RELKIND_FOREIGN_TABLE ||
+	if (table->foreign ||
 		(table->where_sql == NULL && (table->overwrite || table->ntargets == 0)))
 		return false;
 	if (table->wanted_plan == NULL)
@@ -577,8 +593,8 @@ target_check_rights(TargetTable *table)
 	check_statement(page_sql(table, PAGE_ROWS, false, 0), nargs, types);
 	if (table->ntargets > 0)
 	{
-		if (table->relkind != RELKIND_FOREIGN_TABLE)
-			check_statement(keys_sql(table, true), table->nkeys, array_types(table, table->nkeys));
+		if (!table->foreign)
+			check_statement(keys_sql(table, "SKIP LOCKED"), table->nkeys, array_types(table, table->nkeys));
 		check_statement(write_sql(table), narrays, array_types(table, narrays));
 	}
 	target_end(nestlevel);

@@ -5,8 +5,10 @@
  *
  * A group is one UPDATE in one subtransaction.  When it raises, the group is
  * cut in halves until the rows that raise stand alone; what their triggers did
- * is rolled back with them.  Errors that say nothing about a row (deadlock,
- * lock timeout, disk full, lost connection) are raised and end the group.
+ * is rolled back with them.  So it is when it has to wait for somebody's lock,
+ * which it does but once; the rows that it stands in the way of are left for
+ * later.  Errors that say nothing about a row (deadlock, disk full, lost
+ * connection) are raised and end the group.
  *
  * Constraints are checked at once: a deferred one would fail at commit, when
  * nobody can tell which row it was.
@@ -27,6 +29,10 @@
 
 #define MESSAGE_BYTES	200
 
+/* After the first wait for a lock, how long and how often others are waited for. */
+#define NEXT_LOCK_TIMEOUT	"20ms"
+#define MAX_LOCK_TIMEOUTS	50
+
 /* One row to write, with its values in the database's encoding. */
 typedef struct Pending
 {
@@ -40,8 +46,7 @@ typedef struct Pending
 static bool
 is_not_about_row(int sqlerrcode)
 {
-	if (sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-		sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION)
+	if (sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION)
 		return true;
 
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
@@ -163,17 +168,41 @@ try_group(TargetTable *table, Pending *group, int n)
 }
 
 static void
-write_group(TargetTable *table, Pending *group, int n)
+mark_locked(Pending *group, int n)
+{
+	for (int i = 0; i < n; i++)
+		group[i].write->locked = true;
+}
+
+/* timeouts counts how often this call of target_write() has waited for a lock in vain. */
+static void
+write_group(TargetTable *table, Pending *group, int n, int *timeouts)
 {
 	ErrorData  *error;
+	bool		locked;
 
 	CHECK_FOR_INTERRUPTS();
+	if (*timeouts >= MAX_LOCK_TIMEOUTS)
+	{
+		mark_locked(group, n);
+		return;
+	}
 	error = try_group(table, group, n);
+	locked = error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	if (locked && (*timeouts)++ == 0)
+		(void) set_config_option("lock_timeout", NEXT_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	if (error != NULL && n > 1)
 	{
 		FreeErrorData(error);
-		write_group(table, group, n / 2);
-		write_group(table, group + n / 2, n - n / 2);
+		write_group(table, group, n / 2, timeouts);
+		write_group(table, group + n / 2, n - n / 2, timeouts);
+		return;
+	}
+	if (locked)
+	{
+		FreeErrorData(error);
+		mark_locked(group, n);
 		return;
 	}
 	if (error != NULL)
@@ -207,11 +236,13 @@ target_write(TargetTable *table, TargetWrite *writes, int nwrites)
 	Pending    *pending = palloc_array(Pending, nwrites + 1);
 	MemoryContext caller = CurrentMemoryContext;
 	int			npending = 0;
+	int			timeouts = 0;
 	int			nestlevel;
 
 	for (int i = 0; i < nwrites; i++)
 	{
 		writes[i].written = false;
+		writes[i].locked = false;
 		writes[i].sqlstate = NULL;
 		writes[i].message = NULL;
 		if (convert_write(table, &writes[i], &pending[npending]))
@@ -223,7 +254,7 @@ target_write(TargetTable *table, TargetWrite *writes, int nwrites)
 	nestlevel = target_begin(table, RowExclusiveLock, true);
 	check_constraints_at_once();
 	MemoryContextSwitchTo(caller);
-	write_group(table, pending, npending);
+	write_group(table, pending, npending, &timeouts);
 	target_end(nestlevel);
 }
 
