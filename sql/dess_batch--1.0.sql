@@ -743,6 +743,6 @@ GRANT EXECUTE ON FUNCTION dess_batch_validator,
 	dess_batch_upload, dess_batch_create, dess_batch_retrieve, dess_batch_status,
 	dess_batch_cancel, dess_batch_pause, dess_batch_resume, dess_batch_retry,
 	dess_batch_adopt, dess_batch_erase, dess_batch_forget, dess_batch_purge, dess_batch_start,
-	dess_batch_show, dess_batch_explain, dess_batch_check,
+	dess_batch_show, dess_batch_explain, dess_batch_check, dess_batch_report,
 	dess_batch_agreement, dess_batch_agreement_rows TO PUBLIC;
 GRANT EXECUTE ON PROCEDURE dess_batch_run, dess_batch_wait TO PUBLIC;

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
+#include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
 #include "utils/timeout.h"
@@ -142,6 +143,8 @@ slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *e
 	}
 	PG_END_TRY();
 
+	/* advisory locks that a table's own code took for its session: this one has no end */
+	LockReleaseSession(USER_LOCKMETHOD);
 	MemoryContextSwitchTo(caller);
 	if (lock_lost)
 	{

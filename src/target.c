@@ -36,6 +36,7 @@
 #include "utils/typcache.h"
 
 #include "target_int.h"
+#include "usercxt.h"
 
 static dlist_head open_tables = DLIST_STATIC_INIT(open_tables);
 static bool callbacks_registered = false;
@@ -511,6 +512,17 @@ watch_table(TargetTable *table)
 	MemoryContextRegisterResetCallback(table->context, callback);
 }
 
+/*
+ * Is the current user still whom to act as?  That was found out before the
+ * relation was locked; its owner may have become another one while the lock was
+ * waited for, and has triggers of his own by now.
+ */
+static bool
+role_is_right(const TargetTable *table)
+{
+	return usercxt_effective_role(table->job_owner, table->relid) == GetUserId();
+}
+
 TargetTable *
 target_open(const Job *job)
 {
@@ -524,6 +536,11 @@ target_open(const Job *job)
 
 	table->context = context;
 	table->relid = job->source;
+	table->job_owner = job->owner;
+	if (!role_is_right(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("owner of relation \"%s\" was changed meanwhile", RelationGetRelationName(rel))));
 	table->relkind = rel->rd_rel->relkind;
 	table->foreign = target_is_foreign(table->relid, table->relkind);
 	table->name = target_relation_name(rel);
@@ -596,6 +613,8 @@ definition_is_same(const TargetTable *table)
 		strcmp(quote_qualified_identifier(namespace, NameStr(class->relname)), table->name) == 0;
 	ReleaseSysCache(tuple);
 
+	if (!same || !role_is_right(table))
+		return false;
 	if (OidIsValid(table->key_index) &&
 		!SearchSysCacheExists1(INDEXRELID, ObjectIdGetDatum(table->key_index)))
 		return false;

@@ -67,6 +67,7 @@ struct TargetTable
 	bool		changed;		/* something happened since the definition was compared */
 
 	Oid			relid;
+	Oid			job_owner;
 	char		relkind;
 	bool		foreign;		/* a foreign table, or some of its partitions are */
 	Oid			key_index;		/* InvalidOid where foreign is set */

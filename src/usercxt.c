@@ -38,7 +38,8 @@ refuse_strange_partitions(Oid relation)
 {
 	ListCell   *lc;
 
-	foreach(lc, find_all_inheritors(relation, NoLock, NULL))
+	/* once locked, they cannot be given away behind our back */
+	foreach(lc, find_all_inheritors(relation, AccessShareLock, NULL))
 	{
 		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(lc)));
 		Form_pg_class class;

@@ -166,6 +166,199 @@ is(query(qq{SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c WHERE
 	AND c.relnamespace = 'public'::regnamespace AND (pg_relation_is_updatable(c.oid, true) <> 0 OR NOT 'security_barrier=true' = ANY (c.reloptions))}), '',
 	'no view can be written through, even by who was granted everything, and all are barriers');
 
+# ---- rights that change while the answers are under way
+
+query(
+	q{CREATE ROLE boss LOGIN SUPERUSER;
+	CREATE ROLE staff;
+	CREATE ROLE clerk LOGIN IN ROLE staff;
+	CREATE ROLE renamed LOGIN;
+	CREATE SCHEMA hidden;
+	CREATE SCHEMA shelf;
+	CREATE SCHEMA mallory AUTHORIZATION mallory;
+	GRANT USAGE ON SCHEMA shelf TO alice, staff, mallory, renamed;
+	GRANT USAGE ON SCHEMA mallory TO PUBLIC;
+	CREATE TABLE writers (relation text, who text);
+	GRANT INSERT ON writers TO PUBLIC;
+	CREATE FUNCTION note_writer() RETURNS trigger LANGUAGE plpgsql
+	AS $$ BEGIN INSERT INTO public.writers VALUES (TG_TABLE_NAME, current_user); RETURN NULL; END $$;});
+create_server($node, $simulator, options => { max_active_batches => 20 });
+query('GRANT USAGE ON FOREIGN SERVER openai TO PUBLIC');
+
+# name => who submits, what changes, the job's end, who has written
+my %change = (
+	select_gone => [ 'alice', 'REVOKE SELECT ON shelf.%s FROM alice', 'failed 42501', '' ],
+	update_gone => [ 'alice', 'REVOKE UPDATE ON shelf.%s FROM alice', 'failed 42501', '' ],
+	schema_gone => [ 'alice', 'ALTER TABLE shelf.%s SET SCHEMA hidden', 'failed 42501', '' ],
+	membership_gone => [ 'clerk', 'REVOKE staff FROM clerk', 'failed 42501', '' ],
+	renamed_role => [ 'renamed', 'ALTER ROLE renamed RENAME TO renamed_twice', 'done', 'renamed_twice' ],
+	given_to_superuser => [ 'mallory', 'ALTER TABLE shelf.%s OWNER TO postgres', 'failed 42501', '' ],
+	given_by_superuser => [ 'postgres', 'ALTER TABLE shelf.%s OWNER TO mallory', 'done', 'mallory' ],
+	superuser_no_more => [ 'boss', 'ALTER ROLE boss NOSUPERUSER', 'failed 42501', '' ],
+	rows_hidden => [ 'alice', 'ALTER TABLE shelf.%s ENABLE ROW LEVEL SECURITY', 'done', '' ],
+	superuser_made => [ 'renamed', 'ALTER TABLE shelf.%s OWNER TO mallory; ALTER ROLE renamed_twice SUPERUSER', 'done', 'mallory' ]);
+my %job;
+
+$simulator->post('settings', { run_ms => 600000 });
+foreach my $name (sort keys %change)
+{
+	query(
+		qq{CREATE TABLE shelf.$name (id integer PRIMARY KEY, note text, department_llm text);
+		INSERT INTO shelf.$name SELECT i, '$name ' || i FROM generate_series(1, 3) i;
+		CREATE TRIGGER note_writer AFTER UPDATE ON shelf.$name FOR EACH ROW EXECUTE FUNCTION note_writer();});
+	query("ALTER TABLE shelf.$name OWNER TO mallory") if $name eq 'given_to_superuser';
+	query("GRANT SELECT, UPDATE ON shelf.$name TO staff") if $change{$name}[0] eq 'clerk';
+	query("GRANT SELECT, UPDATE ON shelf.$name TO $change{$name}[0]") if $change{$name}[0] =~ /alice|renamed/;
+	my ($number, $err) = as($change{$name}[0],
+		"SELECT dess_batch_submit('shelf.$name', 'gpt-4o-mini', '{note}', server => 'openai')");
+	like($number, qr/^\d+$/, "$name: submitted") or diag($err);
+	$job{$name} = $number;
+}
+my $jobs = join ', ', values %job;
+until_true("SELECT count(*) = @{[ scalar keys %change ]} FROM dess_batch_jobs WHERE job_id IN ($jobs) AND state = 'running'", 'all run');
+query(sprintf($change{$_}[1], $_)) foreach sort keys %change;
+$simulator->post('settings', { run_ms => 20 });
+query("SELECT dess_batch_status(job_id) FROM dess_batch_jobs WHERE job_id IN ($jobs)");
+foreach my $name (sort keys %change)
+{
+	my (undef, undef, $end, $writer) = @{ $change{$name} };
+
+	wait_for_job($node, $job{$name});
+	is(query("SELECT concat_ws(' ', state, error_code) FROM dess_batch_jobs WHERE job_id = $job{$name}"), $end, "$name: the job's end");
+	is(query("SELECT string_agg(DISTINCT who, ' ') FROM writers WHERE relation = '$name'"), $writer,
+		$writer eq '' ? 'nobody has written' : "$writer has written");
+}
+is(outcomes($node, $job{rows_hidden}), 'gone 3', 'rows that a policy hides are gone');
+query('ALTER ROLE renamed_twice NOSUPERUSER');
+
+# ---- code of a table's owner, while a superuser's job is at work
+
+make('mallory', <<'SQL');
+CREATE TABLE mallory.calls (place text, who text, succeeded text);
+CREATE FUNCTION mallory.strike(place text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+	statement text;
+	outcome text := '';
+BEGIN
+	IF current_setting('application_name') <> 'dess_batch' THEN
+		RETURN;
+	END IF;
+	FOREACH statement IN ARRAY ARRAY[
+		'ALTER ROLE mallory SUPERUSER', 'SET ROLE NONE', 'RESET SESSION AUTHORIZATION', 'SET SESSION AUTHORIZATION postgres',
+		'SET CONSTRAINTS ALL DEFERRED; UPDATE mallory.later SET id = id',
+		'SELECT pg_terminate_backend(pg_backend_pid())', 'SELECT pg_cancel_backend(pg_backend_pid())',
+		'CREATE FUNCTION dess_batch.trap() RETURNS void LANGUAGE sql AS ''SELECT''', 'CREATE TABLE dess_batch.trap ()',
+		'CREATE TEMPORARY TABLE trap ()', 'ALTER EXTENSION dess_batch ADD TABLE mallory.calls',
+		'CREATE EVENT TRIGGER trap ON ddl_command_start EXECUTE FUNCTION mallory.row_trigger()',
+		'SELECT * FROM dess_batch.job', 'DELETE FROM public.dess_batch_jobs', 'SELECT pg_read_file(''postgresql.conf'')',
+		'COPY mallory.calls TO PROGRAM ''true''', 'COPY mallory.calls TO ''/tmp/trap''', 'ALTER SYSTEM SET dess_batch.allowed_hosts = ''*''',
+		'SET session_replication_role = replica', 'SET dess_batch.enabled = off', 'LISTEN dess_batch', 'LOAD ''dess_batch''', 'PREPARE trap AS SELECT 1',
+		'DECLARE trap CURSOR WITH HOLD FOR SELECT 1', 'CALL mallory.commits()', 'SELECT umoptions FROM pg_user_mapping',
+		'SELECT lo_import(''postgresql.conf'')', 'DROP TABLE public.superusers', 'SELECT * FROM public.superusers']
+	LOOP
+		BEGIN
+			EXECUTE statement;
+			outcome := outcome || statement || ';';
+		EXCEPTION WHEN OTHERS THEN
+			NULL;
+		END;
+	END LOOP;
+	-- what is allowed must not last
+	PERFORM set_config('search_path', 'mallory, pg_catalog', false), set_config('work_mem', '77MB', false),
+		set_config('datestyle', 'German', false), pg_advisory_lock(4711);
+	INSERT INTO mallory.calls VALUES (place, current_user, outcome);
+EXCEPTION WHEN read_only_sql_transaction OR feature_not_supported THEN
+	NULL;
+END $$;
+CREATE PROCEDURE mallory.commits() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;
+CREATE FUNCTION mallory.row_trigger() RETURNS trigger LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM mallory.strike(TG_NAME); RETURN NEW; END $$;
+CREATE TABLE mallory.later (id integer);
+INSERT INTO mallory.later VALUES (1);
+CREATE CONSTRAINT TRIGGER at_commit AFTER UPDATE ON mallory.later DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION mallory.row_trigger();
+CREATE FUNCTION mallory.generated(text) RETURNS text IMMUTABLE LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM mallory.strike('generated'); RETURN $1; END $$;
+CREATE FUNCTION mallory.indexed(text) RETURNS text IMMUTABLE LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM mallory.strike('index'); RETURN $1; END $$;
+CREATE FUNCTION mallory.checked(text) RETURNS boolean LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM mallory.strike('check'); RETURN true; END $$;
+CREATE FUNCTION mallory.wanted(integer) RETURNS boolean STABLE LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM mallory.strike('policy'); RETURN true; END $$;
+CREATE TYPE mallory.pair AS (a text, b text);
+CREATE FUNCTION mallory.rendered(mallory.pair) RETURNS text LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM mallory.strike('cast'); RETURN 'cast'; END $$;
+CREATE CAST (mallory.pair AS text) WITH FUNCTION mallory.rendered(mallory.pair) AS IMPLICIT;
+CREATE TABLE mallory.trap (id integer PRIMARY KEY, note text, shown mallory.pair, department_llm text CHECK (mallory.checked(department_llm)));
+ALTER TABLE mallory.trap ADD doubled text GENERATED ALWAYS AS (mallory.generated(department_llm)) STORED;
+CREATE INDEX ON mallory.trap (mallory.indexed(department_llm));
+INSERT INTO mallory.trap SELECT i, 'trap ' || i, ROW('a', 'b')::mallory.pair FROM generate_series(1, 3) i;
+ALTER TABLE mallory.trap ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY p ON mallory.trap USING (mallory.wanted(id));
+CREATE TRIGGER before_row BEFORE UPDATE ON mallory.trap FOR EACH ROW EXECUTE FUNCTION mallory.row_trigger();
+SQL
+query(
+	q{CREATE TABLE superusers (id integer PRIMARY KEY, note text, department_llm text, seen text);
+	INSERT INTO superusers VALUES (1, 'mine');});
+foreach my $mode ('batch', 'online')
+{
+	query('UPDATE mallory.trap SET department_llm = NULL') if $mode eq 'online';
+	query('SELECT pg_advisory_unlock_all(); TRUNCATE mallory.calls');
+	my $trapped = submit_job($node, "'mallory.trap', 'gpt-4o-mini', '$mode {note} {shown}', server => 'openai', mode => '$mode'");
+	is(wait_for_job($node, $trapped), 'done', "$mode: a superuser's job on a stranger's table is done");
+	is(outcomes($node, $trapped), 'ok 3', 'with all its rows');
+	like(query(q{SELECT string_agg(DISTINCT place, ' ' ORDER BY place) FROM mallory.calls}), qr/^before_row (cast )?check generated index policy$/,
+		"the stranger's code did run");
+	is(query(q{SELECT string_agg(DISTINCT who, ' ') FROM mallory.calls}), 'mallory', 'as the stranger');
+	is(query(q{SELECT string_agg(DISTINCT succeeded, ' ') FROM mallory.calls}), '', 'and nothing that it tried has succeeded');
+	is(query('SELECT pg_try_advisory_lock(4711)'), 't', 'an advisory lock that it took is not held on');
+}
+is(query(q{SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'}), 'f', 'the stranger is no superuser');
+query(
+	q{CREATE FUNCTION settings() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN NEW.seen := concat_ws(' ', current_setting('search_path'), current_setting('work_mem'), current_setting('datestyle')); RETURN NEW; END $$;
+	CREATE TRIGGER settings BEFORE UPDATE ON superusers FOR EACH ROW EXECUTE FUNCTION settings();});
+my $mine = submit_job($node, "'superusers', 'gpt-4o-mini', '{note}', server => 'openai'");
+is(wait_for_job($node, $mine), 'done', "the superuser's own table is next");
+is(query('SELECT seen FROM superusers'), 'pg_catalog, pg_temp ' . query('SHOW work_mem') . ' ISO, YMD', 'under none of the settings that the stranger made');
+
+# ---- a table that changes hands while the worker waits for its lock
+
+query(
+	q{CREATE TABLE handed (id integer PRIMARY KEY, note text, department_llm text);
+	INSERT INTO handed SELECT i, 'handed ' || i FROM generate_series(1, 3) i;});
+make('mallory',
+	q{CREATE FUNCTION mallory.escalate() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN INSERT INTO public.writers VALUES (TG_TABLE_NAME, current_user); RETURN NULL; END $$;});
+$simulator->post('settings', { run_ms => 600000 });
+my $handed = submit_job($node, "'handed', 'gpt-4o-mini', '{note}', server => 'openai'");
+until_true("SELECT state = 'running' FROM dess_batch_jobs WHERE job_id = $handed", 'it runs');
+my $giver = DessBatch::Session->new($node);
+my $taker = DessBatch::Session->new($node, user => 'mallory');
+$giver->query('BEGIN; ALTER TABLE handed OWNER TO mallory');
+$taker->start('CREATE TRIGGER escalate AFTER UPDATE ON handed FOR EACH ROW EXECUTE FUNCTION mallory.escalate()');
+until_true(qq{SELECT count(*) = 1 FROM pg_locks WHERE pid = @{[ $taker->pid ]} AND NOT granted}, 'the new owner waits with a trigger');
+$simulator->post('settings', { run_ms => 20 });
+query("SELECT dess_batch_status($handed)");
+# nothing waits between the look and the commit
+$giver->query(
+	q{DO $$
+	DECLARE
+		due timestamptz := clock_timestamp() + interval '1 minute';
+	BEGIN
+		WHILE clock_timestamp() < due AND NOT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+			WHERE a.backend_type = 'dess_batch worker' AND NOT l.granted AND l.relation = 'handed'::regclass)
+		LOOP
+			PERFORM pg_stat_clear_snapshot();
+		END LOOP;
+	END $$;
+	COMMIT});
+$taker->finish;
+is(wait_for_job($node, $handed), 'done', 'a table that changes hands while the worker waits for its lock');
+is(query(q{SELECT string_agg(DISTINCT who, ' ') FROM writers WHERE relation = 'handed'}), 'mallory',
+	'is written as the new owner, with whose trigger it comes');
+$_->close foreach $giver, $taker;
+
 $node->stop;
 $simulator->stop;
 done_testing();
