@@ -214,6 +214,16 @@ CREATE TABLE dess_batch.again (
 	PRIMARY KEY (job_id, id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
 
+-- What triggers ask for, a row a transaction, until the worker has made a job of
+-- it.  It belongs to this database alone: a dump leaves it out.
+CREATE TABLE dess_batch.request (
+	source			oid NOT NULL,
+	trigger_name	text NOT NULL,
+	arguments		text[] NOT NULL,
+	updates			boolean NOT NULL,	-- rows were changed, not only inserted
+	at				timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 500);
+
 -- Requests that need not be bought again although the row's target is NULL.
 CREATE TABLE dess_batch.settled (
 	source			oid NOT NULL,
@@ -676,6 +686,12 @@ AS 'MODULE_PATHNAME', 'dess_batch_purge'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dess_batch_purge(interval) IS
 'forgets jobs that finished longer ago than this; returns how many; what settles rows and usage stay';
+
+CREATE FUNCTION dess_batch_trigger() RETURNS trigger
+AS 'MODULE_PATHNAME', 'dess_batch_trigger'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_trigger() IS
+'AFTER INSERT OR UPDATE ... FOR EACH STATEMENT EXECUTE FUNCTION dess_batch_trigger(''model'' [, ''argument=value'' ...]): one job of the table''s owner for what transactions changed since the last; a wrong argument fails the job, never the statement; raises 39P01 for another kind of trigger';
 
 CREATE FUNCTION dess_batch_start() RETURNS void
 AS 'MODULE_PATHNAME', 'dess_batch_start'

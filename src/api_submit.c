@@ -114,6 +114,9 @@ preview_rows(Preview *preview, const TargetRow *rows, int nrows, bool check_sett
 
 		if (!rows[i].wanted || rows[i].text == NULL)
 			continue;
+		/* what is named and null is shown when the table is gone through */
+		if (job_takes_new(preview->job) && rows[i].target_null != check_settled)
+			continue;
 		if (check_settled)
 			jobstore_find_settled(preview->job, &key, &rows[i].hash, 1, &settled);
 		if (!settled)
@@ -136,7 +139,7 @@ preview_table(Preview *preview)
 		TargetRow  *rows;
 		int			nrows = target_read_page(preview->table, last_key, PREVIEW_PAGE_ROWS, &rows, &more);
 
-		preview_rows(preview, rows, nrows, !preview->job->overwrite);
+		preview_rows(preview, rows, nrows, !preview->job->overwrite || job_takes_new(preview->job));
 		end = nrows < PREVIEW_PAGE_ROWS && !more;
 		if (nrows > 0)
 			last_key = MemoryContextStrdup(caller, rows[nrows - 1].key);
@@ -248,7 +251,11 @@ dess_batch_preview(PG_FUNCTION_ARGS)
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	preview.table = target_open(job);
 	if (job->only != NIL)
+	{
 		preview_only(&preview, listed);
+		if (job_takes_new(job))
+			preview_table(&preview);
+	}
 	else if (job->sample)
 		preview_sample(&preview);
 	else

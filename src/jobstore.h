@@ -370,4 +370,32 @@ extern char *key_join(char *const *values, int nvalues);
 extern void key_split(const char *key, int nvalues, char **values);
 extern uint64 key_hash64(const char *key);
 
+/* Does a job with "only" take, beside the rows that it names, those that a plain one would take? */
+extern bool job_takes_new(const Job *job);
+
+/* ---- jobstore_request.c: what triggers ask for ---- */
+
+typedef struct TriggerRequest
+{
+	Oid			source;
+	char	   *trigger;
+	List	   *arguments;		/* of char *: the model, then "argument=value" of submit */
+	bool		updates;		/* rows were changed, not only inserted */
+} TriggerRequest;
+
+extern void jobstore_add_request(Oid source, const char *trigger, List *arguments, bool updates);
+
+/* When requests will next have waited long enough; DT_NOEND when there are none. */
+extern TimestampTz jobstore_requests_due(void);
+
+/* The first that has waited long enough, all requests of its kind as one. */
+extern bool jobstore_find_request(TriggerRequest *request);
+extern void jobstore_drop_request(const TriggerRequest *request);
+
+/* Submits as the table's owner; raises what dess_batch_submit raises, and 22023 for what is no argument of it. */
+extern void jobstore_submit_request(const TriggerRequest *request);
+
+/* Writes a failed job instead. */
+extern void jobstore_refuse_request(const TriggerRequest *request, const char *sqlstate, const char *message);
+
 #endif							/* DESS_JOBSTORE_H */

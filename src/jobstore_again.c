@@ -234,6 +234,19 @@ jobstore_close_again(const Job *job, Outcome outcome)
 	return closed;
 }
 
+bool
+job_takes_new(const Job *job)
+{
+	ListCell   *lc;
+
+	foreach(lc, job->only)
+	{
+		if (strcmp(lfirst(lc), "new") == 0)
+			return true;
+	}
+	return false;
+}
+
 /*
  * The last thing known of each key on this table and target: what a row that is
  * in flight will be is not known, so it is not listed.  Rows with "changed" are

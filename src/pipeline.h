@@ -153,6 +153,11 @@ extern void prepare_list(JobTask *task);
 extern bool count_wanted(const JobTask *task);
 extern void count_work(JobTask *task);
 
+/* ---- triggered.c: jobs that triggers ask for ---- */
+extern void triggered_refresh(void);	/* in a transaction */
+extern TimestampTz triggered_due(void);
+extern bool triggered_work(void);	/* one job; false: nobody asks for one now */
+
 /* ---- merge.c: stage 5 ---- */
 extern void merge_work(BatchTask *batch);	/* one slice */
 extern void merge_end(BatchTask *batch);

@@ -90,6 +90,8 @@ pipeline_work(void)
 
 	if (refresh_due <= GetCurrentTimestamp())
 		pipeline_refresh();
+	if (triggered_work())
+		did = true;
 	dlist_foreach_modify(iter, &pipeline_jobs)
 	{
 		JobTask    *task = dlist_container(JobTask, node, iter.cur);
@@ -137,7 +139,7 @@ long
 pipeline_timeout_ms(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz first = refresh_due;
+	TimestampTz first = Min(refresh_due, triggered_due());
 	dlist_iter	jobs;
 	dlist_iter	iter;
 
@@ -168,7 +170,7 @@ pipeline_timeout_ms(void)
 bool
 pipeline_is_idle(void)
 {
-	return dlist_is_empty(&pipeline_jobs) && refresh_due == DT_NOEND;
+	return dlist_is_empty(&pipeline_jobs) && refresh_due == DT_NOEND && triggered_due() == DT_NOEND;
 }
 
 /* ---- the ledger ---- */
@@ -202,6 +204,7 @@ refresh_slice(void *arg)
 
 		jobtask_refresh(jobtask_find(job->id), job);
 	}
+	triggered_refresh();
 }
 
 void

@@ -216,12 +216,14 @@ prepare_filter_settled(PrepareSlice *slice, const TargetRow *rows, int nrows, bo
 	Digest	   *hashes = palloc_array(Digest, nrows + 1);
 	int		   *index = palloc_array(int, nrows + 1);
 	bool	   *settled = palloc0_array(bool, nrows + 1);
+	bool		only_null = job_takes_new(job);
 	int			n = 0;
 
 	for (int i = 0; i < nrows; i++)
 	{
-		passed_over[i] = !rows[i].wanted || rivals_have(slice->task, rows[i].key);
-		if (passed_over[i] || job->overwrite)
+		passed_over[i] = !rows[i].wanted || (only_null && !rows[i].target_null) ||
+			rivals_have(slice->task, rows[i].key);
+		if (passed_over[i] || (job->overwrite && !only_null))
 			continue;
 		keys[n] = rows[i].key;
 		hashes[n] = rows[i].hash;
@@ -316,6 +318,9 @@ prepare_named_row(PrepareSlice *slice, const AgainRow *again, const TargetRow *r
 	bool		settled = false;
 
 	if (row == NULL || !row->wanted || rivals_have(slice->task, row->key))
+		return true;
+	/* the table will be gone through for these */
+	if (row->target_null && job_takes_new(job))
 		return true;
 	if (job->max_rows > 0 && job->taken + slice->taken >= job->max_rows)
 		return true;
@@ -488,7 +493,7 @@ prepare_slice(void *arg)
 	slice->table = jobtask_table(task);
 	if (waiting != NIL)
 		prepare_from_again(slice, waiting);
-	else if (!job->all_prepared && !job->listed)
+	else if (!job->all_prepared && (!job->listed || job_takes_new(job)))
 		prepare_from_table(slice);
 	else
 	{

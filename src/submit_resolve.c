@@ -28,6 +28,7 @@
 #include "parameters.h"
 #include "sample.h"
 #include "target.h"
+#include "wake.h"
 #include "template.h"
 #include "usercxt.h"
 
@@ -178,12 +179,12 @@ resolve_only(Job *job)
 	{
 		Outcome		outcome;
 
-		if (strcmp(lfirst(lc), "changed") != 0 &&
+		if (strcmp(lfirst(lc), "changed") != 0 && strcmp(lfirst(lc), "new") != 0 &&
 			(!outcome_from_name(lfirst(lc), &outcome) || outcome >= OUTCOME_AGAIN))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid outcome \"%s\" in argument \"only\"", (char *) lfirst(lc)),
-					 errhint("Valid values are: ok, missing, empty, stale, gone, refused, truncated, invalid, rejected, expired, cancelled, lost, changed.")));
+					 errhint("Valid values are: ok, missing, empty, stale, gone, refused, truncated, invalid, rejected, expired, cancelled, lost, changed, new.")));
 	}
 	if (job->only != NIL && job->sample)
 		ereport(ERROR,
@@ -299,7 +300,7 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 	refuse_null(fcinfo, ARG_KEEP, "keep");
 	job->owner = GetUserId();
 	job->owner_name = GetUserNameFromId(job->owner, false);
-	job->submitted_by = GetUserNameFromId(GetSessionUserId(), false);
+	job->submitted_by = wake_in_worker() ? job->owner_name : GetUserNameFromId(GetSessionUserId(), false);
 	job->source = PG_GETARG_OID(ARG_SOURCE);
 	job->model = arg_text(fcinfo, ARG_MODEL);
 	job->label = arg_text(fcinfo, ARG_LABEL);

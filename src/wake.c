@@ -30,6 +30,7 @@
 
 #define WORKER_LOCK_SUBOBJECT	77
 #define WORKER_RESTART_SECONDS	5
+#define WORKER_TYPE				"dess_batch worker"
 
 static bool wake_needed = false;
 static int	wake_level;			/* nesting level of the transaction that needs it */
@@ -38,6 +39,12 @@ Oid
 wake_wrapper_oid(void)
 {
 	return get_foreign_data_wrapper_oid("dess_batch", true);
+}
+
+bool
+wake_in_worker(void)
+{
+	return MyBgworkerEntry != NULL && strcmp(MyBgworkerEntry->bgw_type, WORKER_TYPE) == 0;
 }
 
 static void
@@ -111,7 +118,7 @@ wake_start_worker_handle(Oid database, BackgroundWorkerHandle **handle)
 	strlcpy(worker.bgw_library_name, "dess_batch", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "dess_batch_worker_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "dess_batch worker for database %u", database);
-	strlcpy(worker.bgw_type, "dess_batch worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, WORKER_TYPE, BGW_MAXLEN);
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
 	worker.bgw_notify_pid = handle != NULL ? MyProcPid : 0;
 	return RegisterDynamicBackgroundWorker(&worker, handle);

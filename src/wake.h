@@ -14,6 +14,9 @@
 /* Remembers that this transaction wrote work.  Raises 0A000 at PREPARE TRANSACTION. */
 extern void wake_at_commit(void);
 
+/* Is this process a worker of ours? */
+extern bool wake_in_worker(void);
+
 /* Registers a worker for a database.  False: no slot is free. */
 extern bool wake_start_worker(Oid database);
 extern bool wake_start_worker_handle(Oid database, BackgroundWorkerHandle **handle);
