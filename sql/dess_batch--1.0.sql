@@ -95,6 +95,7 @@ CREATE TABLE dess_batch.job (
 	control			text NOT NULL DEFAULT 'run'
 					CHECK (control IN ('run', 'pause', 'hold', 'cancel', 'fail')),
 	held_control	text,			-- what control was before it was held
+	paused_until	timestamptz,	-- paused by a budget of the server's that begins anew then
 	state			text NOT NULL DEFAULT 'queued'
 					CHECK (state IN ('queued', 'active', 'done', 'cancelled', 'failed')),
 	listed			boolean NOT NULL DEFAULT false,	-- sample or only: its rows are in again
@@ -143,6 +144,7 @@ CREATE TABLE dess_batch.batch (
 	cached_tokens	bigint NOT NULL DEFAULT 0,
 	output_tokens	bigint NOT NULL DEFAULT 0,
 	reasoning_tokens bigint NOT NULL DEFAULT 0,
+	cost			numeric DEFAULT 0,	-- of these tokens; NULL: a price was not known
 	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	polled_at		timestamptz,
 	next_poll_at	timestamptz,
@@ -185,6 +187,7 @@ CREATE TABLE dess_batch.result (
 	cached_tokens	integer[],
 	output_tokens	integer[],
 	reasoning_tokens integer[],
+	prices			numeric[],		-- US dollars for a token of input, cached input, output; NULL: none or not known
 	finish_reasons	text[],
 	model_versions	text[],
 	response_ids	text[],
@@ -250,8 +253,122 @@ CREATE TABLE dess_batch.usage (
 	cached_tokens	bigint NOT NULL,
 	output_tokens	bigint NOT NULL,
 	reasoning_tokens bigint NOT NULL,
+	cost			numeric,		-- at the prices of that day; NULL: one was not known
 	PRIMARY KEY (day, owner, server, model, mode, label)
 ) WITH (fillfactor = 50);
+
+/*
+ * Prices, in US dollars for a million tokens.  Shipped rows are replaced by
+ * upgrade scripts and are no part of a dump.  A row that a user adds or changes
+ * is not a shipped one: it stays, and it beats those that are shipped.
+ */
+CREATE TABLE dess_batch.price (
+	model			text NOT NULL,	-- glob: * and ?
+	provider		text NOT NULL DEFAULT '*',	-- its name, or * for any
+	server			text NOT NULL DEFAULT '*',	-- its name, or * for any
+	input			numeric NOT NULL CHECK (input >= 0 AND input < 'Infinity'),
+	cached			numeric CHECK (cached >= 0 AND cached < 'Infinity'),	-- input that the provider had in its cache; NULL: costs the same
+	output			numeric NOT NULL CHECK (output >= 0 AND output < 'Infinity'),	-- reasoning included
+	batch_discount	numeric NOT NULL DEFAULT 0.5 CHECK (batch_discount BETWEEN 0 AND 1),	-- share by which mode batch is cheaper
+	valid_from		date NOT NULL DEFAULT '-infinity',	-- in UTC
+	as_of			date NOT NULL DEFAULT CURRENT_DATE,	-- when it was read
+	source			text NOT NULL DEFAULT '',
+	shipped			boolean NOT NULL DEFAULT false,
+	PRIMARY KEY (model, provider, server, valid_from, shipped)
+);
+COMMENT ON TABLE dess_batch.price IS 'what models cost, in US dollars for a million tokens; for the extension''s owner to change';
+
+CREATE FUNCTION dess_batch.price_changed()
+RETURNS trigger
+AS 'MODULE_PATHNAME', 'dess_batch_price_changed'
+LANGUAGE C;
+COMMENT ON FUNCTION dess_batch.price_changed() IS 'a price that is changed is the user''s own from then on';
+
+CREATE TRIGGER price_changed BEFORE UPDATE ON dess_batch.price
+FOR EACH ROW EXECUTE FUNCTION dess_batch.price_changed();
+
+/*
+ * Standard prices of short requests, as read on as_of; costs are estimates.  Surcharges for
+ * long inputs, regions and audio are left out, and so are models whose price is not known for certain.
+ */
+INSERT INTO dess_batch.price (model, provider, input, cached, output, valid_from, as_of, source, shipped)
+SELECT m.name || e.ending, m.provider, m.input, m.cached, m.output, m.valid_from, m.as_of, m.source, true
+FROM (
+	SELECT n.name, 'openai' AS provider, n.input, n.cached, n.output,
+		   date '-infinity' AS valid_from, date '2026-10-26' AS as_of, 'OpenAI, list of API prices' AS source,
+		   ARRAY['', '-20*'] AS endings
+	FROM (VALUES
+		('gpt-6-astra', 10, 1, 50),
+		('gpt-6-sol', 2, 0.20, 10),
+		('gpt-6.1-sol', 2, 0.10, 10),
+		('gpt-6.1-terra', 1, 0.05, 5),
+		('gpt-6-luna', 0.10, 0.01, 0.50),
+		('gpt-5.6-sol', 4, 0.40, 20),
+		('gpt-5.6-terra', 2, 0.20, 12),
+		('gpt-5.6-luna', 0.20, 0.02, 1.20),
+		('gpt-5.5', 5, 0.50, 30),
+		('gpt-5.4', 2.50, 0.25, 15),
+		('gpt-5.4-mini', 0.75, 0.075, 4.50),
+		('gpt-5.4-nano', 0.20, 0.02, 1.25),
+		('gpt-4o', 2.50, 1.25, 10),
+		('gpt-4o-mini', 0.15, 0.075, 0.60)
+	) AS n(name, input, cached, output)
+	UNION ALL
+	-- Vertex AI is taken to cost what the Gemini API does
+	SELECT n.name, g.provider, n.input, NULL, n.output, n.valid_from, '2026-10-07',
+		   'Gemini API, list of prices', ARRAY['', '-0*', '-preview*']
+	FROM (VALUES
+		('gemini-3.8-flash', 0.75, 3.75, date '-infinity'),
+		('gemini-3.8-flash', 1.50, 7.50, '2027-01-01'),
+		('gemini-3.5-flash', 1.50, 9, '-infinity'),
+		('gemini-3.5-flash-lite', 0.30, 2.50, '-infinity'),
+		('gemini-3.1-pro', 2, 12, '-infinity'),
+		('gemini-3.1-flash-lite', 0.25, 1.50, '-infinity'),
+		('gemini-2.5-flash-lite', 0.10, 0.40, '-infinity')
+	) AS n(name, input, output, valid_from)
+		CROSS JOIN (VALUES ('gemini'), ('vertex')) AS g(provider)
+	UNION ALL
+	SELECT n.name, 'anthropic', n.input, NULL, n.output, '-infinity', '2026-09-24',
+		   'Anthropic, list of prices', ARRAY['', '-20*']
+	FROM (VALUES
+		('claude-opus-5', 5, 25),
+		('claude-opus-5-5', 4, 20),
+		('claude-opus-4-8', 5, 25),
+		('claude-opus-4-7', 5, 25),
+		('claude-opus-4-6', 5, 25),
+		('claude-opus-4-5', 5, 25),
+		('claude-sonnet-5', 2, 10),
+		('claude-sonnet-4-6', 3, 15),
+		('claude-sonnet-4-5', 3, 15),
+		('claude-haiku-4-5', 1, 5),
+		('claude-fable-5', 10, 50)
+	) AS n(name, input, output)
+) m
+	CROSS JOIN LATERAL pg_catalog.unnest(m.endings) AS e(ending);
+
+/*
+ * What a token costs, and the row that says so: of those that fit the user's
+ * own, then the one for this server, then the most specific glob, then the one
+ * for this provider, then the latest that is valid.
+ */
+CREATE FUNCTION dess_batch.price_of(model text, provider text, server text, online boolean, day date,
+	OUT input numeric, OUT cached numeric, OUT output numeric, OUT price_date date)
+RETURNS SETOF record
+LANGUAGE SQL STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+	SELECT p.input * u.unit, coalesce(p.cached, p.input) * u.unit, p.output * u.unit,
+		   CASE WHEN pg_catalog.isfinite(p.valid_from) THEN p.valid_from ELSE p.as_of END
+	FROM dess_batch.price p
+		CROSS JOIN LATERAL (SELECT 0.000001 * (1 - CASE WHEN price_of.online THEN 0 ELSE p.batch_discount END) AS unit) u
+		CROSS JOIN LATERAL (SELECT pg_catalog.length(pg_catalog.translate(p.model, '*?', '')) AS letters) g
+	WHERE price_of.model LIKE pg_catalog.translate(pg_catalog.regexp_replace(p.model, '([\\%_])', '\\\1', 'g'), '*?', '%_')
+		AND p.provider IN ('*', price_of.provider) AND p.server IN ('*', price_of.server)
+		AND p.valid_from <= price_of.day
+	ORDER BY p.shipped, p.server = '*', g.letters DESC, p.model <> price_of.model, p.provider = '*', p.valid_from DESC, p.model
+	LIMIT 1;
+END;
+COMMENT ON FUNCTION dess_batch.price_of(text, text, text, boolean, date) IS
+'US dollars for one token of input, of cached input and of output; no row where no price is known';
 
 -- one statement each: they all change the same row of pg_extension
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.ledger', '');
@@ -265,6 +382,7 @@ SELECT pg_catalog.pg_extension_config_dump('dess_batch.again_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.again', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.settled', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.usage', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.price', 'WHERE NOT shipped');
 
 -- ------------------------------------------------------- helpers of the views
 
@@ -318,6 +436,7 @@ FROM (
 				   coalesce(sum(x.cached_tokens), 0)::bigint AS cached_tokens,
 				   coalesce(sum(x.output_tokens), 0)::bigint AS output_tokens,
 				   coalesce(sum(x.reasoning_tokens), 0)::bigint AS reasoning_tokens,
+				   CASE WHEN count(x.cost) = count(*) THEN coalesce(sum(x.cost), 0) END AS cost,
 				   min(CASE x.state WHEN 'preparing' THEN 0 WHEN 'prepared' THEN 1 WHEN 'uploading' THEN 2
 									WHEN 'uploaded' THEN 3 WHEN 'creating' THEN 4 WHEN 'running' THEN 5
 									WHEN 'retrieving' THEN 6 END) AS least,
@@ -342,6 +461,10 @@ FROM dess_batch.batch b
 			   coalesce(r.cached_tokens, r.none) AS cached_tokens,
 			   coalesce(r.output_tokens, r.none) AS output_tokens,
 			   coalesce(r.reasoning_tokens, r.none) AS reasoning_tokens,
+			   CASE WHEN coalesce(r.input_tokens, 0) = 0 AND coalesce(r.output_tokens, 0) = 0 THEN r.none
+					ELSE (r.input_tokens - coalesce(r.cached_tokens, 0)) * r.prices[1]
+						+ coalesce(r.cached_tokens, 0) * r.prices[2] + coalesce(r.output_tokens, 0) * r.prices[3]
+			   END AS cost,
 			   r.finish_reason, r.model_version, r.response_id, r.finished_at
 		FROM (
 			SELECT g.first_no + u.n::integer - 1 AS no, u.key,
@@ -353,7 +476,7 @@ FROM dess_batch.batch b
 			WHERE g.job_id = b.job_id AND g.batch_no = b.no
 			OFFSET 0
 		) i FULL JOIN (
-			SELECT u.*, 0 AS none, g.finished_at
+			SELECT u.*, 0 AS none, g.prices, g.finished_at
 			FROM dess_batch.result g
 				CROSS JOIN LATERAL unnest(
 					g.nos, g.outcomes, g.error_codes, g.errors, g.input_tokens, g.cached_tokens,
@@ -378,6 +501,8 @@ SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, j.fin
 	   CASE
 		   WHEN f.state IN ('done', 'cancelled', 'failed') THEN NULL
 		   WHEN f.state = 'held' THEN 'dess_batch_adopt(' || j.id || ')'
+		   WHEN f.state = 'paused' AND j.paused_until IS NOT NULL THEN j.error
+		   WHEN f.state = 'paused' AND j.error_code = 'max_cost' THEN 'dess_batch_resume(' || j.id || ', max_cost => ...)'
 		   WHEN f.state = 'paused' THEN 'dess_batch_resume(' || j.id || ')'
 		   WHEN f.stands_still AND j.stage = 'prepare' THEN 'dess_batch_upload(' || j.id || ')'
 		   WHEN f.stands_still AND j.stage = 'upload' THEN 'dess_batch_create(' || j.id || ')'
@@ -410,7 +535,7 @@ SELECT j.id AS job_id, j.label,
 	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = j.source), j.source_name) AS source,
 	   j.target, j.model, j.server_name AS server, j.mode,
 	   f.state, f.rows, f.requests, f.done, f.failed, f.rows - f.done - f.failed AS pending,
-	   f.input_tokens, f.cached_tokens, f.output_tokens, f.reasoning_tokens, NULL::numeric AS cost,
+	   f.input_tokens, f.cached_tokens, f.output_tokens, f.reasoning_tokens, pg_catalog.trim_scale(f.cost) AS cost,
 	   coalesce((SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid = j.owner), j.owner_name) AS owner,
 	   j.submitted_by, j.args, pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(j.system_prompt || E'\n', '') || j.prompt, 'UTF8')), 'hex') AS prompt_sha256,
 	   j.extension_version, j.created_at, j.started_at, j.finished_at, j.error_code, j.error
@@ -440,7 +565,7 @@ SELECT r.job_id, nullif(r.batch_no, 0) AS batch_no,
 	   coalesce(r.outcome::text, CASE WHEN r.sent THEN 'sent' ELSE 'pending' END) AS outcome,
 	   r.error_code, r.error,
 	   CASE WHEN r.outcome IS NULL AND NOT r.sent THEN r.attempts - 1 ELSE r.attempts END AS attempts,
-	   r.input_tokens, r.cached_tokens, r.output_tokens, r.reasoning_tokens, NULL::numeric AS cost,
+	   r.input_tokens, r.cached_tokens, r.output_tokens, r.reasoning_tokens, pg_catalog.trim_scale(r.cost) AS cost,
 	   pg_catalog.encode(nullif(r.hash, pg_catalog.decode(pg_catalog.repeat('00', 32), 'hex')), 'hex') AS request_hash,
 	   a.answer, r.finish_reason, r.model_version, r.response_id, r.finished_at
 FROM dess_batch.job j
@@ -473,7 +598,7 @@ CREATE VIEW @extschema@.dess_batch_usage WITH (security_barrier) AS
 SELECT u.day,
 	   coalesce(r.rolname::text, u.owner_name) AS owner,
 	   u.server, u.model, u.mode, nullif(u.label, '') AS label, u.requests,
-	   u.input_tokens, u.cached_tokens, u.output_tokens, u.reasoning_tokens, NULL::numeric AS cost
+	   u.input_tokens, u.cached_tokens, u.output_tokens, u.reasoning_tokens, pg_catalog.trim_scale(u.cost) AS cost
 FROM dess_batch.usage u
 	-- a join also keeps the view from being written through, by whoever was granted that
 	LEFT JOIN pg_catalog.pg_roles r ON r.oid = u.owner
@@ -482,8 +607,14 @@ COMMENT ON VIEW @extschema@.dess_batch_usage IS 'what was used, by UTC day; outl
 
 SET LOCAL search_path TO @extschema@, pg_temp;
 
+CREATE VIEW dess_batch_prices WITH (security_barrier) AS
+SELECT p.model, p.provider, p.server, p.input, p.cached, p.output, p.batch_discount,
+	   p.valid_from, p.as_of, p.source, p.shipped
+FROM dess_batch.price p;
+COMMENT ON VIEW dess_batch_prices IS 'prices that costs are worked out with, from table dess_batch.price, which the extension''s owner changes';
+
 GRANT SELECT ON dess_batch_jobs, dess_batch_batches, dess_batch_rows, dess_batch_errors,
-	dess_batch_progress, dess_batch_usage TO PUBLIC;
+	dess_batch_progress, dess_batch_usage, dess_batch_prices TO PUBLIC;
 
 -- ---------------------------------------------------------------- submitting
 
@@ -574,6 +705,37 @@ AS 'MODULE_PATHNAME', 'dess_batch_preview'
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 5;
 COMMENT ON FUNCTION dess_batch_preview(regclass, text, text, name, name[], text, boolean, text, name, text, jsonb, jsonb, name[], text, jsonb, bigint, boolean, text[], numeric, numeric, text, text) IS
 'the exact request lines that dess_batch_submit would send for the first rows; sends nothing, writes nothing';
+
+CREATE FUNCTION dess_batch_estimate(
+	source			regclass,
+	model			text,
+	prompt			text DEFAULT NULL,
+	target			name DEFAULT 'department_llm',
+	key				name[] DEFAULT NULL,
+	where_sql		text DEFAULT NULL,
+	overwrite		boolean DEFAULT false,
+	mode			text DEFAULT 'batch',
+	server			name DEFAULT NULL,
+	system_prompt	text DEFAULT NULL,
+	response_schema	jsonb DEFAULT NULL,
+	target_columns	jsonb DEFAULT NULL,
+	input_columns	name[] DEFAULT NULL,
+	missing			text DEFAULT 'MISSING',
+	parameters		jsonb DEFAULT '{}',
+	max_rows		bigint DEFAULT NULL,
+	sample			boolean DEFAULT false,
+	"only"			text[] DEFAULT NULL,
+	max_cost		numeric DEFAULT NULL,
+	max_failed		numeric DEFAULT 0.5,
+	keep			text DEFAULT 'unwritten',
+	label			text DEFAULT NULL,
+	OUT rows bigint, OUT requests bigint, OUT batches bigint,
+	OUT input_tokens bigint, OUT output_tokens bigint, OUT cost numeric, OUT price_date date
+) RETURNS record
+AS 'MODULE_PATHNAME', 'dess_batch_estimate'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_estimate(regclass, text, text, name, name[], text, boolean, text, name, text, jsonb, jsonb, name[], text, jsonb, bigint, boolean, text[], numeric, numeric, text, text) IS
+'what a job with these arguments would take, from a sample of its rows; cost is in US dollars, NULL where no price is known; sends nothing, writes nothing';
 
 CREATE PROCEDURE dess_batch_run(
 	source			regclass,

@@ -27,9 +27,10 @@
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
+#include "api_submit.h"
 #include "compat.h"
 #include "guc.h"
-#include "jobstore.h"
+#include "jobstore_price.h"
 #include "target.h"
 #include "usercxt.h"
 #include "wake.h"
@@ -226,7 +227,7 @@ dess_batch_pause(PG_FUNCTION_ARGS)
 {
 	Job		   *job = control_going_job(PG_GETARG_INT64(0));
 
-	if (job->control == CONTROL_PAUSE)
+	if (job->control == CONTROL_PAUSE && job->paused_until == 0)
 	{
 		ereport(NOTICE,
 				(errmsg("job " INT64_FORMAT " is already paused", job->id)));
@@ -247,21 +248,27 @@ dess_batch_resume(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	job = control_going_job(PG_GETARG_INT64(0));
 
-	/* a budget that cannot be watched is refused, not ignored */
 	if (!PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("no price is known for model \"%s\"", job->model),
-				 errdetail("A budget needs a price."),
-				 errhint("Leave out max_cost.")));
-	if (job->control != CONTROL_PAUSE)
+	{
+		job->max_cost = submit_budget(PG_GETARG_NUMERIC(1));
+		if (jobstore_find_price(job) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("no price is known for model \"%s\"", job->model),
+					 errdetail("A budget needs a price."),
+					 errhint("INSERT INTO dess_batch.price (model, input, cached, output, source) VALUES (%s, ..., ..., ..., '...'), in US dollars for a million tokens; or leave out max_cost.",
+							 quote_literal_cstr(job->model))));
+	}
+	else
+		job->max_cost = NULL;
+	if (job->control != CONTROL_PAUSE && job->max_cost == NULL)
 	{
 		ereport(NOTICE,
 				(errmsg("job " INT64_FORMAT " is not paused", job->id)));
 		PG_RETURN_VOID();
 	}
 
-	jobstore_resume(job->id, NULL);
+	jobstore_resume(job->id, job->max_cost);
 	wake_at_commit();
 	PG_RETURN_VOID();
 }

@@ -179,8 +179,8 @@ preview_sample(Preview *preview)
  * Rows that "only" names: the ledger lists them for a job that is rolled back
  * at once.
  */
-static List *
-preview_listed(Job *job)
+List *
+submit_list_only(Job *job)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -246,7 +246,7 @@ dess_batch_preview(PG_FUNCTION_ARGS)
 	preview.key_columns = text_array(job->key_columns);
 	preview.options = parameters_to_options(job, account_route(job->model, job->server_name, job->owner));
 	if (job->only != NIL)
-		listed = preview_listed(job);
+		listed = submit_list_only(job);
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	preview.table = target_open(job);

@@ -9,6 +9,7 @@
 #define DESS_API_SUBMIT_H
 
 #include "fmgr.h"
+#include "utils/numeric.h"
 #include "utils/relcache.h"
 
 #include "jobstore.h"
@@ -25,6 +26,9 @@ extern int64 submit_from_args(FunctionCallInfo fcinfo, JobStage stage);
 /* submit_resolve.c: the arguments as a job, everything checked that can be without the network. */
 extern Job *submit_resolve(FunctionCallInfo fcinfo, bool quiet);
 
+/* Rows that "only" names (of AgainRow *), as the job would take them; the ledger stays as it is. */
+extern List *submit_list_only(Job *job);
+
 /* submit_columns.c: a job's table; each raises what is wrong with the arguments it looks at */
 extern Relation submit_open_source(Oid source);	/* locked against changes until the transaction ends */
 extern char *submit_column_list(const List *columns);	/* quoted, for messages */
@@ -33,6 +37,10 @@ extern void submit_check_columns(Relation rel, const List *names, const char *ar
 extern void submit_resolve_target(Relation rel, Job *job, char *target);
 extern void submit_resolve_missing(Relation rel, Job *job);	/* NULL where the target cannot hold the default word */
 extern void submit_resolve_input(Relation rel, Job *job, List *input_columns);
+
+/* submit_resolve.c: budgets */
+extern char *submit_budget(Numeric budget);
+extern void submit_check_price(const Job *job, const Account *account);
 
 /* submit_args.c: every argument as resolved, as JSON text in the database's encoding */
 extern char *submit_args_json(const Job *job, const char *keep);

@@ -119,7 +119,7 @@ keep_from_name(const char *name, KeepWhat *keep)
 	"j.overwrite, j.response_schema::text, j.target_columns::text, j.missing, j.parameters::text, " \
 	"j.max_rows, j.sample, j.only_outcomes, j.max_cost::text, j.max_failed::float8, j.keep, " \
 	"j.stage, j.control, j.state, j.listed, j.last_key, j.last_batch, j.all_prepared, j.taken, " \
-	"j.counted, j.requeued, j.batch_bytes, j.created_at"
+	"j.counted, j.requeued, j.batch_bytes, j.paused_until, j.created_at"
 
 #define JOB_ARGUMENTS	32		/* columns before "stage" */
 
@@ -196,6 +196,7 @@ read_job(const Ledger *ledger, uint64 row)
 	job->counted = ledger_get_int64(row, ++c, -1);
 	job->requeued = ledger_get_int64(row, ++c, 0);
 	job->batch_bytes = ledger_get_int64(row, ++c, 0);
+	job->paused_until = ledger_get_time(row, ++c);
 	job->created_at = ledger_get_time(row, ++c);
 	return job;
 }
@@ -295,12 +296,12 @@ load_jobs(Statement *statement, const Args *args, const Ledger *ledger)
  */
 #define WORKING_JOBS(batch_states) \
 	"j.id IN (" \
-	"SELECT o.id FROM dess_batch.job o WHERE " JOB_IS_OPEN("o.") " AND o.control <> 'pause' " \
+	"SELECT o.id FROM dess_batch.job o WHERE " JOB_IS_OPEN("o.") " AND " JOB_GOES_ON("o.") " " \
 	"UNION " \
 	"SELECT b.job_id FROM dess_batch.batch b WHERE " BATCH_IS_OPEN("b.") \
 	" AND (b.state IN (" batch_states ") OR " BATCH_REMAINS("b.") ")) " \
 	"AND j.control <> 'hold' AND j.home = $1 AND (" \
-	JOB_IS_OPEN("j.") " AND j.control <> 'pause' " \
+	JOB_IS_OPEN("j.") " AND " JOB_GOES_ON("j.") " " \
 	"OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") " AND CASE " \
 	"WHEN " JOB_IS_OPEN("j.") " THEN b.state IN (" batch_states ") OR " BATCH_IS_FINAL("b.") " " \
 	"ELSE " BATCH_IS_FINAL("b.") " AND " BATCH_REMAINS("b.") " END))"

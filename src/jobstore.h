@@ -136,6 +136,7 @@ typedef struct Job
 	int64		counted;		/* -1: unknown */
 	int64		requeued;		/* rows in again that already count */
 	int64		batch_bytes;	/* 0: no smaller limit learnt */
+	TimestampTz paused_until;	/* 0: not paused, or until somebody lets it go on */
 	TimestampTz created_at;
 } Job;
 

@@ -345,7 +345,7 @@ batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 		.sql = "UPDATE dess_batch.batch b SET ok = b.ok + $3, missing = b.missing + $4, empty = b.empty + $5, "
 		"failed = b.failed + $6, again = b.again + $7, "
 		"input_tokens = b.input_tokens + $8, cached_tokens = b.cached_tokens + $9, "
-		"output_tokens = b.output_tokens + $10, reasoning_tokens = b.reasoning_tokens + $11 "
+		"output_tokens = b.output_tokens + $10, reasoning_tokens = b.reasoning_tokens + $11, cost = b.cost + $12::numeric "
 		"WHERE b.job_id = $1 AND b.no = $2"
 	};
 	Args		args = {0};
@@ -366,6 +366,7 @@ batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 	arg_int64(&args, counters->cached_tokens);
 	arg_int64(&args, counters->output_tokens);
 	arg_int64(&args, counters->reasoning_tokens);
+	arg_text(&args, counters->cost);
 	if (ledger_run(&statement, &args) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

@@ -71,8 +71,8 @@ void
 jobstore_set_control(int64 id, JobControl control)
 {
 	static Statement statement = {
-		.sql = "UPDATE dess_batch.job j SET control = $2 WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND CASE $2 "
-		"WHEN 'pause' THEN j.control = 'run' "
+		.sql = "UPDATE dess_batch.job j SET control = $2, paused_until = NULL WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND CASE $2 "
+		"WHEN 'pause' THEN j.control = 'run' OR j.control = 'pause' AND j.paused_until IS NOT NULL "
 		"WHEN 'cancel' THEN j.control IN ('run', 'pause', 'fail') "
 		"WHEN 'run' THEN j.control = 'pause' "
 		"ELSE false END"
@@ -95,6 +95,7 @@ jobstore_resume(int64 id, const char *max_cost)
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET max_cost = coalesce($2::numeric, j.max_cost), "
 		"control = CASE j.control WHEN 'pause' THEN 'run' ELSE j.control END, "
+		"paused_until = NULL, "
 		"error_code = CASE j.control WHEN 'pause' THEN NULL ELSE j.error_code END, "
 		"error = CASE j.control WHEN 'pause' THEN NULL ELSE j.error END "
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control <> 'hold'"

@@ -45,6 +45,7 @@ typedef struct Ledger
 
 /* Conditions that several statements, the views and the partial indexes share. */
 #define JOB_IS_OPEN(j)		j "state IN ('queued', 'active')"
+#define JOB_GOES_ON(j)		"(" j "control <> 'pause' OR " j "paused_until IS NOT NULL)"	/* by itself, some time */
 #define BATCH_REMAINS(b)	b "remote_deleted_at IS NULL AND (" b "input_uri IS NOT NULL OR " b "remote_id IS NOT NULL)"
 #define BATCH_IS_FINAL(b)	b "state IN ('done', 'cancelled', 'failed')"
 #define BATCH_IS_OPEN(b)	"(" b "state NOT IN ('done', 'cancelled', 'failed') OR " BATCH_REMAINS(b) ")"
@@ -106,6 +107,7 @@ typedef struct BatchCounters
 	int64		cached_tokens;
 	int64		output_tokens;
 	int64		reasoning_tokens;
+	const char *cost;			/* numeric as text; NULL: not known */
 } BatchCounters;
 
 extern void batch_count(int64 job_id, int batch_no, const BatchCounters *counters);

@@ -18,8 +18,10 @@
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
 
 #include "jobstore_int.h"
+#include "jobstore_price.h"
 
 #define ROW_ERROR_BYTES		200
 #define ROW_WORD_BYTES		200
@@ -315,9 +317,9 @@ jobstore_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished
 
 static Statement insert_results = {
 	.sql = "INSERT INTO dess_batch.result (job_id, batch_no, seq, nos, outcomes, error_codes, errors, "
-	"input_tokens, cached_tokens, output_tokens, reasoning_tokens, finish_reasons, model_versions, response_ids) "
+	"input_tokens, cached_tokens, output_tokens, reasoning_tokens, finish_reasons, model_versions, response_ids, prices) "
 	"VALUES ($1, $2, (SELECT coalesce(max(r.seq), 0) + 1 FROM dess_batch.result r WHERE r.job_id = $1 AND r.batch_no = $2), "
-	"$3, $4::dess_batch.outcome[], $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+	"$3, $4::dess_batch.outcome[], $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::numeric[])"
 };
 
 static Statement insert_answers = {
@@ -328,12 +330,12 @@ static Statement insert_answers = {
 
 static Statement add_usage = {
 	.sql = "INSERT INTO dess_batch.usage AS u (day, owner, owner_name, server, model, mode, label, "
-	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens) "
-	"VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, coalesce($6, ''), $7, $8, $9, $10, $11) "
+	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost) "
+	"VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, coalesce($6, ''), $7, $8, $9, $10, $11, $12::numeric) "
 	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET requests = u.requests + excluded.requests, "
 	"input_tokens = u.input_tokens + excluded.input_tokens, cached_tokens = u.cached_tokens + excluded.cached_tokens, "
 	"output_tokens = u.output_tokens + excluded.output_tokens, "
-	"reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens"
+	"reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens, cost = u.cost + excluded.cost"
 };
 
 /* What a remote party reports of tokens is bounded by what can be stored. */
@@ -406,6 +408,33 @@ result_args(Args *args, int64 job_id, int batch_no, const ItemResult *results, i
 	arg_result_words(args, results, n, offsetof(ItemResult, response_id), ROW_WORD_BYTES);
 }
 
+/* The last argument of insert_results: today's prices, if there is anything to pay.  What it comes to is put into the counters. */
+static void
+price_results(Args *args, const Job *job, BatchCounters *counters)
+{
+	Price	   *price = NULL;
+	const char *prices[3];
+
+	counters->cost = "0";
+	if (counters->input_tokens > 0 || counters->output_tokens > 0)
+	{
+		price = jobstore_find_price(job);
+		counters->cost = NULL;
+	}
+	if (price == NULL)
+	{
+		arg_datum(args, TEXTARRAYOID, (Datum) 0, true);
+		return;
+	}
+	prices[0] = price->input;
+	prices[1] = price->cached;
+	prices[2] = price->output;
+	arg_texts(args, prices, lengthof(prices));
+	counters->cost = numeric_normalize(DatumGetNumeric(price_of_tokens(price, counters->input_tokens,
+																	   counters->cached_tokens,
+																	   counters->output_tokens)));
+}
+
 static void
 keep_answers(int64 job_id, int batch_no, const ItemResult *results, int nresults)
 {
@@ -453,6 +482,7 @@ count_usage(const Job *job, int64 requests, const BatchCounters *counters)
 	arg_int64(&args, counters->cached_tokens);
 	arg_int64(&args, counters->output_tokens);
 	arg_int64(&args, counters->reasoning_tokens);
+	arg_text(&args, counters->cost);
 	ledger_run(&add_usage, &args);
 }
 
@@ -468,6 +498,7 @@ jobstore_add_results(const Job *job, int batch_no, const ItemResult *results, in
 
 	ledger_open(&ledger);
 	result_args(&args, job->id, batch_no, results, nresults, &counters);
+	price_results(&args, job, &counters);
 	batch_count(job->id, batch_no, &counters);
 	ledger_run(&insert_results, &args);
 	keep_answers(job->id, batch_no, results, nresults);
@@ -523,6 +554,7 @@ end_with_outcome(const Job *job, int batch_no, BatchState state, Outcome outcome
 	BatchCounters counters = {.of = {0}};
 
 	counters.of[outcome] = n;
+	counters.cost = "0";
 	batch_count(job->id, batch_no, &counters);
 
 	arg_int64(&args, job->id);

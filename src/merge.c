@@ -112,7 +112,7 @@ merge_classify(MergeSlice *slice, MergeEntry *entry)
 	if (entry->own)
 	{
 		entry->result.input_tokens = reply->input_tokens;
-		entry->result.cached_tokens = reply->cached_tokens;
+		entry->result.cached_tokens = Min(reply->cached_tokens, reply->input_tokens);
 		entry->result.output_tokens = reply->output_tokens;
 		entry->result.reasoning_tokens = reply->reasoning_tokens;
 	}

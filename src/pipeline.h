@@ -19,6 +19,10 @@
 #include "spool.h"
 #include "target.h"
 
+/* online batches are small, so that answers are written early and little is lost by a kill */
+#define ONLINE_BATCH_ROWS	1000
+#define ONLINE_BATCH_BYTES	(32 * 1024 * 1024)
+
 struct JobTask;
 struct MergeState;
 struct OnlineState;

@@ -23,9 +23,6 @@
 #include "usercxt.h"
 
 #define PAGE_ROWS			1000
-/* online batches are small, so that answers are written early and little is lost by a kill */
-#define ONLINE_BATCH_ROWS	1000
-#define ONLINE_BATCH_BYTES	(32 * 1024 * 1024)
 
 /* Requests of the batch being filled: digest -> number of the row that sends it. */
 typedef struct RequestEntry

@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
@@ -24,6 +25,7 @@
 
 #include "api_submit.h"
 #include "credential.h"
+#include "jobstore_price.h"
 #include "json.h"
 #include "parameters.h"
 #include "sample.h"
@@ -193,7 +195,7 @@ resolve_only(Job *job)
 }
 
 static void
-resolve_numbers(FunctionCallInfo fcinfo, Job *job, const Account *account)
+resolve_numbers(FunctionCallInfo fcinfo, Job *job)
 {
 	if (!PG_ARGISNULL(ARG_MAX_ROWS))
 	{
@@ -221,14 +223,40 @@ resolve_numbers(FunctionCallInfo fcinfo, Job *job, const Account *account)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"max_failed\" must be between 0 and 1")));
 
-	/* a budget that cannot be watched is refused, not ignored */
-	if (!PG_ARGISNULL(ARG_MAX_COST) || account->max_cost_per_day >= 0 || account->max_cost_per_month >= 0)
+	if (!PG_ARGISNULL(ARG_MAX_COST))
+		job->max_cost = submit_budget(PG_GETARG_NUMERIC(ARG_MAX_COST));
+}
+
+/* A budget in dollars, as text.  Raises 22023 for what is negative or not finite. */
+char *
+submit_budget(Numeric budget)
+{
+	Numeric		zero = int64_to_numeric(0);
+
+	if (numeric_is_nan(budget) || numeric_is_inf(budget) ||
+		!DatumGetBool(DirectFunctionCall2(numeric_ge, NumericGetDatum(budget), NumericGetDatum(zero))))
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("no price is known for model \"%s\"", job->model),
-				 errdetail("A budget needs a price."),
-				 errhint("Leave out max_cost, and max_cost_per_day and max_cost_per_month of server \"%s\"; max_rows bounds a job too.",
-						 account->server)));
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"max_cost\" must be an amount of US dollars, not negative")));
+	return numeric_normalize(budget);
+}
+
+/* A budget that cannot be watched is refused, not ignored. */
+void
+submit_check_price(const Job *job, const Account *account)
+{
+	bool		by_server = account->max_cost_per_day >= 0 || account->max_cost_per_month >= 0;
+
+	if ((job->max_cost == NULL && !by_server) || jobstore_find_price(job) != NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("no price is known for model \"%s\"", job->model),
+			 by_server ?
+			 errdetail("A budget needs a price, and server \"%s\" has one.", account->server) :
+			 errdetail("A budget needs a price."),
+			 errhint("INSERT INTO dess_batch.price (model, input, cached, output, source) VALUES (%s, ..., ..., ..., '...'), in US dollars for a million tokens; or do without the budget.",
+					 quote_literal_cstr(job->model))));
 }
 
 /* ---- the table as the worker will open it ---- */
@@ -324,7 +352,7 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 	job->server_name = account->server;
 	job->provider = pstrdup(account->provider->name);
 
-	resolve_numbers(fcinfo, job, account);
+	resolve_numbers(fcinfo, job);
 	resolve_only(job);
 	key = arg_list(fcinfo, ARG_KEY, NAMEOID, "key");
 	submit_check_columns(rel, key, "key");
@@ -346,7 +374,10 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 				 errdetail_internal("%s", as_sentence(why))));
 	check_table(job, quiet);
 	if (!quiet)
+	{
+		submit_check_price(job, account);
 		warn_without_secret(account, job->owner);
+	}
 	job->args = submit_args_json(job, keep);
 	return job;
 }

@@ -137,6 +137,7 @@ extern SPIPlanPtr target_page_plan(TargetTable *table, TargetPageKind kind, bool
 extern SPIPlanPtr target_keys_plan(TargetTable *table, bool lock);
 extern SPIPlanPtr target_nowait_plan(TargetTable *table);
 extern SPIPlanPtr target_write_plan(TargetTable *table);
+extern SPIPlanPtr target_sample_plan(TargetTable *table, double percent);
 extern bool target_writes_by_position(const TargetTable *table);
 extern bool target_wanted_is_cheap(TargetTable *table, int limit);
 extern void target_free_plans(TargetTable *table);

@@ -13,14 +13,18 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "executor/tuptable.h"
 #include "nodes/params.h"
+#include "optimizer/plancat.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/rls.h"
 
@@ -350,6 +354,58 @@ target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow 
 
 	nestlevel = target_begin(table, AccessShareLock, false);
 	read_page(table, PAGE_ROWS, target_wanted_is_cheap(table, limit), last_key, limit, &receiver.base);
+	target_end(nestlevel);
+
+	*more = receiver.base.full;
+	return row_receiver_end(&receiver, rows);
+}
+
+/* ---- from all over the table ---- */
+
+double
+target_guess_rows(TargetTable *table, bool *samples)
+{
+	double		rows = 0;
+	bool		known = true;
+	ListCell   *lc;
+
+	*samples = true;
+	foreach(lc, find_all_inheritors(table->relid, AccessShareLock, NULL))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+
+		if (RELKIND_HAS_TABLE_AM(rel->rd_rel->relkind))
+		{
+			BlockNumber pages;
+			double		tuples;
+			double		all_visible;
+
+			estimate_rel_size(rel, NULL, &pages, &tuples, &all_visible);
+			rows += tuples;
+		}
+		else if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+		{
+			*samples = false;
+			known = known && rel->rd_rel->reltuples >= 0;
+			rows += Max(rel->rd_rel->reltuples, 0);
+		}
+		table_close(rel, NoLock);
+	}
+	return known ? rows : -1;
+}
+
+int
+target_read_sample(TargetTable *table, double percent, TargetRow **rows, bool *more)
+{
+	RowReceiver receiver;
+	int			nestlevel;
+	ParamListInfo params = makeParamList(0);
+
+	row_receiver_init(&receiver, table, 1024);
+	receiver.bounded = true;
+
+	nestlevel = target_begin(table, AccessShareLock, false);
+	execute(target_sample_plan(table, percent), params, &receiver.base);
 	target_end(nestlevel);
 
 	*more = receiver.base.full;

@@ -433,6 +433,23 @@ target_write_plan(TargetTable *table)
 	return table->write_plan;
 }
 
+/* All columns of rows of some blocks, the same ones every time.  Not kept. */
+SPIPlanPtr
+target_sample_plan(TargetTable *table, double percent)
+{
+	StringInfoData sql;
+	SPIPlanPtr	plan;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	append_select_list(&sql, table, PAGE_ROWS);
+	appendStringInfo(&sql, " FROM %s TABLESAMPLE SYSTEM (%.9f) REPEATABLE (0)", table->from, percent);
+	plan = SPI_prepare(sql.data, 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql.data, SPI_result_code_string(SPI_result));
+	return plan;
+}
+
 static void
 free_plan(SPIPlanPtr *plan)
 {

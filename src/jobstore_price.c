@@ -1,0 +1,199 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore_price.c
+ *		The ledger: prices, and what was spent.
+ *
+ * A price is looked up when an answer is merged, and what the answer cost is
+ * stored beside its tokens: a price that changes later rewrites nothing.  Days
+ * and months are those of UTC.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+#include "jobstore_int.h"
+#include "jobstore_price.h"
+
+/* ---- prices ---- */
+
+Price *
+jobstore_find_price(const Job *job)
+{
+	static Statement statement = {
+		.sql = "SELECT p.input::text, p.cached::text, p.output::text, p.input::float8, p.output::float8, p.price_date "
+		"FROM dess_batch.price_of($1, $2, $3, $4, (now() AT TIME ZONE 'UTC')::date) p"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	Price	   *price = NULL;
+
+	ledger_open(&ledger);
+	arg_text(&args, job->model);
+	arg_text(&args, job->provider);
+	arg_text(&args, job->server_name);
+	arg_bool(&args, job->online);
+	if (ledger_run(&statement, &args) > 0)
+	{
+		price = MemoryContextAllocZero(ledger.caller, sizeof(Price));
+		price->input = ledger_get_text(&ledger, 0, 1);
+		price->cached = ledger_get_text(&ledger, 0, 2);
+		price->output = ledger_get_text(&ledger, 0, 3);
+		price->a_input = ledger_get_float8(0, 4, 0);
+		price->a_output = ledger_get_float8(0, 5, 0);
+		price->date = DatumGetDateADT(ledger_datum(0, 6));
+	}
+	ledger_close(&ledger);
+	return price;
+}
+
+static Datum
+numeric_times(const char *price, int64 tokens)
+{
+	Datum		factor = DirectFunctionCall3(numeric_in, CStringGetDatum(price),
+											 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+
+	return DirectFunctionCall2(numeric_mul, factor, NumericGetDatum(int64_to_numeric(tokens)));
+}
+
+Datum
+price_of_tokens(const Price *price, int64 input, int64 cached, int64 output)
+{
+	Datum		cost = numeric_times(price->input, input - cached);
+
+	cost = DirectFunctionCall2(numeric_add, cost, numeric_times(price->cached, cached));
+	cost = DirectFunctionCall2(numeric_add, cost, numeric_times(price->output, output));
+	return DirectFunctionCall1(numeric_trim_scale, cost);
+}
+
+/* ---- what was spent ---- */
+
+void
+jobstore_load_spending(const Job *job, Spending *spending)
+{
+	static Statement statement = {
+		.sql = "SELECT b.cost::float8, u.day::float8, u.month::float8, b.tokens_a_byte, "
+		"(t.day + 1)::timestamp AT TIME ZONE 'UTC', (t.month + interval '1 month') AT TIME ZONE 'UTC' "
+		"FROM (SELECT d.day, date_trunc('month', d.day::timestamp) AS month "
+		"FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) d) t "
+		"CROSS JOIN (SELECT sum(b.cost) AS cost, max(b.input_tokens::float8 / nullif(b.bytes, 0)) AS tokens_a_byte "
+		"FROM dess_batch.batch b WHERE b.job_id = $1) b "
+		"CROSS JOIN LATERAL (SELECT sum(u.cost) FILTER (WHERE u.day = t.day) AS day, sum(u.cost) AS month "
+		"FROM dess_batch.usage u WHERE u.server = $2 AND u.day >= t.month::date) u"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_int64(&args, job->id);
+	arg_text(&args, job->server_name);
+	ledger_run(&statement, &args);
+	spending->job = ledger_get_float8(0, 1, 0);
+	spending->day = ledger_get_float8(0, 2, 0);
+	spending->month = ledger_get_float8(0, 3, 0);
+	spending->tokens_a_byte = ledger_get_float8(0, 4, 0);
+	spending->day_end = ledger_get_time(0, 5);
+	spending->month_end = ledger_get_time(0, 6);
+	ledger_close(&ledger);
+}
+
+int
+jobstore_load_outputs(int64 job_id, int limit, int32 **tokens)
+{
+	static Statement statement = {
+		.sql = "SELECT u.tokens FROM (SELECT r.output_tokens FROM dess_batch.result r WHERE r.job_id = $1 "
+		"AND r.output_tokens IS NOT NULL ORDER BY r.batch_no DESC, r.seq DESC LIMIT $2) r "
+		"CROSS JOIN LATERAL unnest(r.output_tokens) AS u(tokens) WHERE u.tokens > 0 LIMIT $2"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	int			n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_int64(&args, limit);
+	n = (int) ledger_run(&statement, &args);
+	*tokens = MemoryContextAlloc(ledger.caller, (n + 1) * sizeof(int32));
+	for (int i = 0; i < n; i++)
+		(*tokens)[i] = ledger_get_int32(i, 1);
+	ledger_close(&ledger);
+	return n;
+}
+
+/* Jobs of others are not looked at: what they used is theirs to know. */
+void
+jobstore_load_history(const Job *job, UsageHistory *history)
+{
+	static Statement statement = {
+		.sql = "SELECT sum(b.requests)::bigint, sum(b.bytes)::bigint, sum(b.input_tokens)::bigint, "
+		"sum(b.cached_tokens)::bigint, sum(b.output_tokens)::bigint "
+		"FROM (SELECT j.id FROM dess_batch.job j WHERE j.owner = $1 AND j.source = $2 AND j.model = $3 AND j.provider = $4 "
+		"AND j.prompt = $5 AND j.system_prompt IS NOT DISTINCT FROM $6 AND j.parameters = $7::jsonb "
+		"AND j.response_schema IS NOT DISTINCT FROM $8::jsonb ORDER BY j.id DESC LIMIT 10) j "
+		"JOIN dess_batch.batch b ON b.job_id = j.id AND b.no > 0 AND b.state = 'done' AND b.ok + b.missing > 0 AND b.failed = 0"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_oid(&args, job->owner);
+	arg_oid(&args, job->source);
+	arg_text(&args, job->model);
+	arg_text(&args, job->provider);
+	arg_text(&args, job->prompt);
+	arg_text(&args, job->system_prompt);
+	arg_text(&args, job->parameters);
+	arg_text(&args, job->response_schema);
+	ledger_run(&statement, &args);
+	history->requests = ledger_get_int64(0, 1, 0);
+	history->bytes = ledger_get_int64(0, 2, 0);
+	history->input_tokens = ledger_get_int64(0, 3, 0);
+	history->cached_tokens = ledger_get_int64(0, 4, 0);
+	history->output_tokens = ledger_get_int64(0, 5, 0);
+	ledger_close(&ledger);
+}
+
+/* ---- pauses that end by themselves ---- */
+
+bool
+jobstore_pause_until(int64 id, TimestampTz until, const char *error_code, const char *error)
+{
+	static Statement statement = {
+		.sql = "UPDATE dess_batch.job j SET control = 'pause', paused_until = $2, error_code = $3, error = $4 "
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control = 'run'"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	arg_time(&args, until);
+	arg_text(&args, error_code);
+	arg_text(&args, error);
+	n = ledger_run(&statement, &args);
+	ledger_close(&ledger);
+	return n > 0;
+}
+
+bool
+jobstore_unpause(int64 id)
+{
+	static Statement statement = {
+		.sql = "UPDATE dess_batch.job j SET control = 'run', paused_until = NULL, error_code = NULL, error = NULL "
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control = 'pause' AND j.paused_until <= now()"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	n = ledger_run(&statement, &args);
+	ledger_close(&ledger);
+	return n > 0;
+}

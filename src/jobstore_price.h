@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobstore_price.h
+ *		The ledger: prices, and what was spent.
+ *
+ * Amounts are US dollars.  What is recorded is exact, as numeric; what is
+ * compared with a budget or estimated is a double.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_JOBSTORE_PRICE_H
+#define DESS_JOBSTORE_PRICE_H
+
+#include "jobstore.h"
+#include "utils/date.h"
+
+/* What one token costs, any discount taken off; numerics as text. */
+typedef struct Price
+{
+	char	   *input;
+	char	   *cached;
+	char	   *output;
+	double		a_input;
+	double		a_output;
+	DateADT		date;			/* when it was read, or began */
+} Price;
+
+/* The price of a job's model today; NULL: none is known. */
+extern Price *jobstore_find_price(const Job *job);
+
+/* input, of which cached were, and output tokens at this price, as numeric. */
+extern Datum price_of_tokens(const Price *price, int64 input, int64 cached, int64 output);
+
+/* What a job and all jobs of its server have spent; what had no price counts as nothing. */
+typedef struct Spending
+{
+	double		job;
+	double		day;			/* of the server, this UTC day */
+	double		month;
+	double		tokens_a_byte;	/* input tokens by bytes of request files, the most in a batch; 0: unknown */
+	TimestampTz day_end;
+	TimestampTz month_end;
+} Spending;
+
+extern void jobstore_load_spending(const Job *job, Spending *spending);
+
+/* Output tokens of the job's latest answers, of those that have any; returns how many. */
+extern int	jobstore_load_outputs(int64 job_id, int limit, int32 **tokens);
+
+/* What the owner's latest jobs with the same requests used. */
+typedef struct UsageHistory
+{
+	int64		requests;
+	int64		bytes;			/* of request files */
+	int64		input_tokens;
+	int64		cached_tokens;
+	int64		output_tokens;
+} UsageHistory;
+
+extern void jobstore_load_history(const Job *job, UsageHistory *history);
+
+/* Pauses a running job until then. */
+extern bool jobstore_pause_until(int64 id, TimestampTz until, const char *error_code, const char *error);
+
+/* Lets a job go on whose time has come.  False: it is not paused that way any more. */
+extern bool jobstore_unpause(int64 id);
+
+#endif							/* DESS_JOBSTORE_PRICE_H */
