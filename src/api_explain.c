@@ -24,7 +24,7 @@
 #include "api_account.h"
 #include "credential.h"
 #include "guc.h"
-#include "jobstore.h"
+#include "jobstore_price.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_explain);
@@ -130,6 +130,53 @@ explain_standing(const Explain *explain)
 
 /* ---- what the user has stopped, or must decide ---- */
 
+/* Paused by a budget; words (why) say by which.  Returns false if it was something else. */
+static bool
+explain_budget_pause(const Explain *explain)
+{
+	const Job  *job = explain->job;
+	const char *code = explain->facts->error_code;
+	const char *why = explain->facts->error;
+
+	if (code == NULL || why == NULL)
+		return false;
+	if (strcmp(code, "max_cost") == 0)
+		explain_say(explain, "It is paused: %s. SELECT dess_batch_resume(" INT64_FORMAT ", max_cost => ...) lets it go on with a higher one.",
+					why, job->id);
+	else if (job->paused_until != 0)
+		explain_say(explain, "It is paused: %s. ALTER SERVER %s OPTIONS (SET %s '...') raises it, and SELECT dess_batch_resume(" INT64_FORMAT ") then lets the job go on at once.",
+					why, quote_identifier(job->server_name), code, job->id);
+	else if (strcmp(code, "no_price") == 0)
+		explain_say(explain, "It is paused: %s. INSERT INTO dess_batch.price (model, input, cached, output, source) VALUES (%s, ..., ..., ..., '...') gives it one, and SELECT dess_batch_resume(" INT64_FORMAT ") then lets the job go on.",
+					why, quote_literal_cstr(job->model), job->id);
+	else
+		return false;
+	explain_say(explain, "What is at the provider is fetched and merged all the same.");
+	return true;
+}
+
+/* What the job may spend, and how much of it is spent. */
+static void
+explain_budget(const Explain *explain)
+{
+	const Account *account = explain->account;
+	Spending	spending;
+
+	if (explain->job->max_cost == NULL &&
+		(account == NULL || (account->max_cost_per_day < 0 && account->max_cost_per_month < 0)))
+		return;
+	jobstore_load_spending(explain->job, &spending);
+	if (explain->job->max_cost != NULL)
+		explain_say(explain, "It has spent %.10g of %s US dollars (max_cost); what its requests under way may cost is reserved.",
+					spending.job, explain->job->max_cost);
+	if (account != NULL && account->max_cost_per_day >= 0)
+		explain_say(explain, "Server \"%s\" has spent %.10g of %.10g US dollars today (max_cost_per_day, UTC).",
+					account->server, spending.day, account->max_cost_per_day);
+	if (account != NULL && account->max_cost_per_month >= 0)
+		explain_say(explain, "Server \"%s\" has spent %.10g of %.10g US dollars this month (max_cost_per_month, UTC).",
+					account->server, spending.month, account->max_cost_per_month);
+}
+
 static void
 explain_control(const Explain *explain)
 {
@@ -145,6 +192,8 @@ explain_control(const Explain *explain)
 				explain_say(explain, "The last trouble was %s.", why);
 			break;
 		case CONTROL_PAUSE:
+			if (explain_budget_pause(explain))
+				break;
 			explain_say(explain, "It is paused%s%s. SELECT dess_batch_resume(" INT64_FORMAT ") lets it go on; what is at the provider is fetched and merged all the same.",
 						why != NULL ? " because of " : "", why != NULL ? why : "", job->id);
 			break;
@@ -415,6 +464,7 @@ dess_batch_explain(PG_FUNCTION_ARGS)
 		explain_worker(&explain);
 	if (working)
 		explain_account(&explain);
+	explain_budget(&explain);
 	explain_batches(&explain);
 	return (Datum) 0;
 }

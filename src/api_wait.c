@@ -406,7 +406,8 @@ report_failure(const JobFacts *facts, int64 id, const char *state)
 			 errmsg("job " INT64_FORMAT " is %s%s%s", id, state, colon, error),
 			 errdetail("Finished: %s.", words.data),
 			 failed ? errhint("SELECT dess_batch_retry(" INT64_FORMAT ") lets it go on when the cause is gone%s.", id, rows) :
-			 paused ? errhint("SELECT dess_batch_resume(" INT64_FORMAT ") lets it go on%s.", id, rows) :
+			 paused ? errhint("SELECT dess_batch_resume(" INT64_FORMAT "%s) lets it go on%s.", id,
+							  facts->error_code != NULL && strcmp(facts->error_code, "max_cost") == 0 ? ", max_cost => ..." : "", rows) :
 			 errhint("SELECT * FROM dess_batch_explain(" INT64_FORMAT ") says more.", id)));
 }
 

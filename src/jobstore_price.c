@@ -76,11 +76,11 @@ void
 jobstore_load_spending(const Job *job, Spending *spending)
 {
 	static Statement statement = {
-		.sql = "SELECT b.cost::float8, u.day::float8, u.month::float8, b.tokens_a_byte, "
+		.sql = "SELECT b.cost::float8, u.day::float8, u.month::float8, b.bytes_a_request, "
 		"(t.day + 1)::timestamp AT TIME ZONE 'UTC', (t.month + interval '1 month') AT TIME ZONE 'UTC' "
 		"FROM (SELECT d.day, date_trunc('month', d.day::timestamp) AS month "
 		"FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) d) t "
-		"CROSS JOIN (SELECT sum(b.cost) AS cost, max(b.input_tokens::float8 / nullif(b.bytes, 0)) AS tokens_a_byte "
+		"CROSS JOIN (SELECT sum(b.cost) AS cost, sum(b.bytes)::float8 / nullif(sum(b.requests), 0) AS bytes_a_request "
 		"FROM dess_batch.batch b WHERE b.job_id = $1) b "
 		"CROSS JOIN LATERAL (SELECT sum(u.cost) FILTER (WHERE u.day = t.day) AS day, sum(u.cost) AS month "
 		"FROM dess_batch.usage u WHERE u.server = $2 AND u.day >= t.month::date) u"
@@ -95,19 +95,20 @@ jobstore_load_spending(const Job *job, Spending *spending)
 	spending->job = ledger_get_float8(0, 1, 0);
 	spending->day = ledger_get_float8(0, 2, 0);
 	spending->month = ledger_get_float8(0, 3, 0);
-	spending->tokens_a_byte = ledger_get_float8(0, 4, 0);
+	spending->bytes_a_request = ledger_get_float8(0, 4, 0);
 	spending->day_end = ledger_get_time(0, 5);
 	spending->month_end = ledger_get_time(0, 6);
 	ledger_close(&ledger);
 }
 
 int
-jobstore_load_outputs(int64 job_id, int limit, int32 **tokens)
+jobstore_load_answers(int64 job_id, int limit, int32 **input_tokens, int32 **output_tokens)
 {
 	static Statement statement = {
-		.sql = "SELECT u.tokens FROM (SELECT r.output_tokens FROM dess_batch.result r WHERE r.job_id = $1 "
-		"AND r.output_tokens IS NOT NULL ORDER BY r.batch_no DESC, r.seq DESC LIMIT $2) r "
-		"CROSS JOIN LATERAL unnest(r.output_tokens) AS u(tokens) WHERE u.tokens > 0 LIMIT $2"
+		.sql = "SELECT coalesce(u.input, 0), coalesce(u.output, 0) FROM (SELECT r.input_tokens, r.output_tokens FROM dess_batch.result r "
+		"WHERE r.job_id = $1 AND r.input_tokens IS NOT NULL ORDER BY r.batch_no DESC, r.seq DESC LIMIT $2) r "
+		"CROSS JOIN LATERAL unnest(r.input_tokens, r.output_tokens) AS u(input, output) "
+		"WHERE u.input > 0 OR u.output > 0 LIMIT $2"
 	};
 	Ledger		ledger;
 	Args		args = {0};
@@ -117,9 +118,13 @@ jobstore_load_outputs(int64 job_id, int limit, int32 **tokens)
 	arg_int64(&args, job_id);
 	arg_int64(&args, limit);
 	n = (int) ledger_run(&statement, &args);
-	*tokens = MemoryContextAlloc(ledger.caller, (n + 1) * sizeof(int32));
+	*input_tokens = MemoryContextAlloc(ledger.caller, (n + 1) * sizeof(int32));
+	*output_tokens = MemoryContextAlloc(ledger.caller, (n + 1) * sizeof(int32));
 	for (int i = 0; i < n; i++)
-		(*tokens)[i] = ledger_get_int32(i, 1);
+	{
+		(*input_tokens)[i] = ledger_get_int32(i, 1);
+		(*output_tokens)[i] = ledger_get_int32(i, 2);
+	}
 	ledger_close(&ledger);
 	return n;
 }

@@ -37,15 +37,15 @@ typedef struct Spending
 	double		job;
 	double		day;			/* of the server, this UTC day */
 	double		month;
-	double		tokens_a_byte;	/* input tokens by bytes of request files, the most in a batch; 0: unknown */
+	double		bytes_a_request;	/* of the job, so far; 0: unknown */
 	TimestampTz day_end;
 	TimestampTz month_end;
 } Spending;
 
 extern void jobstore_load_spending(const Job *job, Spending *spending);
 
-/* Output tokens of the job's latest answers, of those that have any; returns how many. */
-extern int	jobstore_load_outputs(int64 job_id, int limit, int32 **tokens);
+/* Tokens of the job's latest answers, of those that have any; returns how many. */
+extern int	jobstore_load_answers(int64 job_id, int limit, int32 **input_tokens, int32 **output_tokens);
 
 /* What the owner's latest jobs with the same requests used. */
 typedef struct UsageHistory
@@ -59,7 +59,7 @@ typedef struct UsageHistory
 
 extern void jobstore_load_history(const Job *job, UsageHistory *history);
 
-/* Pauses a running job until then. */
+/* Pauses a running job until then; 0: until somebody lets it go on. */
 extern bool jobstore_pause_until(int64 id, TimestampTz until, const char *error_code, const char *error);
 
 /* Lets a job go on whose time has come.  False: it is not paused that way any more. */

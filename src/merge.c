@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "budget.h"
 #include "encoding.h"
 #include "merge_int.h"
 #include "usercxt.h"
@@ -461,8 +462,11 @@ merge_remember(MergeSlice *slice)
 			state->nfinished++;
 			if (entry->reply->kind != REPLY_EXPIRED)
 				state->nanswered++;
+			if (entry->own)
+				budget_note_answer(task, entry->result.input_tokens, entry->result.output_tokens);
 		}
 	}
+	budget_note_spending();
 	state->offset = slice->offset_after;
 	task->job->requeued += slice->nagain;
 	if (slice->nagain > 0 && task->job->online)

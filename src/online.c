@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "batch_token.h"
+#include "budget.h"
 #include "encoding.h"
 #include "merge.h"
 
@@ -48,7 +49,9 @@ typedef struct OnlineState
 	SpoolReader *reader;		/* of the request file */
 	int			next_no;		/* the first item not looked at */
 	bool	   *answered;		/* by item: a line is in the result file */
+	uint32	   *reserved;		/* by item: bytes of the request, while it is sent and not merged; else 0 */
 	int			nunsent;
+	bool		stalled;		/* what is under way must be merged before more is sent */
 	dlist_head	in_flight;
 	dlist_head	put_back;
 	int			nin_flight;
@@ -139,6 +142,7 @@ online_open_slice(void *arg)
 	request_path = spool_path(job_id, batch->batch.no, SPOOL_REQUESTS, 0);
 	state->result_path = spool_path(job_id, batch->batch.no, SPOOL_RESULTS, 0);
 	state->answered = palloc0_array(bool, batch->merge->nitems + 1);
+	state->reserved = palloc0_array(uint32, batch->merge->nitems + 1);
 	initStringInfo(&state->arrived);
 	state->reader = spool_open(request_path, 0);
 	online_open_results(state);
@@ -149,6 +153,8 @@ online_open_slice(void *arg)
 	{
 		if (batch->merge->finished[i])
 			state->answered[i] = true;
+		else if (state->answered[i])
+			state->reserved[i] = (uint32) (batch->batch.bytes / Max(batch->batch.requests, 1) + 1);
 		if (batch->merge->items[i].same_as == 0 && !state->answered[i])
 			state->nunsent++;
 	}
@@ -219,6 +225,32 @@ online_unsent(const BatchTask *batch)
 	return batch->online != NULL ? batch->online->nunsent : batch->batch.requests;
 }
 
+void
+online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes)
+{
+	const OnlineState *state = batch->online;
+
+	*requests = 0;
+	*bytes = 0;
+	if (state == NULL)
+	{
+		/* nobody has looked yet what was sent before a restart */
+		if (batch->batch.state == BATCH_RUNNING)
+		{
+			*requests = batch->batch.requests;
+			*bytes = batch->batch.bytes;
+		}
+		return;
+	}
+	for (int i = 0; i < batch->merge->nitems; i++)
+	{
+		if (state->reserved[i] == 0 || batch->merge->finished[i])
+			continue;
+		(*requests)++;
+		*bytes += state->reserved[i];
+	}
+}
+
 /* ---- sending ---- */
 
 /* The next request that was never answered, or NULL. */
@@ -278,6 +310,7 @@ online_start(BatchTask *batch, OnlineRequest *request)
 	channel_complete_request(&http, account);
 	request->transfer = http_start(&http, request);
 
+	batch->online->reserved[request->no - 1] = (uint32) Max(request->length, 1);
 	dlist_push_tail(&batch->online->in_flight, &request->node);
 	batch->online->nin_flight++;
 	batch->online->nunsent--;
@@ -299,6 +332,17 @@ online_authorize(BatchTask *batch)
 		batch->online->send_due = channel->authorize_due;
 }
 
+/* Does the request fit into the budget?  If not it is put back. */
+static bool
+online_takes(BatchTask *batch, OnlineRequest *request, double *room)
+{
+	if (budget_takes_request(batch->job, request->length, room))
+		return true;
+	dlist_push_head(&batch->online->put_back, &request->node);
+	batch->online->stalled = true;
+	return false;
+}
+
 /*
  * Sends what the channel allows; sets send_due when it has to wait.  Returns
  * true if more could be sent at once.
@@ -310,7 +354,9 @@ online_send(BatchTask *batch)
 	OnlineState *state = batch->online;
 	SliceError	error;
 	SliceVerdict verdict;
+	double		room;
 
+	state->stalled = false;
 	if (state->nunsent == 0 || channel_room(channel) == 0 || state->send_due > GetCurrentTimestamp())
 		return false;
 	verdict = channel_refresh(channel, &error);
@@ -333,6 +379,8 @@ online_send(BatchTask *batch)
 	}
 	if (channel->limits->unreachable == 0)
 		jobtask_note_gone(batch->job);
+	if (!budget_find_room(batch->job, &room))
+		return false;
 
 	for (int i = 0; i < SENDS_A_TURN && state->nunsent > 0 && channel_room(channel) > 0; i++)
 	{
@@ -340,6 +388,8 @@ online_send(BatchTask *batch)
 		int64		delay;
 
 		if (request == NULL)
+			return false;
+		if (!online_takes(batch, request, &room))
 			return false;
 		delay = channel_delay(channel, request->length);
 		if (delay > 0)
@@ -360,6 +410,7 @@ online_put_back(BatchTask *batch, OnlineRequest *request)
 {
 	http_free(request->transfer);
 	request->transfer = NULL;
+	batch->online->reserved[request->no - 1] = 0;
 	dlist_push_tail(&batch->online->put_back, &request->node);
 	batch->online->nunsent++;
 }
@@ -544,7 +595,7 @@ online_should_merge(const OnlineState *state, bool stopping)
 	if (state->nunmerged == 0)
 		return false;
 	return state->nunmerged >= GROUP_ANSWERS ||
-		state->nin_flight + (stopping ? 0 : state->nunsent) == 0 ||
+		state->nin_flight + (stopping || state->stalled ? 0 : state->nunsent) == 0 ||
 		TimestampDifferenceExceeds(state->first_unmerged, GetCurrentTimestamp(), GROUP_DELAY_MS);
 }
 

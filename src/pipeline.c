@@ -21,6 +21,7 @@
 
 #include "batch_task.h"
 #include "batch_token.h"
+#include "budget.h"
 #include "encoding.h"
 #include "guc.h"
 
@@ -127,7 +128,7 @@ upload_work(BatchTask *batch)
 		return false;
 	if (batch->batch.state == BATCH_PREPARED)
 	{
-		if (!batch_has_room(batch) || !batch_file_intact(batch))
+		if (!batch_has_room(batch) || !batch_file_intact(batch) || !budget_takes_batch(batch))
 			return false;
 		if (!batch_move(batch, BATCH_UPLOADING, "starting an upload"))
 			return false;
@@ -148,7 +149,8 @@ create_work(BatchTask *batch)
 
 	if (batch->batch.state == BATCH_UPLOADED)
 	{
-		if (!jobtask_may_send(task) || task->job->stage < STAGE_CREATE || !batch_account_ready(batch))
+		if (!jobtask_may_send(task) || task->job->stage < STAGE_CREATE || !batch_account_ready(batch) ||
+			!budget_takes_batch(batch))
 			return false;
 		if (!batch_move(batch, BATCH_CREATING, "creating a batch"))
 			return false;

@@ -28,6 +28,7 @@ struct MergeState;
 struct OnlineState;
 struct SampleState;
 struct CountState;
+struct Budget;
 
 /* A batch in the worker's memory. */
 typedef struct BatchTask
@@ -94,6 +95,8 @@ typedef struct JobTask
 
 	struct SampleState *sample; /* while sample rows are being chosen */
 	struct CountState *count;	/* while the rows still to come are being counted */
+
+	struct Budget *budget;		/* NULL until first needed */
 
 	TimestampTz due;			/* job-level work waits until then */
 	TimestampTz again_due;		/* rows to be sent once more wait until then */
@@ -172,6 +175,7 @@ extern TimestampTz online_due(const BatchTask *batch);
 extern void online_reply(TransferOwner *owner, HttpTransfer *transfer);
 extern void online_flush(void); /* replies that have arrived go to the spool */
 extern int64 online_unsent(const BatchTask *batch);
+extern void online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes);	/* sent, and not merged */
 extern void online_end(BatchTask *batch);
 
 #endif							/* DESS_PIPELINE_H */

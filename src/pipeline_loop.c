@@ -13,9 +13,9 @@
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
+#include "budget.h"
 #include "encoding.h"
 #include "guc.h"
-#include "pipeline.h"
 
 /* a look at the ledger failed and is repeated after this */
 #define REFRESH_RETRY_MS	1000
@@ -50,7 +50,7 @@ static bool
 job_work(JobTask *task)
 {
 	dlist_mutable_iter iter;
-	bool		did = false;
+	bool		did = budget_resume(task);
 
 	if (task->due <= GetCurrentTimestamp())
 	{
@@ -152,6 +152,8 @@ pipeline_timeout_ms(void)
 			first = Min(first, task->due);
 		if (task->again_due > now)
 			first = Min(first, task->again_due);
+		if (task->job->paused_until > now)
+			first = Min(first, task->job->paused_until);
 		if (task->channel != NULL && channel_due(task->channel) > now)
 			first = Min(first, channel_due(task->channel));
 		dlist_foreach(iter, &task->batches)

@@ -18,6 +18,7 @@
 
 #include "batch_task.h"
 #include "batch_token.h"
+#include "budget.h"
 #include "guc.h"
 #include "pipeline.h"
 #include "usercxt.h"
@@ -53,6 +54,8 @@ typedef struct PrepareSlice
 	bool		new_batch;
 	int64		max_requests;
 	int64		max_bytes;
+	double		max_cost;		/* that may be reserved for it; negative: no limit */
+	bool		unaffordable;	/* not even one request */
 
 	StringInfoData lines;
 	JobItem	   *items;			/* sent */
@@ -94,6 +97,7 @@ prepare_set_limits(PrepareSlice *slice)
 		slice->max_requests = smaller(slice->max_requests, ONLINE_BATCH_ROWS);
 		slice->max_bytes = smaller(slice->max_bytes, ONLINE_BATCH_BYTES);
 	}
+	slice->max_cost = budget_for_batch(slice->task);
 }
 
 /* ---- one row ---- */
@@ -153,8 +157,10 @@ prepare_add_row(PrepareSlice *slice, const TargetRow *row, int attempts)
 			requests_delete(task->requests, hash);
 			return true;
 		}
+		slice->unaffordable = slice->max_cost >= 0 &&
+			budget_reserve(task, batch->requests + slice->nrequests + 1, batch->bytes + slice->lines.len) > slice->max_cost;
 		if (batch->requests + slice->nrequests >= slice->max_requests ||
-			batch->bytes + slice->lines.len > slice->max_bytes)
+			batch->bytes + slice->lines.len > slice->max_bytes || slice->unaffordable)
 		{
 			slice->lines.len = length_before;
 			requests_delete(task->requests, hash);
@@ -658,6 +664,8 @@ prepare_work(JobTask *task)
 
 	if (task->filling != NULL && !task->filling_checked)
 		return prepare_check_filling(task);
+	if (!budget_may_prepare(task))
+		return false;
 	if (!task->job->listed && (task->job->sample || task->job->only != NIL))
 	{
 		prepare_list(task);
@@ -703,5 +711,7 @@ prepare_work(JobTask *task)
 
 	if (verdict == SLICE_DONE && slice.full && task->filling != NULL)
 		prepare_complete(task);
+	else if (verdict == SLICE_DONE && slice.unaffordable)
+		budget_pause(task);
 	return verdict == SLICE_DONE;
 }
