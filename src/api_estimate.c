@@ -37,6 +37,8 @@ PG_FUNCTION_INFO_V1(dess_batch_estimate);
 #define SAMPLE_ROWS			10000
 #define PAGE_ROWS			1000
 #define LISTED_ROWS			5000
+/* rows of a sample that lie together, in this many or in the next, count as one place */
+#define PLACE_ROWS			50
 /* reading ends after this, and what was read stands for the rest */
 #define READ_MS				3000
 
@@ -51,7 +53,8 @@ PG_FUNCTION_INFO_V1(dess_batch_estimate);
 typedef struct SeenEntry
 {
 	uint64		hash;
-	int			count;
+	int			count;			/* of a sample: in how many places */
+	int			place;			/* the last of them */
 	char		status;
 } SeenEntry;
 
@@ -81,7 +84,8 @@ typedef struct Estimate
 	double		read;			/* rows of the table */
 	double		rows;			/* of these, such as would be sent */
 	double		requests;
-	double		once;			/* requests that only one row has, in a sample */
+	double		places;			/* in a sample: places where requests were seen */
+	double		once;			/* requests that were seen in one place only */
 	double		bytes;			/* of request lines */
 	double		text_bytes;		/* of what is rendered */
 	int			batches;
@@ -124,7 +128,7 @@ new_batch(Estimate *estimate)
 
 /* A row that would be sent: alone, or with an equal one.  A sample is not cut into batches. */
 static void
-add_row(Estimate *estimate, const TargetRow *row, StringInfo line)
+add_row(Estimate *estimate, const TargetRow *row, int place, StringInfo line)
 {
 	BatchItem	item;
 	char		custom_id[64];
@@ -135,11 +139,17 @@ add_row(Estimate *estimate, const TargetRow *row, StringInfo line)
 	if (found)
 	{
 		estimate->rows++;
-		if (entry->count++ == 1)
-			estimate->once--;
+		if (place - entry->place > 1)
+		{
+			estimate->places++;
+			if (entry->count++ == 1)
+				estimate->once--;
+		}
+		entry->place = place;
 		return;
 	}
 	entry->count = 1;
+	entry->place = place;
 	batch_custom_id(custom_id, sizeof(custom_id), "00000000000000000000000000000000", 1000);
 	item.custom_id = custom_id;
 	item.text = row->text;
@@ -154,9 +164,11 @@ add_row(Estimate *estimate, const TargetRow *row, StringInfo line)
 		new_batch(estimate);
 		entry = seen_insert(estimate->seen, digest_hash64(&row->hash), &found);
 		entry->count = 1;
+		entry->place = place;
 	}
 	estimate->rows++;
 	estimate->requests++;
+	estimate->places++;
 	estimate->once++;
 	estimate->batch_requests++;
 	estimate->batch_bytes += line->len;
@@ -193,7 +205,7 @@ add_rows(Estimate *estimate, const TargetRow *rows, int nrows, bool check_settle
 			continue;
 		if (!estimate->sampled && !job->sample && job->max_rows > 0 && estimate->rows >= job->max_rows)
 			return false;
-		add_row(estimate, &rows[index[i]], &line);
+		add_row(estimate, &rows[index[i]], index[i] / PLACE_ROWS, &line);
 	}
 	return true;
 }
@@ -228,18 +240,20 @@ read_in_order(Estimate *estimate)
 	return end;
 }
 
-/* Rows all over the table. */
-static void
+/* Rows all over the table.  Returns how many it has by that. */
+static double
 read_sample(Estimate *estimate, double table_rows)
 {
 	TargetRow  *rows;
+	double		share = Min(SAMPLE_ROWS / table_rows, 1);
 	bool		more;
 	int			nrows;
 
 	estimate->sampled = true;
-	nrows = target_read_sample(estimate->table, Min(100.0 * SAMPLE_ROWS / table_rows, 100.0), &rows, &more);
+	nrows = target_read_sample(estimate->table, 100 * share, &rows, &more);
 	(void) add_rows(estimate, rows, nrows, !estimate->job->overwrite);
 	estimate->read = nrows;
+	return more ? table_rows : nrows / share;
 }
 
 /* Rows that "only" names; of many, some all over the list.  Returns how many there are. */
@@ -278,6 +292,7 @@ read_rows(Estimate *estimate, const List *listed)
 	const Job  *job = estimate->job;
 	double		table_rows;
 	double		total;
+	bool		analyzed;
 	bool		samples;
 	bool		few = job->max_rows > 0 && job->max_rows <= WHOLE_ROWS && !job->sample;
 
@@ -285,11 +300,13 @@ read_rows(Estimate *estimate, const List *listed)
 		total = read_listed(estimate, listed);
 	else
 	{
-		table_rows = target_guess_rows(estimate->table, &samples);
+		table_rows = target_guess_rows(estimate->table, &analyzed, &samples);
 		if (table_rows > WHOLE_ROWS && samples && !few)
 		{
-			read_sample(estimate, table_rows);
-			total = table_rows;
+			total = read_sample(estimate, table_rows);
+			/* statistics are more exact, unless the table has become another since */
+			if (analyzed && fabs(table_rows - total) < total / 3)
+				total = table_rows;
 		}
 		else if (read_in_order(estimate))
 			total = estimate->read;
@@ -303,19 +320,20 @@ read_rows(Estimate *estimate, const List *listed)
 
 /*
  * Different requests in a batch of that many rows, where a sample of fewer has
- * so many (the estimator of Haas and Stokes that ANALYZE uses as well).
+ * so many: the estimator of Haas and Stokes that ANALYZE uses as well.  Equal
+ * requests that lie together are everywhere as many as in the sample, so it
+ * is places that are counted.
  */
 static double
 distinct_requests(const Estimate *estimate, double rows)
 {
-	double		n = estimate->rows;
+	double		n = estimate->places;
 	double		d = estimate->requests;
+	double		places = rows * n / estimate->rows;
 
-	if (n <= 0)
-		return 0;
-	if (rows <= n)
-		return d * rows / n;
-	return Min(n * d / (n - estimate->once + estimate->once * n / rows), rows);
+	if (places <= n)
+		return d * places / n;
+	return Min(n * d / (n - estimate->once + estimate->once * n / places), places);
 }
 
 /* Makes of what was read what it stands for. */

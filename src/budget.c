@@ -152,11 +152,27 @@ most_answers(const Budget *budget)
 	return bucket_end(bucket);
 }
 
+/* Who asks a model to think long gets longer answers. */
+static double
+first_output_tokens(const char *effort)
+{
+	static const char *const efforts[] = {"medium", "high", "xhigh", "max"};
+	double		tokens = FIRST_OUTPUT_TOKENS;
+
+	for (int i = 0; effort != NULL && i < lengthof(efforts); i++)
+	{
+		tokens *= 2;
+		if (strcmp(effort, efforts[i]) == 0)
+			return tokens;
+	}
+	return FIRST_OUTPUT_TOKENS;
+}
+
 /* What is reserved for requests from now on. */
 static void
-set_reserve(Budget *budget, int64 max_output_tokens)
+set_reserve(Budget *budget, const BatchParameters *parameters)
 {
-	double		output = FIRST_OUTPUT_TOKENS;
+	double		output = first_output_tokens(parameters->reasoning_effort);
 	double		tokens_a_byte = 1 / FIRST_BYTES_A_TOKEN;
 	double		learnt = 0;
 	double		headroom = 0;
@@ -168,8 +184,8 @@ set_reserve(Budget *budget, int64 max_output_tokens)
 	else
 		tokens_a_byte = Max(tokens_a_byte, learnt);
 
-	if (max_output_tokens > 0)
-		output = max_output_tokens;
+	if (parameters->max_output_tokens > 0)
+		output = parameters->max_output_tokens;
 	else if (budget->answers >= ENOUGH_ANSWERS)
 	{
 		output = Max(most_answers(budget), OUTPUT_MARGIN * budget->output_tokens / budget->answers);
@@ -216,7 +232,7 @@ load_figures(JobTask *task)
 	budget->output = price != NULL ? price->a_output : 0;
 	budget->max_cost = task->job->max_cost != NULL ? strtod(task->job->max_cost, NULL) : -1;
 	parameters_read(task->job->parameters, &parameters);
-	set_reserve(budget, parameters.max_output_tokens);
+	set_reserve(budget, &parameters);
 	budget->generation = generation;
 	budget->loaded_at = GetCurrentTimestamp();
 }

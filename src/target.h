@@ -78,10 +78,11 @@ extern const struct AnswerRules *target_answer_rules(const TargetTable *table);
 extern int	target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow **rows, bool *more);
 
 /*
- * How many rows the table has, roughly and at once; -1: nobody knows.  *samples
- * tells whether target_read_sample() can be used: not on foreign tables.
+ * How many rows the table has, roughly and at once; *analyzed: by statistics,
+ * and not only by its size.  *samples tells whether target_read_sample() can
+ * be used: not on foreign tables.
  */
-extern double target_guess_rows(TargetTable *table, bool *samples);
+extern double target_guess_rows(TargetTable *table, bool *analyzed, bool *samples);
 
 /* Reads rows like target_read_page(), about percent of the table, from blocks all over it; in no order. */
 extern int	target_read_sample(TargetTable *table, double percent, TargetRow **rows, bool *more);

@@ -363,13 +363,12 @@ target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow 
 /* ---- from all over the table ---- */
 
 double
-target_guess_rows(TargetTable *table, bool *samples)
+target_guess_rows(TargetTable *table, bool *analyzed, bool *samples)
 {
 	double		rows = 0;
-	bool		known = true;
 	ListCell   *lc;
 
-	*samples = true;
+	*samples = *analyzed = true;
 	foreach(lc, find_all_inheritors(table->relid, AccessShareLock, NULL))
 	{
 		Relation	rel = table_open(lfirst_oid(lc), NoLock);
@@ -382,16 +381,17 @@ target_guess_rows(TargetTable *table, bool *samples)
 
 			estimate_rel_size(rel, NULL, &pages, &tuples, &all_visible);
 			rows += tuples;
+			*analyzed = *analyzed && rel->rd_rel->reltuples >= 0;
 		}
 		else if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
 		{
 			*samples = false;
-			known = known && rel->rd_rel->reltuples >= 0;
+			*analyzed = *analyzed && rel->rd_rel->reltuples >= 0;
 			rows += Max(rel->rd_rel->reltuples, 0);
 		}
 		table_close(rel, NoLock);
 	}
-	return known ? rows : -1;
+	return rows;
 }
 
 int

@@ -112,7 +112,7 @@ CALL try_all(:job);
 SELECT dess_batch_resume(:job);
 SELECT * FROM standing;
 SELECT dess_batch_resume(:job);
-CALL try(format('SELECT dess_batch_resume(%s, 5)', :job));
+CALL try(format('SELECT dess_batch_resume(%s, -1)', :job));
 -- what paused it is over
 SELECT dess_batch_pause(:job);
 RESET ROLE;

@@ -100,7 +100,10 @@ CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_failed =>
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_failed => 1.1) $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_failed => 'NaN') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_failed => 'Infinity') $$);
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => 5) $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-nobody', max_cost => 5) $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => -0.01) $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => 'NaN') $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => 'Infinity') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{good}') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{again}') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{pending}') $$);
@@ -489,7 +492,7 @@ CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', server => 're
 DROP FOREIGN DATA WRAPPER regress_dess_fdw CASCADE;
 -- a budget of the server's needs a price as well
 ALTER SERVER regress_dess_a OPTIONS (ADD max_cost_per_day '10');
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini') $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-nobody') $$);
 ALTER SERVER regress_dess_a OPTIONS (DROP max_cost_per_day);
 
 -- --------------------------------------------------------------- privileges

@@ -101,7 +101,7 @@ refused("'notes', NULL, '{note}', $rest", '22004', '"model"', 'no model');
 refused("NULL, 'gpt-4o-mini', '{note}', $rest", '22004', '"source"', 'no source');
 refused("'notes', 'gpt-4o-mini', '{note}', server => 'nowhere'", '42704', '"nowhere".*CREATE SERVER nowhere', 'no such server');
 refused("'notes', 'my-model', '{note}'", '42704', 'no provider serves model "my-model".*HINT', 'a model that no server serves');
-refused("'notes', 'gpt-4o-mini', '{note}', max_cost => 1, $rest", '55000', 'no price', 'a budget without a price');
+refused("'notes', 'gpt-3.9', '{note}', max_cost => 1, $rest", '55000', 'no price.*HINT.*INSERT INTO dess_batch.price', 'a budget without a price');
 is(query('SELECT count(*) FROM dess_batch_jobs'), 0, 'no job was made');
 
 # ---- a model that the provider does not know
