@@ -188,7 +188,8 @@ upload_put(BatchStage *stage, StepResult *result, bool question)
 	stage->phase = question ? UPLOAD_ASKING : UPLOAD_SENDING;
 	length = question ? 0 : Min(total - upload.offset, GCS_CHUNK);
 	step_request(result, "PUT", upload.session);
-	google_add_token(stage->account, &result->request);
+	if (provider_same_origin(upload.session, storage_url(stage->account)))
+		google_add_token(stage->account, &result->request);
 	if (length == 0)
 	{
 		result->request.body = "";

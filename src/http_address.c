@@ -31,35 +31,57 @@ typedef struct UrlParts
 	char		host[MAX_HOST_LENGTH + 1];	/* lower case, no brackets, no final dot */
 } UrlParts;
 
+/* Where clouds that do not use a link-local address tell a machine its credentials. */
+static const char *const metadata_servers[] = {
+	"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"
+};
+
 static bool
-ipv4_is_local(uint32 address)
+is_metadata_server(int family, const void *address, size_t length)
 {
+	for (int i = 0; i < lengthof(metadata_servers); i++)
+	{
+		struct in6_addr known;
+
+		if (inet_pton(family, metadata_servers[i], &known) == 1 &&
+			memcmp(&known, address, length) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool
+ipv4_is_local(const void *bytes)
+{
+	uint32		address;
+
+	memcpy(&address, bytes, sizeof(address));
+	if (is_metadata_server(AF_INET, &address, sizeof(address)))
+		return true;
+	address = ntohl(address);
 	return (address >> 24) == 127 || (address >> 24) == 0 || (address >> 16) == 0xA9FE;
 }
 
 static bool
 ipv6_is_local(const struct in6_addr *address)
 {
+	/* 64:ff9b::/96, behind which a NAT64 gateway has all of IPv4 */
+	static const uint8 nat64[12] = {0x00, 0x64, 0xFF, 0x9B};
+
 	if (IN6_IS_ADDR_UNSPECIFIED(address) || IN6_IS_ADDR_LOOPBACK(address) ||
-		IN6_IS_ADDR_LINKLOCAL(address))
+		IN6_IS_ADDR_LINKLOCAL(address) ||
+		is_metadata_server(AF_INET6, address, sizeof(*address)))
 		return true;
-
-	if (IN6_IS_ADDR_V4MAPPED(address) || IN6_IS_ADDR_V4COMPAT(address))
-	{
-		uint32		embedded;
-
-		memcpy(&embedded, &address->s6_addr[12], sizeof(embedded));
-		return ipv4_is_local(ntohl(embedded));
-	}
-
-	return false;
+	return (IN6_IS_ADDR_V4MAPPED(address) || IN6_IS_ADDR_V4COMPAT(address) ||
+			memcmp(address->s6_addr, nat64, sizeof(nat64)) == 0) &&
+		ipv4_is_local(&address->s6_addr[12]);
 }
 
 bool
 address_is_local(const struct sockaddr *address)
 {
 	if (address->sa_family == AF_INET)
-		return ipv4_is_local(ntohl(((const struct sockaddr_in *) address)->sin_addr.s_addr));
+		return ipv4_is_local(&((const struct sockaddr_in *) address)->sin_addr.s_addr);
 	if (address->sa_family == AF_INET6)
 		return ipv6_is_local(&((const struct sockaddr_in6 *) address)->sin6_addr);
 	return true;

@@ -12,7 +12,7 @@
 
 #include "http.h"
 
-/* Loopback, link-local, unspecified, or of no internet family.  Callable from libcurl's callbacks. */
+/* Loopback, link-local, unspecified, a cloud's metadata server, or of no internet family.  Callable from libcurl's callbacks. */
 extern bool address_is_local(const struct sockaddr *address);
 extern bool address_text_is_local(const char *text);
 

@@ -193,6 +193,23 @@ request_header(HttpRequest *request, const char *name, const char *value)
 	request->headers = lappend(request->headers, header.data);
 }
 
+/* The length of scheme and authority, 0 where there is none. */
+static size_t
+origin_length(const char *url)
+{
+	const char *colon = strstr(url, "://");
+
+	return colon == NULL ? 0 : colon + 3 - url + strcspn(colon + 3, "/?#");
+}
+
+bool
+provider_same_origin(const char *url, const char *other)
+{
+	size_t		length = origin_length(url);
+
+	return length > 0 && length == origin_length(other) && pg_strncasecmp(url, other, length) == 0;
+}
+
 void
 step_header(StepResult *result, const char *name, const char *value)
 {

@@ -342,6 +342,12 @@ extern PGDLLEXPORT bool provider_glob_match(const char *globs, const char *model
  */
 extern void provider_step(StageStep step, BatchStage *stage, HttpReply *reply, StepResult *result);
 
+/*
+ * Do both addresses lie at the same scheme, host and port, as they are spelt?
+ * An address that a reply names gets the account's secret only then.
+ */
+extern PGDLLEXPORT bool provider_same_origin(const char *url, const char *other);
+
 /* Helpers that every provider shares; each starts the result anew, but for step_header and step_json_body. */
 extern PGDLLEXPORT void step_request(StepResult *result, const char *method, const char *url);
 extern PGDLLEXPORT void step_header(StepResult *result, const char *name, const char *value);

@@ -125,7 +125,8 @@ upload_put(BatchStage *stage, StepResult *result, bool question)
 	length = Min(stage->spool_length - upload.offset, GCS_CHUNK);
 	stage->phase = question ? UPLOAD_ASKING : UPLOAD_SENDING;
 	step_request(result, "POST", upload.session);
-	add_key(stage->account, &result->request);
+	if (provider_same_origin(upload.session, stage->account->base_url))
+		add_key(stage->account, &result->request);
 	if (question)
 	{
 		result->request.body = "";

@@ -359,6 +359,94 @@ is(query(q{SELECT string_agg(DISTINCT who, ' ') FROM writers WHERE relation = 'h
 	'is written as the new owner, with whose trigger it comes');
 $_->close foreach $giver, $taker;
 
+# ---- addresses that a reply names
+
+my $elsewhere = IO::Socket::INET->new(Listen => 16, LocalAddr => '127.0.0.1') or die "could not listen: $!";
+my $port = $elsewhere->sockport;
+
+# What the first that came has said, within some seconds, and is sent away; undef: nobody came.
+sub visitor
+{
+	my ($seconds) = @_;
+	my $text = '';
+
+	return undef unless IO::Select->new($elsewhere)->can_read($seconds);
+	my $peer = $elsewhere->accept;
+	sysread($peer, $text, 65536) if IO::Select->new($peer)->can_read($seconds);
+	syswrite($peer, "HTTP/1.1 410 Gone\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+	shutdown($peer, 1);
+	1 while IO::Select->new($peer)->can_read($seconds) && sysread($peer, my $rest, 65536);
+	close $peer;
+	return $text;
+}
+
+query(
+	q{CREATE TABLE routed (id integer PRIMARY KEY, note text, department_llm text);
+	INSERT INTO routed SELECT i, 'routed ' || i FROM generate_series(1, 3) i;});
+my %session = (
+	gemini => [ 'x-goog-upload-url', '/upload/v1beta/files', qr/^x-goog-api-key/mi ],
+	vertex => [ 'location', '/upload/storage/*', qr/^authorization/mi ]);
+foreach my $provider (sort keys %session)
+{
+	my ($header, $path, $secret) = @{ $session{$provider} };
+	my $arguments = "'routed', 'gemini-3.5-flash', '$provider {note}', server => '$provider', overwrite => true";
+
+	create_server($node, $simulator, name => $provider, provider => $provider);
+	$simulator->post('faults', { match => { method => 'POST', path => $path }, times => 1, status => 200,
+		headers => { $header => "http://127.0.0.1:$port/session?secret=1" }, body => '' });
+	my $routed = submit_job($node, $arguments);
+	my $request = visitor(60);
+	like($request, qr{^P\w+ /session\?secret=1}, "$provider: an upload session elsewhere is followed");
+	unlike($request, $secret, 'but is not told the secret');
+	is(wait_for_job($node, $routed), 'done', 'the job begins another one, and is done');
+	is(scalar @{ $simulator->get("requests?limit=20000&path=$path")->{requests} } > 1, 1, 'which it was sent to');
+
+	query(q{ALTER SYSTEM SET dess_batch.allowed_hosts = '127.0.0.1'; SELECT pg_reload_conf()});
+	until_true(q{SELECT current_setting('dess_batch.allowed_hosts') = '127.0.0.1'}, 'the setting is read');
+	$simulator->post('faults', { match => { method => 'POST', path => $path }, status => 200,
+		headers => { $header => "http://localhost:$port/session?secret=2" }, body => '' });
+	$routed = submit_job($node, $arguments);
+	until_true("SELECT EXISTS (SELECT FROM dess_batch_explain($routed) e WHERE e LIKE '%host \"localhost\" is not among those of dess_batch.allowed_hosts%')",
+		'explain says which host is not allowed');
+	is(visitor(0), undef, 'nobody came there');
+	unlike(query("SELECT string_agg(e, ' ') FROM dess_batch_explain($routed) e"), qr/secret=/, 'the address of the session is not shown');
+	$simulator->post('faults/clear');
+	query('ALTER SYSTEM RESET dess_batch.allowed_hosts; SELECT pg_reload_conf()');
+	is(wait_for_job($node, $routed), 'failed', 'the job has failed for it');
+	query("SELECT dess_batch_retry($routed)");
+	is(wait_for_job($node, $routed), 'done', 'and goes on where it may');
+}
+
+# a redirection
+foreach my $mode ('batch', 'online')
+{
+	$simulator->post('faults', { match => { method => 'POST' }, times => 1, status => 307,
+		headers => { location => "http://127.0.0.1:$port/elsewhere" }, body => '' });
+	my $redirected = submit_job($node, "'routed', 'gpt-4o-mini', '$mode redirected {note}', server => 'openai', overwrite => true, mode => '$mode'");
+	wait_for_job($node, $redirected);
+	is($simulator->get('faults')->[0]{fired}, 1, "$mode: the provider sends a request elsewhere");
+	is(visitor(0), undef, 'where nobody came');
+	$simulator->post('faults/clear');
+}
+
+# whoever owns a server is not sent inside by any spelling of an address
+query('GRANT USAGE ON FOREIGN DATA WRAPPER dess_batch TO mallory');
+foreach my $address ('https://[::ffff:169.254.169.254]', 'https://[::ffff:7f00:1]', 'https://[fe80::1%25lo]', 'https://[64:ff9b::7f00:1]', 'https://[64:ff9b::169.254.169.254]',
+	'https://2852039166', 'https://0xA9FEA9FE', 'https://0251.0376.0251.0376', 'https://169.254.169.254.', 'https://127.0.0.1.', 'https://%31%32%37.0.0.1',
+	'https://0', 'https://[fd00:ec2::254]', 'https://[fd20:ce::254]', 'https://100.100.100.200', 'https://localhost.:443', 'https://x.localhost.')
+{
+	refused('mallory', "CREATE SERVER \"$address\" FOREIGN DATA WRAPPER dess_batch OPTIONS (provider 'openai', base_url '$address/v1')",
+		'42501', 'permission denied for the address', "$address is for superusers");
+}
+foreach my $address ('https://me@example.com', 'https://127.0.0.1\@example.com', "https://127\x{3002}0.0.1", 'https://exa%00mple.com', 'https://example.com:99999')
+{
+	my $text = $address;
+
+	utf8::encode($text);
+	refused('mallory', "CREATE SERVER nobodys FOREIGN DATA WRAPPER dess_batch OPTIONS (provider 'openai', base_url '$text/v1')",
+		'(22023|42501)', 'option "base_url"', "$text is for nobody");
+}
+
 $node->stop;
 $simulator->stop;
 done_testing();
