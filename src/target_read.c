@@ -22,6 +22,7 @@
 #include "optimizer/plancat.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -313,8 +314,24 @@ set_parameter(ParamListInfo params, int i, Oid type, Datum value)
 }
 
 /*
- * The next rows after last_key, at most limit of them, in key order.  SPI is
- * connected.  One statement for each level of the key, see target_statement.c.
+ * Has pages read along the index of the key.  Without statistics the planner
+ * thinks that few rows share the first columns of a composite key, and would
+ * rather fetch and sort all of them, for every page.  A sort that cannot be
+ * avoided looks so expensive then that it would be compiled.
+ */
+static void
+read_in_order(void)
+{
+	(void) set_config_option("enable_sort", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * The next rows after last_key, at most limit of them, in key order, between
+ * target_begin() and target_end().  One statement for each level of the key,
+ * see target_statement.c.
  */
 static void
 read_page(TargetTable *table, TargetPageKind kind, bool only_wanted,
@@ -324,6 +341,8 @@ read_page(TargetTable *table, TargetPageKind kind, bool only_wanted,
 	char	  **values = palloc_array(char *, table->nkeys);
 	int			level = last_key == NULL ? 0 : table->nkeys;
 
+	if (!only_wanted)
+		read_in_order();
 	for (int i = 0; i < table->nkeys; i++)
 	{
 		set_parameter(params, i, table->columns[i].type, (Datum) 0);
