@@ -30,6 +30,9 @@
 #include "utils/wait_event.h"
 
 #define DEFAULT_IDLE_TIMEOUT 120	/* seconds */
+/* a request may last so many idle timeouts, and longer only while bytes move at a decent rate */
+#define TOTAL_TIMEOUTS		20
+#define SLOWEST_BYTES_A_MS	1
 #define GIVE_MAX 64				/* transfers given to libcurl by one http_wait() */
 #define READY_MAX 64			/* sockets looked after by one http_wait() */
 #define RETRY_MS 1000			/* when to ask again for a descriptor that was refused */
@@ -441,6 +444,7 @@ give_to_libcurl(HttpTransfer *transfer, int64 now)
 
 	transfer->multi = multi;
 	transfer->given_at = now;
+	transfer->started_at = 0;
 	transfer->progress_at = now;
 	transfer->progress_mark = -1;
 	plan_look(transfer, now);
@@ -464,6 +468,14 @@ give_anew(HttpTransfer *transfer, int64 now)
 }
 
 static void
+give_up_transfer(HttpTransfer *transfer, const char *format, int64 seconds)
+{
+	transfer_fail(transfer, HTTP_BROKEN, format, seconds);
+	transfer_judge(transfer, CURLE_OPERATION_TIMEDOUT);
+	finish(transfer);
+}
+
+static void
 look_at_transfer(HttpTransfer *transfer, int64 now)
 {
 	int64		mark;
@@ -481,6 +493,8 @@ look_at_transfer(HttpTransfer *transfer, int64 now)
 		return;
 	}
 
+	if (transfer->started_at == 0)
+		transfer->started_at = now;
 	mark = transfer_progress(transfer);
 	if (mark != transfer->progress_mark)
 	{
@@ -488,15 +502,13 @@ look_at_transfer(HttpTransfer *transfer, int64 now)
 		transfer->progress_at = now;
 	}
 
-	if (now - transfer->progress_at < idle_limit_ms(transfer))
-		plan_look(transfer, now);
+	if (now - transfer->progress_at >= idle_limit_ms(transfer))
+		give_up_transfer(transfer, "no progress for " INT64_FORMAT " seconds", idle_limit_ms(transfer) / 1000);
+	else if (now - transfer->started_at > TOTAL_TIMEOUTS * idle_limit_ms(transfer) + mark / SLOWEST_BYTES_A_MS)
+		give_up_transfer(transfer, "hardly any progress for " INT64_FORMAT " seconds",
+						 (now - transfer->started_at) / 1000);
 	else
-	{
-		transfer_fail(transfer, HTTP_BROKEN, "no progress for " INT64_FORMAT " seconds",
-					  idle_limit_ms(transfer) / 1000);
-		transfer_judge(transfer, CURLE_OPERATION_TIMEDOUT);
-		finish(transfer);
-	}
+		plan_look(transfer, now);
 }
 
 static void

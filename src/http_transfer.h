@@ -46,6 +46,7 @@ struct HttpTransfer
 	bool		look_planned;
 	int64		look_at;		/* milliseconds of http.c's wait_clock(), as all times here */
 	int64		given_at;		/* when libcurl got it */
+	int64		started_at;		/* when its first bytes were due; 0: it waits for a connection */
 	int64		progress_at;
 	int64		progress_mark;	/* bytes moved by then */
 

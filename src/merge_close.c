@@ -4,7 +4,9 @@
  *		The end of stage 5: rows that no result line answered.
  *
  * What a missing line means follows from how the batch ended at the provider;
- * it is never guessed from the lines' positions or counts.
+ * it is never guessed from the lines' positions.  Where the provider has
+ * counted more finished requests than its files have lines, the files are
+ * fetched again first: what is missing was paid for.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,6 +15,7 @@
 #include "merge.h"
 
 #define CLOSE_ROWS			5000
+#define MORE_FETCHES		2
 
 typedef struct CloseSlice
 {
@@ -100,6 +103,39 @@ close_slice(void *arg)
 						batch->batch.no, batch->job->job->id)));
 }
 
+/* Do the result files have fewer answers than the provider says that it has given? */
+static bool
+files_lack_lines(const BatchTask *batch, int *answered)
+{
+	const MergeState *state = batch->merge;
+
+	*answered = 0;
+	for (int i = 0; i < state->nitems; i++)
+	{
+		if (state->items[i].same_as == 0 && state->finished[i])
+			(*answered)++;
+	}
+	return batch->batch.remote.output_uris != NIL &&
+		*answered < Min(batch->batch.remote.finished, batch->batch.requests);
+}
+
+/* Has the result files fetched once more if that may help.  What was merged is passed over then. */
+static bool
+close_later(BatchTask *batch)
+{
+	int			answered;
+
+	if (batch->job->job->online || batch->fetches >= MORE_FETCHES || !files_lack_lines(batch, &answered))
+		return false;
+	ereport(LOG,
+			(errmsg("the result files of batch %d of dess_batch job " INT64_FORMAT " have %d answers of " INT64_FORMAT ", fetching them again",
+					batch->batch.no, batch->job->job->id, answered, batch->batch.remote.finished)));
+	batch->fetches++;
+	batch->downloaded = 0;
+	merge_start_pass(batch);
+	return true;
+}
+
 /* Gives the rows that have no line their outcome and ends the batch. */
 void
 merge_close(BatchTask *batch)
@@ -111,6 +147,8 @@ merge_close(BatchTask *batch)
 	JobTask    *task = batch->job;
 	bool		nothing_came = state->nanswered == 0;
 
+	if (close_later(batch))
+		return;
 	memset(&closing, 0, sizeof(closing));
 	closing.batch = batch;
 	verdict = slice_run("closing a batch", close_slice, &closing, &error);

@@ -239,6 +239,11 @@ status_batch_failed(BatchTask *batch)
 		return;
 	}
 	batch_left_queue(batch);
+	if (why.class == ERROR_TOO_LARGE && task->job->control == CONTROL_RUN)
+	{
+		batch_too_large(batch, &why);
+		return;
+	}
 	if (why.class == ERROR_TEMPORARY || why.class == ERROR_RATE)
 	{
 		batch_move(batch, BATCH_RETRIEVING, "reading results");

@@ -49,6 +49,7 @@ typedef struct BatchTask
 	int64		checksum_length;
 	uint32		checksum;
 	int			downloaded;		/* result files that are in the spool */
+	int			fetches;		/* how often they lacked lines and were fetched again */
 	bool		cancel_sent;	/* the provider was told */
 	bool		resumed;		/* an upload may have had its effect without our knowing its name */
 	bool		asked;			/* in creating: the batch is known not to exist at the provider */

@@ -50,7 +50,7 @@ static const CodeClass sure_codes[] = {
 	{"rate_limit_exceeded", ERROR_RATE},
 	{"rate_limit_error", ERROR_RATE},
 	{"token_limit_exceeded", ERROR_RATE},
-	{"too_many_tasks", ERROR_RATE},
+	{"too_many_tasks", ERROR_TOO_LARGE},
 	{"request_too_large", ERROR_TOO_LARGE},
 	{"server_error", ERROR_TEMPORARY},
 	{"api_error", ERROR_TEMPORARY},

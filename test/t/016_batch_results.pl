@@ -208,6 +208,7 @@ scenario(
 		my ($s) = @_;
 		$s->ended('done', 10, 0);
 		$s->all_answered('every row has its own answer in the end');
+		is($s->stats->{rows_served}, 10, 'it is fetched again, nothing was bought twice');
 	});
 
 scenario(
@@ -217,7 +218,8 @@ scenario(
 		my ($s) = @_;
 		$s->ended('done', 10, 0);
 		$s->all_answered;
-		cmp_ok($s->sql("SELECT sum(unmatched) FROM dess_batch.batch WHERE job_id = $s->{job}"), '>', 0, 'its lines are counted');
+		is($s->sql("SELECT sum(unmatched) FROM dess_batch.batch WHERE job_id = $s->{job}"), 3, 'its lines are counted');
+		is($s->stats->{rows_served}, 10, 'nothing was bought twice');
 	});
 
 scenario(

@@ -318,7 +318,7 @@ static const struct
 	{BATCH("canceled", ""), "5 canceled -1/-1"},
 	{BATCH("paused", ""), "0 paused -1/-1"},
 	{BATCH("failed", ",\"errors\":{\"object\":\"list\",\"data\":[{\"code\":\"token_limit_exceeded\",\"message\":\"Enqueued token limit reached\",\"param\":null,\"line\":null}]}"), "6 failed -1/-1 rate token_limit_exceeded: Enqueued token limit reached"},
-	{BATCH("failed", ",\"errors\":{\"data\":[{\"code\":\"too_many_tasks\",\"message\":\"m\"}]}"), "6 failed -1/-1 rate too_many_tasks: m"},
+	{BATCH("failed", ",\"errors\":{\"data\":[{\"code\":\"too_many_tasks\",\"message\":\"m\"}]}"), "6 failed -1/-1 too large too_many_tasks: m"},
 	{BATCH("failed", ",\"errors\":{\"data\":[{\"code\":\"invalid_json_line\",\"message\":\"Bad\",\"line\":17}]}"), "6 failed -1/-1 permanent invalid_json_line: line 17: Bad"},
 	{BATCH("failed", ",\"errors\":{\"data\":[{\"code\":\"model_not_found\",\"message\":\"m\",\"line\":1}]}"), "6 failed -1/-1 permanent model_not_found: line 1: m"},
 	{BATCH("failed", ",\"errors\":{\"data\":[{\"code\":\"duplicate_custom_id\",\"message\":\"m\"}]}"), "6 failed -1/-1 permanent duplicate_custom_id: m"},

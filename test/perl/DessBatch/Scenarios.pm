@@ -44,16 +44,18 @@ sub scenario
 	return;
 }
 
-# Starts all scenarios, then checks them in order.
+# Starts all scenarios, then checks them in order.  Option: started, called in
+# between.
 sub run_scenarios
 {
-	my ($node) = @_;
+	my ($node, %options) = @_;
 
 	foreach my $s (@scenarios)
 	{
 		$s->{node} = $node;
 		$s->start;
 	}
+	$options{started}->() if $options{started};
 	foreach my $s (@scenarios)
 	{
 		subtest $s->{name} => sub {
