@@ -166,6 +166,13 @@ provider_step(StageStep step, BatchStage *stage, HttpReply *reply, StepResult *r
 	}
 	memset(result, 0, sizeof(StepResult));
 	step(stage, reply, result);
+
+	/* once more, because a body may spell a letter as "\u0073" */
+	if (result->kind == STEP_FAILED)
+	{
+		error_blot_secret(&result->error, stage->account->secret);
+		error_blot_secret(&result->error, stage->account->access_token);
+	}
 }
 
 void

@@ -379,6 +379,7 @@ extern PGDLLEXPORT void error_obey_should_retry(StepError *error, const char *va
 extern PGDLLEXPORT bool reply_ok(const HttpReply *reply);	/* a 2xx arrived */
 extern PGDLLEXPORT int64 reply_retry_after_ms(const HttpReply *reply);	/* -1: not said */
 extern PGDLLEXPORT void reply_blot_secret(HttpReply *reply, const char *secret);
+extern PGDLLEXPORT void error_blot_secret(StepError *error, const char *secret);
 extern const char *error_class_name(ErrorClass class);
 
 /* The built-in providers */

@@ -546,18 +546,17 @@ reply_retry_after_ms(const HttpReply *reply)
 	return believed_pause(delay);
 }
 
-/* Overwrites every copy of the secret in the body with asterisks. */
-void
-reply_blot_secret(HttpReply *reply, const char *secret)
+/* Overwrites every copy of the secret in the text with asterisks. */
+static void
+blot_secret(char *p, size_t text_length, const char *secret)
 {
 	size_t		length = secret ? strlen(secret) : 0;
-	char	   *p = reply->body;
 	char	   *end;
 
 	/* what is that short is no secret, and might be a word of an answer */
 	if (p == NULL || length < 8)
 		return;
-	end = p + reply->body_length;
+	end = p + text_length;
 	while ((size_t) (end - p) >= length && (p = memchr(p, secret[0], end - p - length + 1)) != NULL)
 	{
 		if (memcmp(p, secret, length) == 0)
@@ -568,4 +567,19 @@ reply_blot_secret(HttpReply *reply, const char *secret)
 		else
 			p++;
 	}
+}
+
+void
+reply_blot_secret(HttpReply *reply, const char *secret)
+{
+	blot_secret(reply->body, reply->body_length, secret);
+}
+
+void
+error_blot_secret(StepError *error, const char *secret)
+{
+	if (error->code != NULL)
+		blot_secret(error->code, strlen(error->code), secret);
+	if (error->message != NULL)
+		blot_secret(error->message, strlen(error->message), secret);
 }

@@ -8,7 +8,9 @@
 #ifndef DESS_FUZZ_H
 #define DESS_FUZZ_H
 
+#ifdef FRONTEND
 #include "postgres_fe.h"
+#endif
 
 extern int	LLVMFuzzerTestOneInput(const uint8 *data, size_t size);
 extern void arena_reset(void);

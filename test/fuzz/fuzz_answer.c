@@ -7,6 +7,7 @@
  */
 #include "postgres_fe.h"
 
+#include "agreement.h"
 #include "answer.h"
 #include "fuzz.h"
 #include "json.h"
@@ -63,6 +64,23 @@ check_answer(const AnswerRules *rules, const Answer *answer)
 	MUST(found == (answer->kind == ANSWER_OK));
 }
 
+/* A name agrees with itself, and two names agree or differ both ways. */
+static void
+check_agreement(const char *text)
+{
+	const char *comma = strchr(text, ',');
+	char	   *first = agreement_normalize(pnstrdup(text, comma ? comma - text : strlen(text)));
+	char	   *second = agreement_normalize(comma ? comma + 1 : NULL);
+	AgreementClass class = agreement_compare(first, second);
+
+	MUST(json_is_utf8(first, strlen(first)) && json_is_utf8(second, strlen(second)));
+	MUST(agreement_compare(first, first) == (first[0] != '\0' ? AGREEMENT_EQUAL : AGREEMENT_NEITHER));
+	if (class == AGREEMENT_ONLY_A)
+		MUST(agreement_compare(second, first) == AGREEMENT_ONLY_B);
+	else if (class != AGREEMENT_ONLY_B)
+		MUST(agreement_compare(second, first) == class);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 {
@@ -89,6 +107,7 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 	text[size - 1] = '\0';
 	answer_read(&rules, text, &answer);
 	check_answer(&rules, &answer);
+	check_agreement(answer.text);
 	arena_reset();
 	return 0;
 }

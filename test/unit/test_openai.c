@@ -358,6 +358,9 @@ test_errors(void)
 	reply_blot_secret(reply, "key");
 	reply_blot_secret(reply, NULL);
 	ok(reply->body[0] == 'k', "a short word is not blotted out");
+	error_set(&error, ERROR_AUTH, "sk-secret-1", "key sk-secret-1 is wrong");
+	error_blot_secret(&error, "sk-secret-1");
+	is_text(describe_error(&error), "auth|***********|key *********** is wrong|-1", "nor does a secret stay in an error");
 	arena_reset();
 }
 

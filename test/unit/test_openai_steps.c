@@ -193,6 +193,8 @@ test_upload(void)
 	is_text(PLAY(play, upload_batch_file, {200, "{\"id\":\"a b\"}"}), "POST /files; failed temporary bad_reply: the server's reply is not what its interface promises (maybe done)", "id that is none");
 	is_text(PLAY(play, upload_batch_file, {401, "{\"error\":{\"message\":\"Wrong key sk-0123456789\",\"code\":\"invalid_api_key\"}}"}),
 			"POST /files; failed auth invalid_api_key: Wrong key *************", "secret echoed");
+	is_text(PLAY(play, upload_batch_file, {401, "{\"error\":{\"message\":\"Wrong key s\\u006b-0123456789\",\"code\":\"invalid_api_key\"}}"}),
+			"POST /files; failed auth invalid_api_key: Wrong key *************", "secret echoed with a letter written otherwise");
 	arena_reset();
 }
 
