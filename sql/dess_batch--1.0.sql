@@ -855,6 +855,12 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dess_batch_trigger() IS
 'AFTER INSERT OR UPDATE ... FOR EACH STATEMENT EXECUTE FUNCTION dess_batch_trigger(''model'' [, ''argument=value'' ...]): one job of the table''s owner for what transactions changed since the last; a wrong argument fails the job, never the statement; raises 39P01 for another kind of trigger';
 
+CREATE FUNCTION dess_batch_unchanged(n bigint, VARIADIC columns "any") RETURNS boolean
+AS 'MODULE_PATHNAME', 'dess_batch_unchanged'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dess_batch_unchanged(bigint, VARIADIC "any") IS
+'part of the worker''s UPDATE of a user''s table: is the row still what was sent? Not to be called otherwise';
+
 CREATE FUNCTION dess_batch_start() RETURNS void
 AS 'MODULE_PATHNAME', 'dess_batch_start'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -921,6 +927,6 @@ GRANT EXECUTE ON FUNCTION dess_batch_validator,
 	dess_batch_upload, dess_batch_create, dess_batch_retrieve, dess_batch_status,
 	dess_batch_cancel, dess_batch_pause, dess_batch_resume, dess_batch_retry,
 	dess_batch_adopt, dess_batch_erase, dess_batch_forget, dess_batch_purge, dess_batch_start,
-	dess_batch_show, dess_batch_explain, dess_batch_check, dess_batch_report,
+	dess_batch_unchanged, dess_batch_show, dess_batch_explain, dess_batch_check, dess_batch_report,
 	dess_batch_agreement, dess_batch_agreement_rows TO PUBLIC;
 GRANT EXECUTE ON PROCEDURE dess_batch_run, dess_batch_wait TO PUBLIC;

@@ -22,6 +22,9 @@
 #include "usercxt.h"
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
+/* the next group has more lines if this one took less, fewer if it took more */
+#define SHORT_GROUP_MS		100
+#define LONG_GROUP_MS		250
 /* how long rows wait that the provider's load has refused */
 #define DELAY_FIRST_MS		1000
 #define DELAY_CAP_MS		600000
@@ -232,6 +235,14 @@ merge_are_locked(MergeSlice *slice, TargetRow *rows, int nrows)
 	return nrows > 0 && target_are_locked(slice->table, keys, nrows);
 }
 
+static void
+merge_stale(MergeEntry *entry, bool target)
+{
+	entry->result.outcome = OUTCOME_STALE;
+	entry->result.error = target ? "the target was changed while the row was away" :
+		"the row's text was changed while it was away";
+}
+
 /*
  * Compares the rows with what was sent.  Those that may be written are put
  * into writes; the others get their outcome here.
@@ -283,10 +294,7 @@ merge_check_rows(MergeSlice *slice, TargetWrite *writes)
 		else if (memcmp(&row->hash, &item->hash, sizeof(Digest)) != 0 || row->held != item->held)
 		{
 			entry->write = false;
-			entry->result.outcome = OUTCOME_STALE;
-			entry->result.error = row->held != item->held ?
-				"the target was changed while the row was away" :
-				"the row's text was changed while it was away";
+			merge_stale(entry, row->held != item->held);
 		}
 		else
 		{
@@ -300,26 +308,78 @@ merge_check_rows(MergeSlice *slice, TargetWrite *writes)
 }
 
 static void
-merge_write(MergeSlice *slice)
+merge_written(MergeEntry *entry, const TargetWrite *write)
+{
+	entry->written = write->written;
+	entry->locked = write->locked;
+	if (entry->written || entry->locked)
+		return;
+	entry->result.outcome = OUTCOME_INVALID;
+	entry->result.error_code = write->sqlstate;
+	entry->result.error = write->message;
+}
+
+/* Writes what can be written in one pass; what is left over still has "write" set. */
+static void
+merge_write_unchanged(MergeSlice *slice)
 {
 	TargetWrite *writes = palloc0_array(TargetWrite, slice->nentries + 1);
-	int			nwrites = merge_check_rows(slice, writes);
+	int			nwrites = 0;
 
-	if (nwrites == 0)
+	for (int i = 0; i < slice->nentries; i++)
+	{
+		const JobItem *item = &slice->state->items[slice->entries[i].no - 1];
+
+		if (!slice->entries[i].write)
+			continue;
+		writes[nwrites].item = i;
+		writes[nwrites].key = item->key;
+		writes[nwrites].hash = &item->hash;
+		writes[nwrites].held = item->held;
+		writes[nwrites].values = merge_values(slice, &slice->entries[i]);
+		nwrites++;
+	}
+	if (nwrites == 0 || !target_write_unchanged(slice->table, writes, nwrites))
 		return;
-	target_write(slice->table, writes, nwrites);
+
 	for (int i = 0; i < nwrites; i++)
 	{
 		MergeEntry *entry = &slice->entries[writes[i].item];
 
-		entry->written = writes[i].written;
-		entry->locked = writes[i].locked;
-		if (entry->written || entry->locked)
-			continue;
-		entry->result.outcome = OUTCOME_INVALID;
-		entry->result.error_code = writes[i].sqlstate;
-		entry->result.error = writes[i].message;
+		entry->write = writes[i].verdict == WRITE_OPEN;
+		switch (writes[i].verdict)
+		{
+			case WRITE_OPEN:
+				break;
+			case WRITE_TRIED:
+				merge_written(entry, &writes[i]);
+				break;
+			case WRITE_TEXT_CHANGED:
+				merge_stale(entry, false);
+				break;
+			case WRITE_TARGET_CHANGED:
+				merge_stale(entry, true);
+				break;
+			case WRITE_GONE:
+				entry->result.outcome = OUTCOME_GONE;
+				break;
+		}
 	}
+}
+
+static void
+merge_write(MergeSlice *slice)
+{
+	TargetWrite *writes = palloc0_array(TargetWrite, slice->nentries + 1);
+	int			nwrites;
+
+	merge_write_unchanged(slice);
+	nwrites = merge_check_rows(slice, writes);
+	if (nwrites == 0)
+		return;
+	target_write(slice->table, writes, nwrites);
+	for (int i = 0; i < nwrites; i++)
+		merge_written(&slice->entries[writes[i].item], &writes[i]);
 }
 
 /* ---- the ledger ---- */
@@ -423,7 +483,7 @@ merge_slice(void *arg)
 	const Job  *job = slice->task->job;
 
 	(void) channel_account(slice->task->channel);
-	slice->capacity = GROUP_LINES + 1;
+	slice->capacity = slice->state->group_lines + 1;
 	slice->entries = palloc_array(MergeEntry, slice->capacity);
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
@@ -537,6 +597,16 @@ merge_trouble(BatchTask *batch, SliceVerdict verdict, const SliceError *error)
 	}
 }
 
+/* A group holds locks, and everybody else up, as long as it takes; a small one costs more for each row. */
+static void
+merge_set_group_size(MergeState *state, int64 microseconds)
+{
+	if (microseconds < SHORT_GROUP_MS * 1000)
+		state->group_lines = Min(state->group_lines * 2, MAX_GROUP_LINES);
+	else if (microseconds > LONG_GROUP_MS * 1000)
+		state->group_lines = Max(state->group_lines / 2, 1);
+}
+
 /*
  * One group of lines of the current result file.  Returns false at its end.
  */
@@ -546,6 +616,7 @@ merge_group(BatchTask *batch, bool *trouble)
 	MergeSlice	slice;
 	SliceError	error;
 	SliceVerdict verdict;
+	TimestampTz began;
 
 	memset(&slice, 0, sizeof(slice));
 	slice.batch = batch;
@@ -553,6 +624,7 @@ merge_group(BatchTask *batch, bool *trouble)
 	slice.state = batch->merge;
 	*trouble = false;
 
+	began = GetCurrentTimestamp();
 	verdict = slice_run("merging answers", merge_slice, &slice, &error);
 	if (verdict != SLICE_DONE)
 	{
@@ -562,7 +634,7 @@ merge_group(BatchTask *batch, bool *trouble)
 		merge_trouble(batch, verdict, &error);
 		return true;
 	}
-	batch->merge->group_lines = Min(batch->merge->group_lines * 2, GROUP_LINES);
+	merge_set_group_size(batch->merge, GetCurrentTimestamp() - began);
 	merge_remember(&slice);
 	merge_judge(&slice);
 	jobtask_well(batch->job);
@@ -592,15 +664,41 @@ merge_start_pass(BatchTask *batch)
 	batch->due = later(sched_backoff_ms(state->passes, 1000, 30000, dice()));
 }
 
+/*
+ * A job merges one batch after the other: to take turns would only spread over
+ * the whole table what touches one part of it, and hold the items of all of
+ * them in memory.  One that waits, for rows that are locked, holds up nobody.
+ */
+static bool
+merge_must_wait(const BatchTask *batch)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	if (batch->merge != NULL)
+		return false;
+	dlist_foreach(iter, &batch->job->batches)
+	{
+		const BatchTask *other = dlist_container(BatchTask, node, iter.cur);
+
+		if (other != batch && other->merge != NULL && other->batch.state == BATCH_RETRIEVING &&
+			other->due <= now)
+			return true;
+	}
+	return false;
+}
+
 /* One slice of a batch whose result files are in the spool. */
-void
+bool
 merge_work(BatchTask *batch)
 {
 	MergeState *state;
 	bool		end;
 
+	if (merge_must_wait(batch))
+		return false;
 	if (!merge_begin(batch))
-		return;
+		return true;
 	state = batch->merge;
 	if (state->file < batch->downloaded)
 	{
@@ -616,4 +714,5 @@ merge_work(BatchTask *batch)
 		merge_start_pass(batch);
 	else
 		merge_close(batch);
+	return true;
 }

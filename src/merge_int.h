@@ -11,7 +11,9 @@
 #include "answer.h"
 #include "merge.h"
 
-#define GROUP_LINES			500
+/* lines in one transaction: at first, and at most where they take but a moment */
+#define FIRST_GROUP_LINES	500
+#define MAX_GROUP_LINES		4000
 
 /* One row that a line answers. */
 typedef struct MergeEntry

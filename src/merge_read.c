@@ -82,7 +82,7 @@ merge_begin(BatchTask *batch)
 	cxt = AllocSetContextCreate(batch->cxt, "dess_batch merge", ALLOCSET_DEFAULT_SIZES);
 	batch->merge = MemoryContextAllocZero(cxt, sizeof(MergeState));
 	batch->merge->cxt = cxt;
-	batch->merge->group_lines = GROUP_LINES;
+	batch->merge->group_lines = FIRST_GROUP_LINES;
 	verdict = slice_run("reading the ledger", load_slice, batch, &error);
 	if (verdict == SLICE_DONE)
 		return true;

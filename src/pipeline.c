@@ -303,7 +303,7 @@ retrieve_work(BatchTask *batch)
 		step_begin(batch, batch->job->channel->account->provider->download_results);
 	}
 	else
-		merge_work(batch);
+		return merge_work(batch);
 	return true;
 }
 

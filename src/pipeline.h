@@ -167,7 +167,7 @@ extern TimestampTz triggered_due(void);
 extern bool triggered_work(void);	/* one job; false: nobody asks for one now */
 
 /* ---- merge.c: stage 5 ---- */
-extern void merge_work(BatchTask *batch);	/* one slice */
+extern bool merge_work(BatchTask *batch);	/* one slice; false: it is another batch's turn */
 extern void merge_end(BatchTask *batch);
 
 /* ---- online.c: stages 2 to 4 of online mode ---- */

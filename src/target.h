@@ -32,12 +32,25 @@ typedef struct TargetRow
 	uint64		held;			/* digest of what the targets hold; 0: all null */
 } TargetRow;
 
+/* What became of a row that was to be written only if it is unchanged. */
+typedef enum TargetVerdict
+{
+	WRITE_OPEN,					/* nothing is known: lock it and look */
+	WRITE_TRIED,				/* written, or why not */
+	WRITE_TEXT_CHANGED,
+	WRITE_TARGET_CHANGED,
+	WRITE_GONE
+} TargetVerdict;
+
 typedef struct TargetWrite
 {
 	int			item;			/* caller's index */
 	const char *key;
 	char	  **values;			/* one text or NULL per written column, UTF-8 */
+	const Digest *hash;			/* for target_write_unchanged() alone, like held */
+	uint64		held;
 	/* out */
+	TargetVerdict verdict;		/* likewise */
 	bool		written;
 	bool		locked;			/* not written now: others hold a lock that the UPDATE needs */
 	char	   *sqlstate;		/* why not; NULL: nothing was raised, but the row was passed over */
@@ -110,6 +123,15 @@ extern bool target_are_locked(TargetTable *table, char **keys, int nkeys);
  * may heal (serialization, deadlock, cancel) are raised.
  */
 extern void target_write(TargetTable *table, TargetWrite *writes, int nwrites);
+
+/*
+ * Writes answers into those rows whose request still has its hash and whose
+ * targets still hold what they held: one statement that looks, compares and
+ * writes.  Returns false, with all rows WRITE_OPEN, where that cannot be done
+ * or has failed and was undone, because a row is locked or raises: then
+ * target_lock_keys() and target_write() find out which one.
+ */
+extern bool target_write_unchanged(TargetTable *table, TargetWrite *writes, int nwrites);
 
 /* Text of the single target of a row as it is now (target_show.c); NULL: null, no such row, no single target. */
 extern char *target_read_value(TargetTable *table, const char *key);

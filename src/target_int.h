@@ -100,6 +100,11 @@ struct TargetTable
 	SPIPlanPtr	lock_plan;
 	SPIPlanPtr	nowait_plan;
 	SPIPlanPtr	write_plan;
+	SPIPlanPtr	check_plan;
+
+	/* target_check.c */
+	int			check_failures; /* groups in a row that could not be written at once */
+	int			check_pause;	/* so many are not tried now */
 };
 
 /* ---- target.c ---- */
@@ -136,11 +141,47 @@ extern Datum target_array(TargetColumn *column, char *const *texts, int ntexts);
 extern SPIPlanPtr target_page_plan(TargetTable *table, TargetPageKind kind, bool only_wanted, int level);
 extern SPIPlanPtr target_keys_plan(TargetTable *table, bool lock);
 extern SPIPlanPtr target_nowait_plan(TargetTable *table);
-extern SPIPlanPtr target_write_plan(TargetTable *table);
+extern SPIPlanPtr target_write_plan(TargetTable *table, bool check);
 extern SPIPlanPtr target_sample_plan(TargetTable *table, double percent);
 extern bool target_writes_by_position(const TargetTable *table);
 extern bool target_wanted_is_cheap(TargetTable *table, int limit);
 extern void target_free_plans(TargetTable *table);
+
+/* ---- target_read.c ---- */
+
+/*
+ * What the values of a row's columns, in the order of a table's, make as a
+ * request, and what the targets hold.
+ */
+typedef struct TargetDigester TargetDigester;
+
+extern TargetDigester *target_digester_begin(TargetTable *table);
+extern void target_digest_row(TargetDigester *digester, const Datum *values, const bool *nulls, Digest *hash, uint64 *held);
+extern void target_digester_end(TargetDigester *digester);
+
+/* ---- target_check.c ---- */
+
+/* The function that an UPDATE calls for each row, qualified and quoted; its arguments are a row's number and columns. */
+extern char *target_check_function(void);
+
+/* ---- target_write.c ---- */
+
+/* One row to write, with its values in the database's encoding. */
+#define TARGET_PASSED_OVER \
+	"the row was passed over: it is gone, or a trigger or a policy keeps it from being updated"
+
+typedef struct TargetPending
+{
+	TargetWrite *write;
+	char	  **keys;			/* one for each key column */
+	char	  **values;
+	bool		returned;
+} TargetPending;
+
+extern int	target_convert_writes(TargetTable *table, TargetWrite *writes, int nwrites, TargetPending *pending);
+extern ErrorData *target_try_group(TargetTable *table, TargetPending *group, int n, bool check);
+extern void target_note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate, const char *message);
+extern int	target_begin_write(TargetTable *table);
 
 /* ---- target_resolve.c ---- */
 

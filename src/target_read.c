@@ -112,7 +112,7 @@ typedef struct RowReceiver
 } RowReceiver;
 
 static void
-row_set_held(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
+row_set_held(RowReceiver *receiver, const Datum *values, const bool *nulls, TargetRow *row)
 {
 	TargetTable *table = receiver->base.table;
 	Digest		digest;
@@ -121,12 +121,12 @@ row_set_held(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 	resetStringInfo(&receiver->parts);
 	for (int i = table->nkeys; i < table->nkeys + table->ntargets; i++)
 	{
-		if (slot->tts_isnull[i])
+		if (nulls[i])
 			target_append_part(&receiver->parts, NULL);
 		else
 		{
 			target_append_part(&receiver->parts,
-							   OutputFunctionCall(&table->columns[i].output, slot->tts_values[i]));
+							   OutputFunctionCall(&table->columns[i].output, values[i]));
 			row->target_null = false;
 		}
 	}
@@ -140,7 +140,7 @@ row_set_held(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 
 /* Would the row's text be too long for any request?  Looks without fetching it. */
 static bool
-slot_is_too_large(const TargetTable *table, TupleTableSlot *slot)
+row_is_too_large(const TargetTable *table, const Datum *values, const bool *nulls)
 {
 	size_t		total = 0;
 
@@ -148,23 +148,23 @@ slot_is_too_large(const TargetTable *table, TupleTableSlot *slot)
 	{
 		int			column = table->inputs[i];
 
-		if (column >= 0 && !slot->tts_isnull[column] && table->columns[column].typlen == -1)
-			total += toast_raw_datum_size(slot->tts_values[column]);
+		if (column >= 0 && !nulls[column] && table->columns[column].typlen == -1)
+			total += toast_raw_datum_size(values[column]);
 	}
 	return total > TARGET_TEXT_LIMIT;
 }
 
 /* The text of an input in the database's encoding, or NULL for null. */
 static const char *
-input_text(TargetTable *table, TupleTableSlot *slot, int input)
+input_text(TargetTable *table, const Datum *values, const bool *nulls, int input)
 {
 	int			column = table->inputs[input];
 
-	if (column < 0 || slot->tts_isnull[column])
+	if (column < 0 || nulls[column])
 		return NULL;
 	if (table->input_is_boolean[input])
-		return DatumGetBool(slot->tts_values[column]) ? "true" : "false";
-	return OutputFunctionCall(&table->columns[column].output, slot->tts_values[column]);
+		return DatumGetBool(values[column]) ? "true" : "false";
+	return OutputFunctionCall(&table->columns[column].output, values[column]);
 }
 
 /*
@@ -172,28 +172,28 @@ input_text(TargetTable *table, TupleTableSlot *slot, int input)
  * be had; parts then holds what stands for them in the row's digest.
  */
 static bool
-row_read_inputs(RowReceiver *receiver, TupleTableSlot *slot, const char **values)
+row_read_inputs(RowReceiver *receiver, const Datum *values, const bool *nulls, const char **texts)
 {
 	TargetTable *table = receiver->base.table;
 	bool		convertible = true;
 
 	resetStringInfo(&receiver->parts);
-	if (slot_is_too_large(table, slot))
+	if (row_is_too_large(table, values, nulls))
 	{
 		target_append_part(&receiver->parts, "too large");
 		return false;
 	}
 	for (int i = 0; i < table->ninputs; i++)
 	{
-		const char *text = input_text(table, slot, i);
+		const char *text = input_text(table, values, nulls, i);
 		size_t		length;
 
-		values[i] = text == NULL ? NULL : target_to_utf8(table, text, &length);
-		if (text != NULL && values[i] == NULL)
+		texts[i] = text == NULL ? NULL : target_to_utf8(table, text, &length);
+		if (text != NULL && texts[i] == NULL)
 			convertible = false;
 	}
 	for (int i = 0; i < table->ninputs && !convertible; i++)
-		target_append_part(&receiver->parts, input_text(table, slot, i));
+		target_append_part(&receiver->parts, input_text(table, values, nulls, i));
 	return convertible;
 }
 
@@ -204,14 +204,14 @@ target_request_hash(const TargetTable *table, const char *text, size_t length, D
 }
 
 static void
-row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
+row_render(RowReceiver *receiver, const Datum *values, const bool *nulls, TargetRow *row)
 {
 	TargetTable *table = receiver->base.table;
-	const char **values = palloc_array(const char *, table->ninputs + 1);
+	const char **texts = palloc_array(const char *, table->ninputs + 1);
 	bool		readable;
 
-	row->too_large = slot_is_too_large(table, slot);
-	row->convertible = row_read_inputs(receiver, slot, values);
+	row->too_large = row_is_too_large(table, values, nulls);
+	row->convertible = row_read_inputs(receiver, values, nulls, texts);
 	if (!row->convertible)
 	{
 		target_request_hash(table, receiver->parts.data, receiver->parts.len, &row->hash);
@@ -219,7 +219,7 @@ row_render(RowReceiver *receiver, TupleTableSlot *slot, TargetRow *row)
 	}
 
 	resetStringInfo(&receiver->text);
-	readable = template_render(table->template, values, &receiver->text);
+	readable = template_render(table->template, texts, &receiver->text);
 	row->too_large = receiver->text.len > TARGET_TEXT_LIMIT;
 	row->convertible = !row->too_large;
 	if (readable && row->convertible && !receiver->no_text)
@@ -253,11 +253,11 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	row->key = slot_key(&receiver->base, slot, receiver->base.result);
 
 	before = MemoryContextSwitchTo(receiver->base.scratch);
-	row_set_held(receiver, slot, row);
+	row_set_held(receiver, slot->tts_values, slot->tts_isnull, row);
 	row->wanted = DatumGetBool(slot->tts_values[table->ncolumns]) &&
 		(table->overwrite || row->target_null);
 	if (row->wanted || receiver->render_all)
-		row_render(receiver, slot, row);
+		row_render(receiver, slot->tts_values, slot->tts_isnull, row);
 	if (receiver->partitions)
 		row->remote = get_rel_relkind(DatumGetObjectId(slot->tts_values[table->ncolumns + 1])) ==
 			RELKIND_FOREIGN_TABLE;
@@ -286,6 +286,50 @@ row_receiver_end(RowReceiver *receiver, TargetRow **rows)
 	pfree(receiver->parts.data);
 	*rows = receiver->rows;
 	return receiver->base.nrows;
+}
+
+/* ---- one row at a time, from wherever it comes ---- */
+
+struct TargetDigester
+{
+	RowReceiver receiver;
+};
+
+TargetDigester *
+target_digester_begin(TargetTable *table)
+{
+	TargetDigester *digester = palloc_object(TargetDigester);
+
+	row_receiver_init(&digester->receiver, table, 1);
+	digester->receiver.no_text = true;
+	return digester;
+}
+
+void
+target_digest_row(TargetDigester *digester, const Datum *values, const bool *nulls, Digest *hash, uint64 *held)
+{
+	RowReceiver *receiver = &digester->receiver;
+	MemoryContext before;
+	TargetRow	row;
+
+	memset(&row, 0, sizeof(row));
+	MemoryContextReset(receiver->base.scratch);
+	before = MemoryContextSwitchTo(receiver->base.scratch);
+	row_set_held(receiver, values, nulls, &row);
+	row_render(receiver, values, nulls, &row);
+	MemoryContextSwitchTo(before);
+	*hash = row.hash;
+	*held = row.held;
+}
+
+void
+target_digester_end(TargetDigester *digester)
+{
+	TargetRow  *rows;
+
+	(void) row_receiver_end(&digester->receiver, &rows);
+	pfree(rows);
+	pfree(digester);
 }
 
 /* ---- executing ---- */

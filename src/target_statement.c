@@ -273,9 +273,22 @@ append_position(StringInfo sql, const TargetTable *table)
 					 key->quoted, key->type_name);
 }
 
-/* Parameters: an array for each key column, an array for each target.  Returns the numbers of rows written, from 1. */
+/* The row is what it was: see target_check.c. */
+static void
+append_check(StringInfo sql, const TargetTable *table)
+{
+	appendStringInfo(sql, " AND %s(v.n", target_check_function());
+	for (int i = 0; i < table->ncolumns; i++)
+		appendStringInfo(sql, ", " TARGET_ALIAS ".%s", table->columns[i].quoted);
+	appendStringInfoChar(sql, ')');
+}
+
+/*
+ * Parameters: an array for each key column, an array for each target.  Returns
+ * the numbers of rows written, from 1.  check: only rows that are what they were.
+ */
 static char *
-write_sql(const TargetTable *table)
+write_sql(const TargetTable *table, bool check)
 {
 	bool		by_position = target_writes_by_position(table);
 	StringInfoData sql;
@@ -314,6 +327,8 @@ write_sql(const TargetTable *table)
 		appendStringInfo(&sql, "v%d, ", i + 1);
 	appendStringInfoString(&sql, "n) WHERE ");
 	append_key_match(&sql, table);
+	if (check)
+		append_check(&sql, table);
 	appendStringInfoString(&sql, " RETURNING v.n");
 	return sql.data;
 }
@@ -423,14 +438,15 @@ target_nowait_plan(TargetTable *table)
 }
 
 SPIPlanPtr
-target_write_plan(TargetTable *table)
+target_write_plan(TargetTable *table, bool check)
 {
+	SPIPlanPtr *plan = check ? &table->check_plan : &table->write_plan;
 	int			narrays = table->nkeys + table->ntargets;
 
-	if (table->write_plan == NULL)
-		table->write_plan = prepare(write_sql(table), narrays, array_types(table, narrays),
-									CURSOR_OPT_CUSTOM_PLAN);
-	return table->write_plan;
+	if (*plan == NULL)
+		*plan = prepare(write_sql(table, check), narrays, array_types(table, narrays),
+						CURSOR_OPT_CUSTOM_PLAN);
+	return *plan;
 }
 
 /* All columns of rows of some blocks, the same ones every time.  Not kept. */
@@ -475,6 +491,7 @@ target_free_plans(TargetTable *table)
 	free_plan(&table->lock_plan);
 	free_plan(&table->nowait_plan);
 	free_plan(&table->write_plan);
+	free_plan(&table->check_plan);
 }
 
 /* ---- is there a cheap way to all wanted rows? ---- */
@@ -612,7 +629,7 @@ target_check_rights(TargetTable *table)
 	{
 		if (!table->foreign)
 			check_statement(keys_sql(table, "SKIP LOCKED"), table->nkeys, array_types(table, table->nkeys));
-		check_statement(write_sql(table), narrays, array_types(table, narrays));
+		check_statement(write_sql(table, false), narrays, array_types(table, narrays));
 	}
 	target_end(nestlevel);
 }

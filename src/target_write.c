@@ -33,15 +33,6 @@
 #define NEXT_LOCK_TIMEOUT	"20ms"
 #define MAX_LOCK_TIMEOUTS	50
 
-/* One row to write, with its values in the database's encoding. */
-typedef struct Pending
-{
-	TargetWrite *write;
-	char	  **keys;			/* one for each key column */
-	char	  **values;
-	bool		returned;
-} Pending;
-
 /* Would the same statement succeed later, or does the error say nothing about a row? */
 static bool
 is_not_about_row(int sqlerrcode)
@@ -63,8 +54,8 @@ is_not_about_row(int sqlerrcode)
 	}
 }
 
-static void
-note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate, const char *message)
+void
+target_note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate, const char *message)
 {
 	size_t		length;
 	const char *utf8 = target_to_utf8(table, message, &length);
@@ -76,7 +67,7 @@ note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate,
 
 /* Fills pending; returns false, with the reason noted, when a value cannot be had in the database's encoding. */
 static bool
-convert_write(TargetTable *table, TargetWrite *write, Pending *pending)
+convert_write(TargetTable *table, TargetWrite *write, TargetPending *pending)
 {
 	pending->write = write;
 	pending->keys = palloc_array(char *, table->nkeys);
@@ -88,7 +79,7 @@ convert_write(TargetTable *table, TargetWrite *write, Pending *pending)
 
 		if (write->values[i] != NULL && value == NULL)
 		{
-			note_failure(table, write, "22P05",
+			target_note_failure(table, write, "22P05",
 						 "the answer has characters that the database's encoding does not have");
 			return false;
 		}
@@ -97,9 +88,27 @@ convert_write(TargetTable *table, TargetWrite *write, Pending *pending)
 	return true;
 }
 
+/* Fills pending with what can be had in the database's encoding; returns how many. */
+int
+target_convert_writes(TargetTable *table, TargetWrite *writes, int nwrites, TargetPending *pending)
+{
+	int			npending = 0;
+
+	for (int i = 0; i < nwrites; i++)
+	{
+		writes[i].written = false;
+		writes[i].locked = false;
+		writes[i].sqlstate = NULL;
+		writes[i].message = NULL;
+		if (convert_write(table, &writes[i], &pending[npending]))
+			npending++;
+	}
+	return npending;
+}
+
 /* Executes the UPDATE and marks the rows that it returned.  SPI is connected. */
 static void
-update_group(TargetTable *table, Pending *group, int n)
+update_group(TargetTable *table, TargetPending *group, int n, bool check)
 {
 	int			narrays = table->nkeys + table->ntargets;
 	Datum	   *arrays = palloc_array(Datum, narrays);
@@ -114,7 +123,7 @@ update_group(TargetTable *table, Pending *group, int n)
 		arrays[column] = target_array(&table->columns[column], texts, n);
 	}
 
-	rc = SPI_execute_plan(target_write_plan(table), arrays, NULL, false, 0);
+	rc = SPI_execute_plan(target_write_plan(table, check), arrays, NULL, false, 0);
 	if (rc != SPI_OK_UPDATE_RETURNING)
 		elog(ERROR, "could not update table %s: %s", table->name, SPI_result_code_string(rc));
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -128,12 +137,9 @@ update_group(TargetTable *table, Pending *group, int n)
 	}
 }
 
-/*
- * One group in one subtransaction.  Returns the error that undid it, in the
- * current context, or NULL.  Raises what is not about a row.
- */
-static ErrorData *
-try_group(TargetTable *table, Pending *group, int n)
+/* One group in one subtransaction.  Returns the error that undid it, in the current context, or NULL. */
+ErrorData *
+target_try_group(TargetTable *table, TargetPending *group, int n, bool check)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -146,7 +152,7 @@ try_group(TargetTable *table, Pending *group, int n)
 	{
 		if (SPI_connect() != SPI_OK_CONNECT)
 			elog(ERROR, "could not connect to SPI");
-		update_group(table, group, n);
+		update_group(table, group, n, check);
 		if (SPI_finish() != SPI_OK_FINISH)
 			elog(ERROR, "could not disconnect from SPI");
 		ReleaseCurrentSubTransaction();
@@ -161,14 +167,11 @@ try_group(TargetTable *table, Pending *group, int n)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
-
-	if (error != NULL && is_not_about_row(error->sqlerrcode))
-		ReThrowError(error);
 	return error;
 }
 
 static void
-mark_locked(Pending *group, int n)
+mark_locked(TargetPending *group, int n)
 {
 	for (int i = 0; i < n; i++)
 		group[i].write->locked = true;
@@ -176,7 +179,7 @@ mark_locked(Pending *group, int n)
 
 /* timeouts counts how often this call of target_write() has waited for a lock in vain. */
 static void
-write_group(TargetTable *table, Pending *group, int n, int *timeouts)
+write_group(TargetTable *table, TargetPending *group, int n, int *timeouts)
 {
 	ErrorData  *error;
 	bool		locked;
@@ -187,7 +190,9 @@ write_group(TargetTable *table, Pending *group, int n, int *timeouts)
 		mark_locked(group, n);
 		return;
 	}
-	error = try_group(table, group, n);
+	error = target_try_group(table, group, n, false);
+	if (error != NULL && is_not_about_row(error->sqlerrcode))
+		ReThrowError(error);
 	locked = error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 	if (locked && (*timeouts)++ == 0)
 		(void) set_config_option("lock_timeout", NEXT_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
@@ -207,8 +212,8 @@ write_group(TargetTable *table, Pending *group, int n, int *timeouts)
 	}
 	if (error != NULL)
 	{
-		note_failure(table, group[0].write, unpack_sql_state(error->sqlerrcode),
-					 error->message != NULL ? error->message : "unknown error");
+		target_note_failure(table, group[0].write, unpack_sql_state(error->sqlerrcode),
+							error->message != NULL ? error->message : "unknown error");
 		FreeErrorData(error);
 		return;
 	}
@@ -216,8 +221,7 @@ write_group(TargetTable *table, Pending *group, int n, int *timeouts)
 	{
 		group[i].write->written = group[i].returned;
 		if (!group[i].returned)
-			note_failure(table, group[i].write, NULL,
-						 "the row was passed over: it is gone, or a trigger or a policy keeps it from being updated");
+			target_note_failure(table, group[i].write, NULL, TARGET_PASSED_OVER);
 	}
 }
 
@@ -230,30 +234,29 @@ check_constraints_at_once(void)
 		elog(ERROR, "could not set constraints: %s", SPI_result_code_string(rc));
 }
 
+/* Like target_begin(), in the caller's memory context. */
+int
+target_begin_write(TargetTable *table)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	int			nestlevel = target_begin(table, RowExclusiveLock, true);
+
+	check_constraints_at_once();
+	MemoryContextSwitchTo(caller);
+	return nestlevel;
+}
+
 void
 target_write(TargetTable *table, TargetWrite *writes, int nwrites)
 {
-	Pending    *pending = palloc_array(Pending, nwrites + 1);
-	MemoryContext caller = CurrentMemoryContext;
-	int			npending = 0;
+	TargetPending *pending = palloc_array(TargetPending, nwrites + 1);
+	int			npending = target_convert_writes(table, writes, nwrites, pending);
 	int			timeouts = 0;
 	int			nestlevel;
 
-	for (int i = 0; i < nwrites; i++)
-	{
-		writes[i].written = false;
-		writes[i].locked = false;
-		writes[i].sqlstate = NULL;
-		writes[i].message = NULL;
-		if (convert_write(table, &writes[i], &pending[npending]))
-			npending++;
-	}
 	if (npending == 0)
 		return;
-
-	nestlevel = target_begin(table, RowExclusiveLock, true);
-	check_constraints_at_once();
-	MemoryContextSwitchTo(caller);
+	nestlevel = target_begin_write(table);
 	write_group(table, pending, npending, &timeouts);
 	target_end(nestlevel);
 }

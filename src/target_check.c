@@ -1,0 +1,277 @@
+/*-------------------------------------------------------------------------
+ *
+ * target_check.c
+ *		Writes answers into rows that are still what they were, in one pass.
+ *
+ * The UPDATE of a group calls dess_batch_unchanged() for every row that it
+ * finds.  That renders and hashes the row and compares it with what was sent,
+ * so that looking, comparing and writing is one visit of the row, and a row
+ * that somebody changes at this very moment is looked at again in its new
+ * version (the executor calls the function once more behind the row's lock).
+ *
+ * UPDATE cannot skip locked rows.  So it waits for none longer than a moment,
+ * and when it raises, for whatever reason, all is undone and the rows go the
+ * slower way: locked one by one, compared, written, halved where one raises.
+ * Where that happens often, the fast way is not tried for a while.
+ *
+ * Anybody can call the function, also a trigger of the table while the UPDATE
+ * runs: it answers only while one is running, and takes no argument's type on
+ * trust.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_proc.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/catcache.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "target_int.h"
+#include "txn.h"
+
+#define FUNCTION_NAME	"dess_batch_unchanged"
+
+/* how long a locked row is waited for before the slower way is taken */
+#define PATIENCE		"20ms"
+#define LONGEST_PAUSE	64
+
+/* The UPDATE that runs. */
+typedef struct Check
+{
+	TargetTable *table;
+	TargetPending *pending;
+	int			npending;
+	TargetDigester *digester;
+	uintptr_t	number;			/* no other has it */
+} Check;
+
+static Check *running = NULL;
+static uintptr_t checks = 0;
+
+PG_FUNCTION_INFO_V1(dess_batch_unchanged);
+
+char *
+target_check_function(void)
+{
+	Oid			extension = txn_extension_oid();
+	CatCList   *candidates = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(FUNCTION_NAME));
+	char	   *name = NULL;
+
+	for (int i = 0; i < candidates->n_members; i++)
+	{
+		Form_pg_proc function = (Form_pg_proc) GETSTRUCT(&candidates->members[i]->tuple);
+
+		if (getExtensionOfObject(ProcedureRelationId, function->oid) == extension)
+			name = quote_qualified_identifier(get_namespace_name(function->pronamespace), FUNCTION_NAME);
+	}
+	ReleaseSysCacheList(candidates);
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("the extension has no function \"%s\"", FUNCTION_NAME)));
+	return name;
+}
+
+/* ---- called by the UPDATE ---- */
+
+/* Are the arguments a number and the columns of the table? */
+static bool
+arguments_fit(FunctionCallInfo fcinfo, const TargetTable *table)
+{
+	if (PG_NARGS() != table->ncolumns + 1)
+		return false;
+	for (int i = 0; i < table->ncolumns; i++)
+	{
+		Oid			type = get_fn_expr_argtype(fcinfo->flinfo, i + 1);
+
+		if (!OidIsValid(type) || getBaseType(type) != table->columns[i].type)
+			return false;
+	}
+	return true;
+}
+
+/* dess_batch_unchanged(n, VARIADIC "any"): is the row with these columns what was sent as the nth one? */
+Datum
+dess_batch_unchanged(PG_FUNCTION_ARGS)
+{
+	Datum		values[FUNC_MAX_ARGS];
+	bool		nulls[FUNC_MAX_ARGS];
+	TargetWrite *write;
+	Digest		hash;
+	uint64		held;
+	int64		n;
+
+	/* what the arguments are is looked at once for each UPDATE */
+	if (running == NULL ||
+		(fcinfo->flinfo->fn_extra != (void *) running->number && !arguments_fit(fcinfo, running->table)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("dess_batch_unchanged is called by the worker of dess_batch alone")));
+	fcinfo->flinfo->fn_extra = (void *) running->number;
+	n = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
+	if (n < 1 || n > running->npending)
+		PG_RETURN_BOOL(false);
+
+	for (int i = 0; i < running->table->ncolumns; i++)
+	{
+		values[i] = PG_GETARG_DATUM(i + 1);
+		nulls[i] = PG_ARGISNULL(i + 1);
+	}
+	target_digest_row(running->digester, values, nulls, &hash, &held);
+	write = running->pending[n - 1].write;
+	if (held != write->held)
+		write->verdict = WRITE_TARGET_CHANGED;
+	else if (memcmp(&hash, write->hash, sizeof(Digest)) != 0)
+		write->verdict = WRITE_TEXT_CHANGED;
+	else
+		write->verdict = WRITE_TRIED;
+	PG_RETURN_BOOL(write->verdict == WRITE_TRIED);
+}
+
+/* ---- a group ---- */
+
+/* Would the slower way meet the same error, or must it not be met twice? */
+static bool
+is_serious(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static ErrorData *
+try_running(TargetTable *table, TargetPending *pending, int npending)
+{
+	Check		check = {table, pending, npending, target_digester_begin(table), ++checks};
+	ErrorData  *error;
+
+	running = &check;
+	PG_TRY();
+	{
+		error = target_try_group(table, pending, npending, true);
+	}
+	PG_FINALLY();
+	{
+		running = NULL;
+	}
+	PG_END_TRY();
+	target_digester_end(check.digester);
+	return error;
+}
+
+static int
+compare_texts(const void *a, const void *b)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+/* Rows that are what they were and were not updated all the same: deleted at this moment, or kept by a trigger. */
+static void
+explain_passed_over(TargetTable *table, TargetPending *pending, int npending)
+{
+	char	  **keys = palloc_array(char *, npending);
+	char	  **present;
+	TargetRow  *rows;
+	int			nkeys = 0;
+	int			nrows;
+
+	for (int i = 0; i < npending; i++)
+	{
+		if (pending[i].write->verdict == WRITE_TRIED && !pending[i].returned)
+			keys[nkeys++] = unconstify(char *, pending[i].write->key);
+	}
+	if (nkeys == 0)
+		return;
+	nrows = target_read_keys(table, keys, nkeys, &rows);
+	present = palloc_array(char *, nrows + 1);
+	for (int i = 0; i < nrows; i++)
+		present[i] = rows[i].key;
+	qsort(present, nrows, sizeof(char *), compare_texts);
+
+	for (int i = 0; i < npending; i++)
+	{
+		TargetWrite *write = pending[i].write;
+
+		if (write->verdict != WRITE_TRIED || pending[i].returned)
+			continue;
+		if (bsearch(&write->key, present, nrows, sizeof(char *), compare_texts) == NULL)
+			write->verdict = WRITE_GONE;
+		else
+			target_note_failure(table, write, NULL, TARGET_PASSED_OVER);
+	}
+}
+
+/* Returns false when the group was undone. */
+static bool
+write_at_once(TargetTable *table, TargetPending *pending, int npending)
+{
+	int			nestlevel = target_begin_write(table);
+	ErrorData  *error;
+
+	(void) set_config_option("lock_timeout", PATIENCE, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	error = try_running(table, pending, npending);
+	if (error != NULL && is_serious(error->sqlerrcode))
+		ReThrowError(error);
+	target_end(nestlevel);
+	if (error != NULL)
+	{
+		FreeErrorData(error);
+		return false;
+	}
+	for (int i = 0; i < npending; i++)
+		pending[i].write->written = pending[i].returned;
+	explain_passed_over(table, pending, npending);
+	return true;
+}
+
+/* Can rows of the table be written this way (foreign ones: see target_writes_by_position()), and is now a time to try? */
+static bool
+may_try(TargetTable *table)
+{
+	if (table->foreign || table->ncolumns >= FUNC_MAX_ARGS)
+		return false;
+	if (table->check_pause > 0)
+	{
+		table->check_pause--;
+		return false;
+	}
+	return true;
+}
+
+bool
+target_write_unchanged(TargetTable *table, TargetWrite *writes, int nwrites)
+{
+	TargetPending *pending;
+	int			npending;
+
+	for (int i = 0; i < nwrites; i++)
+		writes[i].verdict = WRITE_OPEN;
+	if (!may_try(table))
+		return false;
+
+	pending = palloc_array(TargetPending, nwrites + 1);
+	npending = target_convert_writes(table, writes, nwrites, pending);
+	if (npending == 0 || write_at_once(table, pending, npending))
+	{
+		table->check_failures = 0;
+		return true;
+	}
+	for (int i = 0; i < nwrites; i++)
+		writes[i].verdict = WRITE_OPEN;
+	table->check_failures = Min(table->check_failures + 1, 6);
+	table->check_pause = (1 << table->check_failures) - 1;
+	return false;
+}
