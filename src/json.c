@@ -1,17 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * json.c
- *		Strict JSON reading over cJSON, and JSON writing into a StringInfo.
+ *		Strict JSON reading in one pass, and JSON writing into a StringInfo.
  *
- * cJSON alone is too kind: it accepts invalid UTF-8, bad numbers and trailing
- * garbage, cuts strings at \u0000 and keeps numbers as double.  So the whole
- * text is scanned first, without recursion, and only what is right goes to
- * cJSON; after that cJSON can only fail for want of memory.  The scan also
- * notes every number that a double or its printing could change, and its text
- * is hung into the finished tree (valuestring of a number, which cJSON leaves
- * unused and frees).  cJSON's memory comes from malloc, and its hooks are
- * global to the process and so not ours to set: a document has a small memory
- * context of its own whose reset callback gives the tree back.
+ * A document is a copy of its text, in which strings are decoded where they
+ * stand, and values that point into it: what nobody asks for has cost no more
+ * than being looked at.  Numbers stay text, so that none loses a digit.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,7 +15,7 @@
 #include "postgres_fe.h"
 #endif
 
-#include <cjson/cJSON.h>
+#include <math.h>
 
 #ifndef FRONTEND
 #include "utils/memutils.h"
@@ -32,42 +26,21 @@
 
 struct JsonDoc
 {
-	cJSON	   *root;
-#ifndef FRONTEND
-	MemoryContext context;
-	MemoryContextCallback callback;
-#endif
+	JsonValue  *root;
+	JsonBlock  *blocks;
+	char		copy[FLEXIBLE_ARRAY_MEMBER];
 };
 
-#ifndef FRONTEND
 static void
-free_tree(void *arg)
+free_blocks(JsonBlock *block)
 {
-	JsonDoc    *doc = arg;
+	while (block != NULL)
+	{
+		JsonBlock  *before = block->before;
 
-	cJSON_Delete(doc->root);
-	doc->root = NULL;
-}
-#endif
-
-static JsonDoc *
-create_doc(void)
-{
-	JsonDoc    *doc;
-
-#ifndef FRONTEND
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch JSON",
-												  ALLOCSET_SMALL_SIZES);
-
-	doc = MemoryContextAllocZero(context, sizeof(JsonDoc));
-	doc->context = context;
-	doc->callback.func = free_tree;
-	doc->callback.arg = doc;
-	MemoryContextRegisterResetCallback(context, &doc->callback);
-#else
-	doc = palloc0(sizeof(JsonDoc));
-#endif
-	return doc;
+		pfree(block);
+		block = before;
+	}
 }
 
 void
@@ -75,102 +48,36 @@ json_free(JsonDoc *doc)
 {
 	if (doc == NULL)
 		return;
-#ifndef FRONTEND
-	MemoryContextDelete(doc->context);
-#else
-	cJSON_Delete(doc->root);
+	free_blocks(doc->blocks);
 	pfree(doc);
-#endif
-}
-
-/* The value behind this one in the order of the text; path holds the open containers. */
-static cJSON *
-next_in_text(cJSON *value, cJSON **path, int *depth)
-{
-	if (value->child != NULL)
-	{
-		path[(*depth)++] = value;
-		return value->child;
-	}
-	while (value->next == NULL && *depth > 0)
-		value = path[--(*depth)];
-	return value->next;
-}
-
-/* Gives the noted numbers of the tree their texts; false when out of memory. */
-static bool
-attach_numbers(cJSON *root, const JsonScan *scan)
-{
-	cJSON	   *path[JSON_MAX_DEPTH];
-	int			depth = 0;
-	int			next = 0;
-	int64		ordinal = 0;
-
-	for (cJSON *value = root; value != NULL && next < scan->nexact;
-		 value = next_in_text(value, path, &depth))
-	{
-		const ExactNumber *number = &scan->exact[next];
-
-		if (!cJSON_IsNumber(value) || ordinal++ != number->ordinal)
-			continue;
-		value->valuestring = cJSON_malloc(number->length + 1);
-		if (value->valuestring == NULL)
-			return false;
-		memcpy(value->valuestring, scan->text + number->offset, number->length);
-		value->valuestring[number->length] = '\0';
-		next++;
-	}
-	return true;
-}
-
-/* Fills doc->root, or returns false with scan->why. */
-static bool
-build_tree(JsonDoc *doc, JsonScan *scan)
-{
-	if (!json_scan_document(scan))
-		return false;
-	if (scan->values > JSON_MAX_VALUES)
-	{
-		scan->why = "has too many values";
-		return false;
-	}
-
-	doc->root = cJSON_ParseWithLengthOpts(scan->copy != NULL ? scan->copy : scan->text,
-										  scan->end - scan->text, NULL, false);
-	if (doc->root != NULL && attach_numbers(doc->root, scan))
-		return true;
-#ifndef FRONTEND
-	ereport(ERROR,
-			(errcode(ERRCODE_OUT_OF_MEMORY),
-			 errmsg("out of memory")));
-#endif
-	scan->why = "does not fit into memory";
-	return false;
 }
 
 JsonDoc *
 json_parse(const char *text, size_t len, const char **why)
 {
-	JsonScan	scan = {.text = text, .end = text + len, .want_copy = true, .want_exact = true};
-	JsonDoc    *doc = create_doc();
+	JsonScan	scan = {.build = true};
+	JsonDoc    *doc;
 	bool		good;
-#ifndef FRONTEND
-	MemoryContext old = MemoryContextSwitchTo(doc->context);
-#endif
 
-	/* a byte order mark may stand in front, but cJSON does not always take it */
+	/* a byte order mark may stand in front */
 	if (len >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0)
-		scan.text += 3;
-	good = build_tree(doc, &scan);
+	{
+		text += 3;
+		len -= 3;
+	}
+	if (len > MaxAllocSize / 2)
+	{
+		*why = "is larger than 512 MB";
+		return NULL;
+	}
+	doc = palloc(offsetof(JsonDoc, copy) + 1 + len + 1);
+	memcpy(doc->copy + 1, text, len);
+	scan.text = doc->copy + 1;
+	scan.end = scan.text + len;
 
-#ifndef FRONTEND
-	MemoryContextSwitchTo(old);
-#else
-	if (scan.copy != NULL)
-		pfree(scan.copy);
-	if (scan.exact != NULL)
-		pfree(scan.exact);
-#endif
+	good = json_scan_document(&scan);
+	doc->root = scan.root;
+	doc->blocks = scan.blocks;
 	if (good)
 		return doc;
 	json_free(doc);
@@ -184,12 +91,10 @@ json_root(const JsonDoc *doc)
 	return doc->root;
 }
 
-/* Does the member's name equal the length bytes at name? */
-static bool
-has_name(JsonValue *member, const char *name, size_t length)
+static JsonValue *
+unless_null(JsonValue *value)
 {
-	return member->string != NULL &&
-		strncmp(member->string, name, length) == 0 && member->string[length] == '\0';
+	return value == NULL || value->kind == JSON_NULL ? NULL : value;
 }
 
 static JsonValue *
@@ -197,14 +102,14 @@ find_member(JsonValue *object, const char *name, size_t length)
 {
 	JsonValue  *found = NULL;
 
-	if (!cJSON_IsObject(object))
+	if (!json_is_object(object))
 		return NULL;
 	for (JsonValue *member = object->child; member != NULL; member = member->next)
 	{
-		if (has_name(member, name, length))
+		if (member->name_length == length && memcmp(member->name, name, length) == 0)
 			found = member;
 	}
-	return cJSON_IsNull(found) ? NULL : found;
+	return unless_null(found);
 }
 
 JsonValue *
@@ -223,10 +128,11 @@ json_path(JsonValue *value, const char *path)
 			char	   *behind;
 			unsigned long index = strtoul(path + 1, &behind, 10);
 
-			value = cJSON_IsArray(value) ? value->child : NULL;
+			value = json_is_array(value) ? value->child : NULL;
 			while (value != NULL && index-- > 0)
 				value = value->next;
-			if (cJSON_IsNull(value) || *behind != ']')
+			value = unless_null(value);
+			if (*behind != ']')
 				return NULL;
 			path = behind + 1;
 		}
@@ -258,37 +164,43 @@ json_next(JsonValue *value)
 const char *
 json_name(JsonValue *value)
 {
-	return value != NULL ? value->string : NULL;
+	return value != NULL ? value->name : NULL;
+}
+
+static bool
+is_kind(JsonValue *value, JsonKind kind)
+{
+	return value != NULL && value->kind == kind;
 }
 
 bool
 json_is_object(JsonValue *value)
 {
-	return cJSON_IsObject(value);
+	return is_kind(value, JSON_OBJECT);
 }
 
 bool
 json_is_array(JsonValue *value)
 {
-	return cJSON_IsArray(value);
+	return is_kind(value, JSON_ARRAY);
 }
 
 bool
 json_is_string(JsonValue *value)
 {
-	return cJSON_IsString(value);
+	return is_kind(value, JSON_STRING);
 }
 
 bool
 json_is_null(JsonValue *value)
 {
-	return value == NULL || cJSON_IsNull(value);
+	return unless_null(value) == NULL;
 }
 
 const char *
 json_string(JsonValue *value)
 {
-	return cJSON_IsString(value) ? value->valuestring : NULL;
+	return json_is_string(value) ? value->text : NULL;
 }
 
 const char *
@@ -316,18 +228,16 @@ json_int64(JsonValue *value, int64 *result)
 {
 	double		number;
 
-	if (!cJSON_IsNumber(value) && !cJSON_IsString(value))
+	if (!is_kind(value, JSON_NUMBER) && !json_is_string(value))
 		return false;
-	if (value->valuestring != NULL && parse_int64(value->valuestring, result))
+	if (parse_int64(value->text, result))
 		return true;
-	if (!cJSON_IsNumber(value))
+	if (value->kind != JSON_NUMBER || strpbrk(value->text, ".eE") == NULL)
 		return false;
 
 	/* "1.0" and "2e3" are integers too, as far as a double is exact */
-	number = value->valuedouble;
-	if (!(number >= -9007199254740992.0 && number <= 9007199254740992.0) ||
-		number != (double) (int64) number ||
-		(value->valuestring != NULL && strpbrk(value->valuestring, ".eE") == NULL))
+	number = strtod(value->text, NULL);
+	if (!(number >= -9007199254740992.0 && number <= 9007199254740992.0) || number != floor(number))
 		return false;
 	*result = (int64) number;
 	return true;
@@ -344,16 +254,9 @@ json_member_int64(JsonValue *object, const char *name, int64 otherwise)
 bool
 json_bool(JsonValue *value, bool otherwise)
 {
-	return cJSON_IsBool(value) ? cJSON_IsTrue(value) : otherwise;
-}
-
-static void
-append_number(StringInfo out, JsonValue *value)
-{
-	if (value->valuestring != NULL)
-		appendStringInfoString(out, value->valuestring);
-	else
-		appendStringInfo(out, INT64_FORMAT, (int64) value->valuedouble);
+	if (is_kind(value, JSON_TRUE) || is_kind(value, JSON_FALSE))
+		return value->kind == JSON_TRUE;
+	return otherwise;
 }
 
 char *
@@ -361,8 +264,8 @@ json_to_text(JsonValue *value)
 {
 	StringInfoData out;
 
-	if (cJSON_IsString(value))
-		return pstrdup(value->valuestring);
+	if (json_is_string(value))
+		return pstrdup(value->text);
 	initStringInfo(&out);
 	json_append_value(&out, value);
 	return out.data;
@@ -423,18 +326,18 @@ json_append_cstring(StringInfo out, const char *text)
 void
 json_append_value(StringInfo out, JsonValue *value)
 {
-	bool		object = cJSON_IsObject(value);
+	bool		object = json_is_object(value);
 
-	if (!object && !cJSON_IsArray(value))
+	if (!object && !json_is_array(value))
 	{
-		if (cJSON_IsString(value))
-			json_append_cstring(out, value->valuestring);
-		else if (cJSON_IsNumber(value))
-			append_number(out, value);
-		else if (cJSON_IsBool(value))
-			appendStringInfoString(out, cJSON_IsTrue(value) ? "true" : "false");
-		else
+		if (json_is_string(value))
+			json_append_cstring(out, value->text);
+		else if (is_kind(value, JSON_NUMBER))
+			appendStringInfoString(out, value->text);
+		else if (json_is_null(value))
 			appendStringInfoString(out, "null");
+		else
+			appendStringInfoString(out, value->kind == JSON_TRUE ? "true" : "false");
 		return;
 	}
 
@@ -445,7 +348,7 @@ json_append_value(StringInfo out, JsonValue *value)
 			appendStringInfoChar(out, ',');
 		if (object)
 		{
-			json_append_cstring(out, child->string);
+			json_append_string(out, child->name, child->name_length);
 			appendStringInfoChar(out, ':');
 		}
 		json_append_value(out, child);

@@ -1,10 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * json_scan.c
- *		Is a text exactly one JSON value?  Checked without building anything.
+ *		Is a text exactly one JSON value?  Checked, and read, in one pass.
  *
  * Follows RFC 8259 to the letter.  Does not recurse, so that the depth of
- * hostile text costs nothing.
+ * hostile text costs nothing.  Where values are wanted, strings are decoded in
+ * place, which never makes them longer; the NUL that ends a number takes the
+ * place of its last digit, after all of it has moved one byte to the front.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,8 +23,8 @@
 #include "json.h"
 #include "json_scan.h"
 
-#define EXACT_DIGITS	15		/* an integer of so many digits is exact in a double and printed as it was */
-#define CJSON_DIGITS	60		/* cJSON reads at most 63 characters of a number */
+#define FIRST_BLOCK_NODES	32
+#define LARGEST_BLOCK_NODES	16384
 
 bool
 json_is_utf8(const char *text, size_t len)
@@ -150,25 +152,93 @@ scan_escape(JsonScan *scan)
 	return true;
 }
 
-static bool
-scan_string(JsonScan *scan)
+/* Writes a character of the Basic Multilingual Plane, or above it, as UTF-8; returns the byte behind it. */
+static char *
+write_utf8(char *out, uint32 c)
 {
+	if (c < 0x80)
+		*out++ = c;
+	else if (c < 0x800)
+	{
+		*out++ = 0xC0 | (c >> 6);
+		*out++ = 0x80 | (c & 0x3F);
+	}
+	else if (c < 0x10000)
+	{
+		*out++ = 0xE0 | (c >> 12);
+		*out++ = 0x80 | ((c >> 6) & 0x3F);
+		*out++ = 0x80 | (c & 0x3F);
+	}
+	else
+	{
+		*out++ = 0xF0 | (c >> 18);
+		*out++ = 0x80 | ((c >> 12) & 0x3F);
+		*out++ = 0x80 | ((c >> 6) & 0x3F);
+		*out++ = 0x80 | (c & 0x3F);
+	}
+	return out;
+}
+
+/* Writes what the escape from p to end means, which scan_escape() has passed; out may be p. */
+static char *
+write_escape(char *out, const char *p, const char *end)
+{
+	static const char escapes[] = "\"\\/bfnrt";
+	static const char meanings[] = "\"\\/\b\f\n\r\t";
+	uint32		unit;
+
+	if (p[1] != 'u')
+	{
+		*out++ = meanings[strchr(escapes, p[1]) - escapes];
+		return out;
+	}
+	unit = read_hex4(p + 2, end);
+	if (end - p == 12)
+		return write_utf8(out, 0x10000 + ((unit - 0xD800) << 10) + (read_hex4(p + 8, end) - 0xDC00));
+	return write_utf8(out, unit == 0 || (unit >= 0xD800 && unit <= 0xDFFF) ? 0xFFFD : unit);
+}
+
+/* Where values are wanted, sets *content and *length to what the string means. */
+static bool
+scan_string(JsonScan *scan, char **content, int *length)
+{
+	const char *start = scan->p + 1;
+	char	   *out = NULL;		/* where the next byte goes, since the first escape */
+
 	if (peek(scan) != '"')
 		return refuse(scan, peek(scan) == -1 ? "ends too early" : "has no string where a member's name is due");
 	scan->p++;
 	for (;;)
 	{
-		scan->p = json_skip_clean(scan->p, scan->end);
+		const char *from = scan->p;
+
+		scan->p = json_skip_clean(from, scan->end);
+		if (out != NULL)
+		{
+			memmove(out, from, scan->p - from);
+			out += scan->p - from;
+		}
+		from = scan->p;
 		switch (peek(scan))
 		{
 			case -1:
 				return refuse(scan, "ends within a string");
 			case '"':
 				scan->p++;
+				if (scan->build)
+				{
+					if (out == NULL)
+						out = unconstify(char *, from);
+					*out = '\0';
+					*content = unconstify(char *, start);
+					*length = out - start;
+				}
 				return true;
 			case '\\':
 				if (!scan_escape(scan))
 					return false;
+				if (scan->build)
+					out = write_escape(out != NULL ? out : unconstify(char *, from), from, scan->p);
 				break;
 			default:
 				return refuse(scan, "has a control character in a string");
@@ -186,39 +256,11 @@ scan_digits(JsonScan *scan)
 	return scan->p > start || refuse(scan, "has a bad number");
 }
 
-/* Notes the number from start to scan->p. */
-static void
-keep_number(JsonScan *scan, const char *start)
-{
-	size_t		length = scan->p - start;
-
-	if (scan->nexact == scan->maxexact)
-	{
-		scan->maxexact = Max(16, 2 * scan->maxexact);
-		scan->exact = scan->exact == NULL ?
-			palloc(scan->maxexact * sizeof(ExactNumber)) :
-			repalloc(scan->exact, scan->maxexact * sizeof(ExactNumber));
-	}
-	scan->exact[scan->nexact].ordinal = scan->numbers;
-	scan->exact[scan->nexact].offset = start - scan->text;
-	scan->exact[scan->nexact].length = length;
-	scan->nexact++;
-
-	if (length > CJSON_DIGITS)
-	{
-		char	   *copy = json_scan_copy_at(scan, start);
-
-		memset(copy, ' ', length);
-		copy[0] = '0';
-	}
-}
-
 static bool
-scan_number(JsonScan *scan)
+scan_number(JsonScan *scan, struct JsonNode *node)
 {
 	const char *start = scan->p;
 	const char *digits;
-	bool		integer = true;
 
 	if (peek(scan) == '-')
 		scan->p++;
@@ -229,14 +271,12 @@ scan_number(JsonScan *scan)
 		return refuse(scan, "has a bad number");
 	if (peek(scan) == '.')
 	{
-		integer = false;
 		scan->p++;
 		if (!scan_digits(scan))
 			return false;
 	}
 	if (peek(scan) == 'e' || peek(scan) == 'E')
 	{
-		integer = false;
 		scan->p++;
 		if (peek(scan) == '+' || peek(scan) == '-')
 			scan->p++;
@@ -244,39 +284,55 @@ scan_number(JsonScan *scan)
 			return false;
 	}
 
-	if (scan->want_exact &&
-		(!integer || scan->p - digits > EXACT_DIGITS || (*digits == '0' && digits > start)))
-		keep_number(scan, start);
-	scan->numbers++;
+	if (node != NULL)
+	{
+		node->kind = JSON_NUMBER;
+		node->text = unconstify(char *, start) - 1;
+		memmove(node->text, start, scan->p - start);
+		node->text[scan->p - start] = '\0';
+	}
 	return true;
 }
 
 static bool
-scan_word(JsonScan *scan, const char *word)
+scan_word(JsonScan *scan, const char *word, JsonKind kind, struct JsonNode *node)
 {
 	size_t		length = strlen(word);
 
 	if (scan->end - scan->p < length || memcmp(scan->p, word, length) != 0)
 		return refuse(scan, "has a word that is not a JSON value");
 	scan->p += length;
+	if (node != NULL)
+		node->kind = kind;
 	return true;
 }
 
+/* node is NULL where values are not wanted. */
 static bool
-scan_scalar(JsonScan *scan)
+scan_scalar(JsonScan *scan, struct JsonNode *node)
 {
+	char	   *content = NULL;
+	int			length;
+
 	switch (peek(scan))
 	{
 		case -1:
 			return refuse(scan, "ends too early");
 		case '"':
-			return scan_string(scan);
+			if (!scan_string(scan, &content, &length))
+				return false;
+			if (node != NULL)
+			{
+				node->kind = JSON_STRING;
+				node->text = content;
+			}
+			return true;
 		case 't':
-			return scan_word(scan, "true");
+			return scan_word(scan, "true", JSON_TRUE, node);
 		case 'f':
-			return scan_word(scan, "false");
+			return scan_word(scan, "false", JSON_FALSE, node);
 		case 'n':
-			return scan_word(scan, "null");
+			return scan_word(scan, "null", JSON_NULL, node);
 		case '-':
 		case '0':
 		case '1':
@@ -288,7 +344,7 @@ scan_scalar(JsonScan *scan)
 		case '7':
 		case '8':
 		case '9':
-			return scan_number(scan);
+			return scan_number(scan, node);
 		default:
 			return refuse(scan, "has something else where a value is due");
 	}
@@ -299,7 +355,7 @@ static bool
 scan_name(JsonScan *scan)
 {
 	skip_space(scan);
-	if (!scan_string(scan))
+	if (!scan_string(scan, &scan->name, &scan->name_length))
 		return false;
 	skip_space(scan);
 	if (peek(scan) != ':')
@@ -308,10 +364,37 @@ scan_name(JsonScan *scan)
 	return true;
 }
 
+/* A value that begins here, with the name that was read for it. */
+static struct JsonNode *
+new_node(JsonScan *scan)
+{
+	JsonBlock  *block = scan->blocks;
+	struct JsonNode *node;
+
+	if (block == NULL || block->used == block->size)
+	{
+		int			size = block == NULL ? FIRST_BLOCK_NODES : Min(4 * block->size, LARGEST_BLOCK_NODES);
+
+		block = palloc(offsetof(JsonBlock, nodes) + size * sizeof(struct JsonNode));
+		block->before = scan->blocks;
+		block->size = size;
+		block->used = 0;
+		scan->blocks = block;
+	}
+	node = &block->nodes[block->used++];
+	memset(node, 0, sizeof(*node));
+	node->name = scan->name;
+	node->name_length = scan->name_length;
+	scan->name = NULL;
+	return node;
+}
+
 bool
 json_scan_document(JsonScan *scan)
 {
 	bool		in_object[JSON_MAX_DEPTH];
+	struct JsonNode **place[JSON_MAX_DEPTH + 1];	/* where the next value of each open container goes */
+	struct JsonNode *node = NULL;
 	int			depth = 0;
 
 	if (scan->end - scan->text > MaxAllocSize / 2)
@@ -319,6 +402,7 @@ json_scan_document(JsonScan *scan)
 	if (!json_is_utf8(scan->text, scan->end - scan->text))
 		return refuse(scan, "is not valid UTF-8");
 	scan->p = scan->text;
+	place[0] = &scan->root;
 
 	for (;;)
 	{
@@ -327,17 +411,29 @@ json_scan_document(JsonScan *scan)
 
 		/* a value is due */
 		skip_space(scan);
-		scan->values++;
+		if (scan->build)
+		{
+			if (++scan->values > JSON_MAX_VALUES)
+				return refuse(scan, "has too many values");
+			node = new_node(scan);
+			*place[depth] = node;
+			place[depth] = &node->next;
+		}
 		c = peek(scan);
 		if (c == '{' || c == '[')
 		{
 			if (depth == JSON_MAX_DEPTH)
 				return refuse(scan, "nests too deep");
 			in_object[depth++] = (c == '{');
+			if (scan->build)
+			{
+				node->kind = c == '{' ? JSON_OBJECT : JSON_ARRAY;
+				place[depth] = &node->child;
+			}
 			scan->p++;
 			opened = true;
 		}
-		else if (!scan_scalar(scan))
+		else if (!scan_scalar(scan, node))
 			return false;
 
 		/* behind a value, or in a new container: close what ends here */

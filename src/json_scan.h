@@ -8,13 +8,36 @@
 #ifndef DESS_JSON_SCAN_H
 #define DESS_JSON_SCAN_H
 
-/* A number whose text must survive: which one of the document, and where. */
-typedef struct ExactNumber
+typedef enum JsonKind
 {
-	int64		ordinal;
-	size_t		offset;
-	size_t		length;
-} ExactNumber;
+	JSON_NULL,
+	JSON_FALSE,
+	JSON_TRUE,
+	JSON_NUMBER,
+	JSON_STRING,
+	JSON_ARRAY,
+	JSON_OBJECT
+} JsonKind;
+
+/* One value of a document.  Texts end with a NUL and point into the document's copy. */
+struct JsonNode
+{
+	JsonKind	kind;
+	int			name_length;
+	char	   *name;			/* of a member; NULL for elements and the root */
+	char	   *text;			/* a string's content, a number as it was written */
+	struct JsonNode *next;		/* behind it in its container */
+	struct JsonNode *child;		/* first one in this container */
+};
+
+/* Values are handed out of blocks, each larger than the one before it. */
+typedef struct JsonBlock
+{
+	struct JsonBlock *before;
+	int			size;
+	int			used;
+	struct JsonNode nodes[FLEXIBLE_ARRAY_MEMBER];
+} JsonBlock;
 
 typedef struct JsonScan
 {
@@ -22,19 +45,23 @@ typedef struct JsonScan
 	const char *p;
 	const char *end;
 	const char *why;
-	int64		values;
-	int64		numbers;
+
+	/* json_clean() */
 	bool		want_copy;		/* replace escapes that PostgreSQL's text cannot hold */
 	char	   *copy;			/* the text with replacements, made at the first one */
-	bool		want_exact;		/* note numbers, and shorten those that cJSON cannot read */
-	ExactNumber *exact;
-	int			nexact;
-	int			maxexact;
+
+	/* json_parse(): the text is a copy with one byte before it, and is changed */
+	bool		build;
+	int64		values;
+	JsonBlock  *blocks;
+	struct JsonNode *root;
+	char	   *name;			/* of the member whose value is due */
+	int			name_length;
 } JsonScan;
 
 /*
  * Goes through a document whose text and end are set; false, with scan->why, if
- * it is not exactly one JSON value.  Allocates copy and exact where needed.
+ * it is not exactly one JSON value.  Allocates copy or blocks where needed.
  */
 extern bool json_scan_document(JsonScan *scan);
 
