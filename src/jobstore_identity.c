@@ -91,6 +91,11 @@ static Statement find_usage_owners = {
 	"reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens"
 };
 
+/* What triggers asked for in the database that this one is a copy of is done there. */
+static Statement delete_requests = {
+	.sql = "DELETE FROM dess_batch.request"
+};
+
 /* Two that come at the same time wait for each other, and the second finds it done. */
 int64
 jobstore_check_identity(void)
@@ -111,7 +116,10 @@ jobstore_check_identity(void)
 	strange = ledger_get_int64(0, 1, 0);
 	strange_cluster = ledger_get_int64(0, 2, 0);
 	if (strange > 0)
+	{
 		ledger_run(&find_settled_sources, &none);
+		ledger_run(&delete_requests, &none);
+	}
 	if (strange_cluster > 0)
 		ledger_run(&find_usage_owners, &none);
 

@@ -21,7 +21,9 @@ TEST_PACKAGES="libipc-run-perl
 	chromium
 	clang
 	fonts-dejavu-core
-	libclang-rt-dev"
+	libclang-rt-dev
+	libdbd-pg-perl
+	sqitch"
 
 here=$(cd "$(dirname "$0")" && pwd)
 

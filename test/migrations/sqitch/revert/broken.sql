@@ -1,0 +1,7 @@
+-- Revert university:broken from pg
+
+BEGIN;
+
+ALTER TABLE faculty DROP COLUMN department_gone;
+
+COMMIT;

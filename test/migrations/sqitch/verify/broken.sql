@@ -1,0 +1,7 @@
+-- Verify university:broken on pg
+
+BEGIN;
+
+SELECT department_gone FROM faculty WHERE false;
+
+ROLLBACK;
