@@ -513,6 +513,7 @@ online_reply(TransferOwner *owner, HttpTransfer *transfer)
 	HttpReply  *reply = http_reply(transfer);
 
 	reply_blot_secret(reply, channel->account->secret);
+	reply_blot_secret(reply, channel->account->access_token);
 	dlist_delete(&request->node);
 	batch->online->nin_flight--;
 	if (reply->failure == HTTP_OK && reply->status >= 200 && reply->status <= 299)
