@@ -19,8 +19,10 @@
 #include "pipeline.h"
 #include "usercxt.h"
 
-/* repetitions of database work without a word; then it is trouble */
-#define MAX_REPEATS			20
+/* repetitions of database work without a word; then it is told */
+#define MAX_REPEATS			10
+#define AGAIN_FIRST_MS		100
+#define AGAIN_CAP_MS		2000
 
 /* how often a missing secret is looked for */
 #define SECRET_RETRY_MS		2000
@@ -108,6 +110,7 @@ jobtask_drop(JobTask *task)
 		jobtask_drop_batch(dlist_container(BatchTask, node, iter.cur));
 	if (task->rivals != NULL)
 		pfree(task->rivals);
+	pace_forget(task);
 	dlist_delete(&task->node);
 	MemoryContextDelete(task->cxt);
 }
@@ -122,6 +125,9 @@ jobtask_new(void)
 
 	task->cxt = cxt;
 	dlist_init(&task->batches);
+	pace_init(&task->reading, PREPARE_PAGE_ROWS, PREPARE_PAGE_ROWS);
+	pace_init(&task->scanning, COUNT_PAGE_ROWS, COUNT_PAGE_ROWS);
+	pace_init(&task->writing, MERGE_FIRST_LINES, MERGE_MOST_LINES);
 	return task;
 }
 
@@ -205,7 +211,9 @@ jobtask_refresh(JobTask *task, const Job *job)
 		channel_forget_refusal(task->channel);
 		jobtask_load_batches(task);
 		MemoryContextSetParent(task->cxt, TopMemoryContext);
-		dlist_push_tail(&pipeline_jobs, &task->node);
+		/* who comes new is served at once */
+		task->share.active_at = GetCurrentTimestamp();
+		pace_enqueue(task);
 	}
 	else
 		jobtask_hurry(task, running && loaded->control == CONTROL_CANCEL);
@@ -434,13 +442,22 @@ jobtask_note_gone(JobTask *task)
 		jobtask_note(task, NULL, NULL);
 }
 
+/* The same where the job's own database work is the reason; success takes it away. */
+void
+jobtask_tell_trouble(JobTask *task, const char *code, const char *message)
+{
+	jobtask_note(task, code, message);
+	task->troubled = true;
+}
+
 /* Database work of the job has succeeded: trouble with it is over. */
 void
 jobtask_well(JobTask *task)
 {
 	task->repeats = 0;
-	if (task->failures == 0)
+	if (!task->troubled)
 		return;
+	task->troubled = false;
 	task->failures = 0;
 	task->due = 0;
 	jobtask_note_gone(task);
@@ -459,6 +476,19 @@ jobtask_wait_for_secret(JobTask *task)
 	task->due = later(SECRET_RETRY_MS);
 }
 
+/*
+ * Others stand in the way.  That is nobody's fault, but each try may take a
+ * while: the pauses grow, and in the end the reason is told.
+ */
+static void
+jobtask_try_again(JobTask *task, const SliceError *error)
+{
+	task->repeats++;
+	task->due = later(50 + sched_backoff_ms(task->repeats, AGAIN_FIRST_MS, AGAIN_CAP_MS, dice()));
+	if (task->repeats == MAX_REPEATS)
+		jobtask_tell_trouble(task, error->sqlstate, error->message);
+}
+
 /* What a failed piece of database work means for its job. */
 void
 jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error)
@@ -466,20 +496,18 @@ jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error)
 	/* the memory may be ahead of the ledger: the batch under preparation is loaded again */
 	task->rivals_loaded = false;
 
-	/* what does not go away by itself is no longer nobody's fault */
-	if (verdict == SLICE_AGAIN && ++task->repeats > MAX_REPEATS)
-		verdict = SLICE_TROUBLE;
 	switch (verdict)
 	{
 		case SLICE_DONE:
+		case SLICE_SLOW:
 			break;
 		case SLICE_AGAIN:
-			task->due = later(50 + (int64) (dice() * 200));
+			jobtask_try_again(task, error);
 			break;
 		case SLICE_TROUBLE:
 			task->failures++;
 			task->due = later(sched_backoff_ms(task->failures, 1000, 300000, dice()));
-			jobtask_note(task, error->sqlstate, error->message);
+			jobtask_tell_trouble(task, error->sqlstate, error->message);
 			break;
 		case SLICE_HOPELESS:
 			jobtask_fail(task, error->sqlstate, error->message);

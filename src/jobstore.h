@@ -360,6 +360,8 @@ typedef struct RowTrace
 
 extern JobFacts *jobstore_load_facts(int64 id); /* NULL: no such job */
 extern List *jobstore_load_groups(int64 id, int limit); /* of BatchGroup *, at most limit */
+/* The same of one that has been at work on a user's table for ms; since: when it began, 0 if it is not at such work. */
+extern int	jobstore_find_slow_worker(int64 ms, TimestampTz *since);
 extern int	jobstore_find_worker(void); /* process id of this database's worker; 0: none runs */
 extern int	jobstore_find_locker(Oid source);	/* one who may have locked rows of the table; 0: nobody */
 extern bool jobstore_is_forgotten(int64 id);	/* the number was given to a job once */

@@ -123,13 +123,39 @@ jobstore_load_groups(int64 id, int limit)
 	return groups;
 }
 
-/* ---- locks ---- */
+/* ---- the worker and locks ---- */
 
 #define WORKER_LOCKS \
 	"SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'object' AND l.granted " \
 	"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) " \
 	"AND l.classid = 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass " \
 	"AND l.objsubid = 77 AND l.mode = 'ExclusiveLock'"
+
+/* What may be interrupted is the work on users' tables. */
+int
+jobstore_find_slow_worker(int64 ms, TimestampTz *since)
+{
+	static Statement statement = {
+		.sql = "SELECT a.pid, a.xact_start, a.xact_start < clock_timestamp() - $1 * interval '1 ms' "
+		"FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (" WORKER_LOCKS ") AND a.state = 'active' "
+		"AND a.query IN ('preparing requests', 'counting rows', 'choosing sample rows', 'merging answers')"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	int			pid = 0;
+
+	*since = 0;
+	ledger_open(&ledger);
+	arg_int64(&args, ms);
+	if (ledger_run(&statement, &args) > 0)
+	{
+		*since = ledger_get_time(0, 2);
+		if (*since != 0 && ledger_get_bool(0, 3))
+			pid = ledger_get_int32(0, 1);
+	}
+	ledger_close(&ledger);
+	return pid;
+}
 
 int
 jobstore_find_worker(void)

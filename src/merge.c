@@ -23,8 +23,6 @@
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
 /* the next group has more lines if this one took less, fewer if it took more */
-#define SHORT_GROUP_MS		100
-#define LONG_GROUP_MS		250
 /* how long rows wait that the provider's load has refused */
 #define DELAY_FIRST_MS		1000
 #define DELAY_CAP_MS		600000
@@ -483,7 +481,7 @@ merge_slice(void *arg)
 	const Job  *job = slice->task->job;
 
 	(void) channel_account(slice->task->channel);
-	slice->capacity = slice->state->group_lines + 1;
+	slice->capacity = slice->task->writing.rows + 1;
 	slice->entries = palloc_array(MergeEntry, slice->capacity);
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
@@ -597,16 +595,6 @@ merge_trouble(BatchTask *batch, SliceVerdict verdict, const SliceError *error)
 	}
 }
 
-/* A group holds locks, and everybody else up, as long as it takes; a small one costs more for each row. */
-static void
-merge_set_group_size(MergeState *state, int64 microseconds)
-{
-	if (microseconds < SHORT_GROUP_MS * 1000)
-		state->group_lines = Min(state->group_lines * 2, MAX_GROUP_LINES);
-	else if (microseconds > LONG_GROUP_MS * 1000)
-		state->group_lines = Max(state->group_lines / 2, 1);
-}
-
 /*
  * One group of lines of the current result file.  Returns false at its end.
  */
@@ -616,7 +604,6 @@ merge_group(BatchTask *batch, bool *trouble)
 	MergeSlice	slice;
 	SliceError	error;
 	SliceVerdict verdict;
-	TimestampTz began;
 
 	memset(&slice, 0, sizeof(slice));
 	slice.batch = batch;
@@ -624,17 +611,15 @@ merge_group(BatchTask *batch, bool *trouble)
 	slice.state = batch->merge;
 	*trouble = false;
 
-	began = GetCurrentTimestamp();
-	verdict = slice_run("merging answers", merge_slice, &slice, &error);
+	verdict = pace_run(batch->job, &batch->job->writing, "merging answers", merge_slice, &slice, &error);
 	if (verdict != SLICE_DONE)
 	{
 		*trouble = true;
 		merge_rewind(batch->merge);
-		batch->merge->group_lines = Max(batch->merge->group_lines / 4, 1);
-		merge_trouble(batch, verdict, &error);
+		if (verdict != SLICE_SLOW)
+			merge_trouble(batch, verdict, &error);
 		return true;
 	}
-	merge_set_group_size(batch->merge, GetCurrentTimestamp() - began);
 	merge_remember(&slice);
 	merge_judge(&slice);
 	jobtask_well(batch->job);

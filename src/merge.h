@@ -35,7 +35,6 @@ typedef struct MergeState
 	bool		locked_left;	/* rows that others had locked were passed over */
 	bool		delayed;		/* rows were refused for the provider's load */
 	int			passes;
-	int			group_lines;	/* lines in one transaction; fewer after trouble */
 } MergeState;
 
 /* Loads the batch's items if they are not there yet; false: trouble, try later. */

@@ -151,7 +151,7 @@ merge_close(BatchTask *batch)
 		return;
 	memset(&closing, 0, sizeof(closing));
 	closing.batch = batch;
-	verdict = slice_run("closing a batch", close_slice, &closing, &error);
+	verdict = pace_run(task, NULL, "closing a batch", close_slice, &closing, &error);
 	if (verdict != SLICE_DONE)
 	{
 		merge_trouble(batch, verdict, &error);

@@ -11,10 +11,6 @@
 #include "answer.h"
 #include "merge.h"
 
-/* lines in one transaction: at first, and at most where they take but a moment */
-#define FIRST_GROUP_LINES	500
-#define MAX_GROUP_LINES		4000
-
 /* One row that a line answers. */
 typedef struct MergeEntry
 {

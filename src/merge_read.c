@@ -82,8 +82,7 @@ merge_begin(BatchTask *batch)
 	cxt = AllocSetContextCreate(batch->cxt, "dess_batch merge", ALLOCSET_DEFAULT_SIZES);
 	batch->merge = MemoryContextAllocZero(cxt, sizeof(MergeState));
 	batch->merge->cxt = cxt;
-	batch->merge->group_lines = FIRST_GROUP_LINES;
-	verdict = slice_run("reading the ledger", load_slice, batch, &error);
+	verdict = pace_run(batch->job, NULL, "reading the ledger", load_slice, batch, &error);
 	if (verdict == SLICE_DONE)
 		return true;
 	merge_end(batch);
@@ -223,7 +222,7 @@ merge_read_lines(MergeSlice *slice)
 		MemoryContextSwitchTo(caller);
 	}
 
-	while (slice->nlines < state->group_lines && spool_offset(state->reader) - start < GROUP_BYTES)
+	while (slice->nlines < slice->task->writing.rows && spool_offset(state->reader) - start < GROUP_BYTES)
 	{
 		line = spool_next_line(state->reader, &length, whole);
 		if (line == NULL)
@@ -236,6 +235,7 @@ merge_read_lines(MergeSlice *slice)
 		merge_take_line(slice, line, length);
 		slice->nlines++;
 	}
+	slice->task->writing.used = slice->nlines;
 	slice->offset_after = spool_offset(state->reader);
 }
 

@@ -251,6 +251,12 @@ online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes)
 	}
 }
 
+bool
+online_in_flight(const BatchTask *batch)
+{
+	return batch->online != NULL && batch->online->nin_flight > 0;
+}
+
 /* ---- sending ---- */
 
 /* The next request that was never answered, or NULL. */
@@ -654,6 +660,8 @@ online_work(BatchTask *batch)
 	bool		more = false;
 	bool		end;
 
+	if (batch->online == NULL && !pace_is_turn(batch->job))
+		return false;
 	if (!online_begin(batch))
 		return true;
 	state = batch->online;
@@ -662,6 +670,8 @@ online_work(BatchTask *batch)
 
 	if (online_should_merge(state, stopping))
 	{
+		if (!pace_is_turn(batch->job))
+			return more;
 		merge_lines(batch, &end);
 		if (end)
 			state->nunmerged = 0;
@@ -671,6 +681,8 @@ online_work(BatchTask *batch)
 	if (state->nin_flight == 0 && state->narrived == 0 && state->nunmerged == 0 &&
 		(state->nunsent == 0 || stopping))
 	{
+		if (!pace_is_turn(batch->job))
+			return more;
 		online_finish(batch);
 		return true;
 	}

@@ -303,7 +303,11 @@ retrieve_work(BatchTask *batch)
 		step_begin(batch, batch->job->channel->account->provider->download_results);
 	}
 	else
+	{
+		if (!pace_is_turn(batch->job))
+			return false;
 		return merge_work(batch);
+	}
 	return true;
 }
 

@@ -15,6 +15,7 @@
 
 #include "channel.h"
 #include "jobstore.h"
+#include "pace.h"
 #include "slice.h"
 #include "spool.h"
 #include "target.h"
@@ -98,6 +99,11 @@ typedef struct JobTask
 	struct CountState *count;	/* while the rows still to come are being counted */
 
 	struct Budget *budget;		/* NULL until first needed */
+	Share		share;			/* of the worker's time */
+	Pace		reading;		/* rows that are prepared */
+	Pace		scanning;		/* rows whose keys are counted or chosen from */
+	Pace		writing;		/* lines that are merged */
+	bool		prepared_last;	/* in its last turn it prepared: its answers come first now */
 
 	TimestampTz due;			/* job-level work waits until then */
 	TimestampTz again_due;		/* rows to be sent once more wait until then */
@@ -105,6 +111,7 @@ typedef struct JobTask
 	int			failures;
 	int			repeats;		/* of database work that others stood in the way of */
 	bool		told;			/* the reason of waiting stands in the ledger */
+	bool		troubled;		/* and it is that database work failed */
 } JobTask;
 
 /* ---- pipeline.c: the five stages ---- */
@@ -121,6 +128,7 @@ extern void pipeline_finished_transfers(void);
 extern bool pipeline_work(void);	/* one slice for whoever is due; false: nothing was due */
 extern long pipeline_timeout_ms(void);	/* until something is due; -1: nothing ever */
 extern bool pipeline_is_idle(void); /* nothing left to do or to wait for */
+extern TimestampTz pipeline_job_due(const JobTask *task, TimestampTz now);	/* when the job is due after now */
 
 /* ---- job_task.c: loading, ending and pausing jobs ---- */
 extern dlist_head pipeline_jobs;
@@ -135,6 +143,7 @@ extern TargetTable *jobtask_table(JobTask *task);
 extern void jobtask_fail(JobTask *task, const char *code, const char *message);
 extern void jobtask_pause(JobTask *task, const char *code, const char *message);
 extern void jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error);
+extern void jobtask_tell_trouble(JobTask *task, const char *code, const char *message);
 extern void jobtask_note(JobTask *task, const char *code, const char *message);
 extern void jobtask_note_gone(JobTask *task);
 extern void jobtask_well(JobTask *task);
@@ -145,6 +154,7 @@ extern TimestampTz later(int64 ms);
 extern double dice(void);
 
 /* ---- prepare.c: stage 1 ---- */
+#define PREPARE_PAGE_ROWS	1000	/* in one slice, at most */
 extern bool prepare_wanted(JobTask *task);
 extern bool prepare_work(JobTask *task);	/* one slice; false: nothing to do now */
 extern bool prepare_close(JobTask *task);	/* the batch being filled goes as it is; false: there is none */
@@ -160,6 +170,7 @@ extern void prepare_list(JobTask *task);
 /* ---- prepare_count.c: how many rows there will be ---- */
 extern bool count_wanted(const JobTask *task);
 extern void count_work(JobTask *task);
+#define COUNT_PAGE_ROWS		10000	/* in one slice, at most; of a sample too */
 
 /* ---- triggered.c: jobs that triggers ask for ---- */
 extern void triggered_refresh(void);	/* in a transaction */
@@ -167,6 +178,9 @@ extern TimestampTz triggered_due(void);
 extern bool triggered_work(void);	/* one job; false: nobody asks for one now */
 
 /* ---- merge.c: stage 5 ---- */
+/* lines in one slice: at first, and at most where they take but a moment */
+#define MERGE_FIRST_LINES	500
+#define MERGE_MOST_LINES	4000
 extern bool merge_work(BatchTask *batch);	/* one slice; false: it is another batch's turn */
 extern void merge_end(BatchTask *batch);
 
@@ -177,6 +191,7 @@ extern void online_reply(TransferOwner *owner, HttpTransfer *transfer);
 extern void online_flush(void); /* replies that have arrived go to the spool */
 extern int64 online_unsent(const BatchTask *batch);
 extern void online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes);	/* sent, and not merged */
+extern bool online_in_flight(const BatchTask *batch);	/* requests wait for their answers */
 extern void online_end(BatchTask *batch);
 
 #endif							/* DESS_PIPELINE_H */

@@ -3,8 +3,8 @@
  * pipeline_loop.c
  *		Whose turn it is: one bounded piece of work for everybody in turn.
  *
- * No job waits for another's stage: each turn gives every job at most one page
- * to prepare and every batch at most one step or one group of answers.
+ * No job waits for another's stage: each round gives every batch at most one
+ * step, and one job, see pace.c, a page of rows or a group of answers.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,25 +46,38 @@ spool_has_room(void)
 	return bytes < (int64) dess_spool_limit * 1024 * 1024;
 }
 
+/* The work of stage 1. */
+static bool
+job_prepare(JobTask *task)
+{
+	bool		wanted = prepare_wanted(task);
+	bool		did = true;
+
+	if (task->due > GetCurrentTimestamp() || !(wanted || (jobtask_may_send(task) && count_wanted(task))) ||
+		!pace_is_turn(task))
+		return false;
+	if (wanted && spool_has_room())
+		did = prepare_work(task);
+	else if (wanted && prepare_close(task))
+		did = true;
+	else if (jobtask_may_send(task) && count_wanted(task))
+		count_work(task);
+	else
+		did = false;
+	task->prepared_last = did;
+	return did;
+}
+
 static bool
 job_work(JobTask *task)
 {
 	dlist_mutable_iter iter;
+	bool		answers_first = task->prepared_last;
 	bool		did = budget_resume(task);
 
-	if (task->due <= GetCurrentTimestamp())
-	{
-		if (prepare_wanted(task) && spool_has_room())
-			did = prepare_work(task);
-		else if (prepare_wanted(task) && prepare_close(task))
-			did = true;
-		else if (jobtask_may_send(task) && count_wanted(task))
-		{
-			count_work(task);
-			did = true;
-		}
-	}
-
+	task->prepared_last = false;
+	if (!answers_first && job_prepare(task))
+		did = true;
 	dlist_foreach_modify(iter, &task->batches)
 	{
 		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
@@ -77,6 +90,8 @@ job_work(JobTask *task)
 			task->job->state > JOB_ACTIVE)
 			jobtask_drop_batch(batch);
 	}
+	if (answers_first && job_prepare(task))
+		did = true;
 	if (task->due <= GetCurrentTimestamp() && jobtask_try_finish(task))
 		did = true;
 	return did;
@@ -92,16 +107,20 @@ pipeline_work(void)
 		pipeline_refresh();
 	if (triggered_work())
 		did = true;
+	pace_begin_round();
 	dlist_foreach_modify(iter, &pipeline_jobs)
 	{
 		JobTask    *task = dlist_container(JobTask, node, iter.cur);
 
 		if (job_work(task))
+		{
+			task->share.active_at = GetCurrentTimestamp();
 			did = true;
+		}
 		if (task->job->state > JOB_ACTIVE && dlist_is_empty(&task->batches))
 			jobtask_drop(task);
 	}
-	return did;
+	return pace_end_round() || did;
 }
 
 void
@@ -135,34 +154,44 @@ batch_due(const BatchTask *batch)
 	return batch->due;
 }
 
+/* What is due already and could not be done waits for an event, not for time. */
+TimestampTz
+pipeline_job_due(const JobTask *task, TimestampTz now)
+{
+	TimestampTz first = DT_NOEND;
+	dlist_iter	iter;
+
+	if (task->due > now)
+		first = Min(first, task->due);
+	if (task->again_due > now)
+		first = Min(first, task->again_due);
+	if (task->job->paused_until > now)
+		first = Min(first, task->job->paused_until);
+	if (task->channel != NULL && channel_due(task->channel) > now)
+		first = Min(first, channel_due(task->channel));
+	dlist_foreach(iter, &((JobTask *) task)->batches)
+	{
+		TimestampTz due = batch_due(dlist_container(BatchTask, node, iter.cur));
+
+		if (due > now)
+			first = Min(first, due);
+	}
+	return first;
+}
+
 long
 pipeline_timeout_ms(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz first = Min(refresh_due, triggered_due());
 	dlist_iter	jobs;
-	dlist_iter	iter;
 
 	dlist_foreach(jobs, &pipeline_jobs)
 	{
 		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
 
-		/* what is due already and could not be done waits for an event, not for time */
-		if (task->due > now)
-			first = Min(first, task->due);
-		if (task->again_due > now)
-			first = Min(first, task->again_due);
-		if (task->job->paused_until > now)
-			first = Min(first, task->job->paused_until);
-		if (task->channel != NULL && channel_due(task->channel) > now)
-			first = Min(first, channel_due(task->channel));
-		dlist_foreach(iter, &task->batches)
-		{
-			TimestampTz due = batch_due(dlist_container(BatchTask, node, iter.cur));
-
-			if (due > now)
-				first = Min(first, due);
-		}
+		first = Min(first, pipeline_job_due(task, now));
+		first = Min(first, pace_due(task));
 	}
 	if (first == DT_NOEND)
 		return -1;

@@ -23,7 +23,6 @@
 #include "pipeline.h"
 #include "usercxt.h"
 
-#define PAGE_ROWS			1000
 
 /* Requests of the batch being filled: digest -> number of the row that sends it. */
 typedef struct RequestEntry
@@ -247,9 +246,10 @@ prepare_from_table(PrepareSlice *slice)
 	TargetRow  *rows;
 	bool	   *passed_over;
 	bool		more = false;
+	int			limit = task->reading.rows;
 	int			nrows;
 
-	nrows = target_read_page(slice->table, job->last_key, PAGE_ROWS, &rows, &more);
+	nrows = target_read_page(slice->table, job->last_key, limit, &rows, &more);
 	usercxt_leave(&slice->user);
 
 	passed_over = palloc0_array(bool, nrows + 1);
@@ -271,7 +271,7 @@ prepare_from_table(PrepareSlice *slice)
 		}
 		slice->last_key = rows[i].key;
 	}
-	slice->end_of_table = nrows < PAGE_ROWS && !more;
+	slice->end_of_table = nrows < limit && !more;
 }
 
 /* ---- rows by their keys: again, sample, only ---- */
@@ -485,7 +485,7 @@ prepare_slice(void *arg)
 	}
 	if (job->requeued > 0 || (job->listed && !job->all_prepared))
 	{
-		waiting = jobstore_again_take(job->id, PAGE_ROWS / 2);
+		waiting = jobstore_again_take(job->id, Max(task->reading.rows / 2, 1));
 		slice->none_waits = waiting == NIL;
 	}
 	rivals_load(task);
@@ -696,7 +696,7 @@ prepare_work(JobTask *task)
 		slice.new_batch = true;
 	}
 
-	verdict = slice_run("preparing requests", prepare_slice, &slice, &error);
+	verdict = pace_run(task, &task->reading, "preparing requests", prepare_slice, &slice, &error);
 	if (verdict == SLICE_DONE)
 	{
 		prepare_remember(&slice);
@@ -707,6 +707,8 @@ prepare_work(JobTask *task)
 		/* the digests may name rows that were rolled back */
 		prepare_forget_requests(task);
 		jobtask_trouble(task, verdict, &error);
+		if (verdict == SLICE_SLOW && task->table != NULL)
+			target_walk(task->table);
 	}
 
 	if (verdict == SLICE_DONE && slice.full && task->filling != NULL)

@@ -17,14 +17,16 @@
 #include "pipeline.h"
 #include "usercxt.h"
 
-#define COUNT_PAGE_ROWS		10000
-
 typedef struct CountState
 {
 	MemoryContext cxt;
 	char	   *last_key;
 	int64		rows;			/* taken when the counting began, and counted since */
 	bool		done;
+
+	/* what the slice under way has found */
+	int64		found;
+	char	   *found_key;		/* in the slice's memory */
 } CountState;
 
 /* Is there something to count that nobody knows? */
@@ -48,19 +50,28 @@ count_slice(void *arg)
 	UserContext user;
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	count->rows += target_count_page(jobtask_table(task), &last_key, COUNT_PAGE_ROWS);
+	count->found = count->rows + target_count_page(jobtask_table(task), &last_key, task->scanning.rows);
 	usercxt_leave(&user);
 
-	if (job->max_rows > 0 && count->rows >= job->max_rows)
+	if (job->max_rows > 0 && count->found >= job->max_rows)
 	{
-		count->rows = job->max_rows;
+		count->found = job->max_rows;
 		last_key = NULL;
 	}
-	count->done = last_key == NULL;
+	count->found_key = last_key;
+	if (last_key == NULL)
+		jobstore_set_counted(job->id, count->found);
+}
+
+static void
+count_remember(CountState *count)
+{
+	count->rows = count->found;
+	count->done = count->found_key == NULL;
 	if (count->done)
-		jobstore_set_counted(job->id, count->rows);
-	else
-		count->last_key = MemoryContextStrdup(count->cxt, last_key);
+		return;
+	pfree(count->last_key);
+	count->last_key = MemoryContextStrdup(count->cxt, count->found_key);
 }
 
 /* One slice of counting. */
@@ -79,12 +90,11 @@ count_work(JobTask *task)
 		task->count->last_key = MemoryContextStrdup(cxt, task->job->last_key);
 		task->count->rows = task->job->taken;
 	}
-	verdict = slice_run("counting rows", count_slice, task, &error);
-	if (verdict != SLICE_DONE)
-	{
-		/* a failed slice may have been counted: begin anew */
-		MemoryContextDelete(task->count->cxt);
-		task->count = NULL;
+	verdict = pace_run(task, &task->scanning, "counting rows", count_slice, task, &error);
+	if (verdict == SLICE_DONE)
+		count_remember(task->count);
+	else
 		jobtask_trouble(task, verdict, &error);
-	}
+	if (verdict == SLICE_SLOW && task->table != NULL)
+		target_walk(task->table);
 }

@@ -16,8 +16,6 @@
 #include "sample.h"
 #include "usercxt.h"
 
-#define SAMPLE_PAGE_ROWS	10000
-
 static void
 only_slice(void *arg)
 {
@@ -46,17 +44,18 @@ sample_slice(void *arg)
 	UserContext user;
 	char	  **keys;
 	bool	   *matches;
+	int			limit = task->scanning.rows;
 	int			nkeys;
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	nkeys = target_read_key_page(jobtask_table(task), sample->last_key, SAMPLE_PAGE_ROWS,
+	nkeys = target_read_key_page(jobtask_table(task), sample->last_key, limit,
 								 &keys, &matches);
 	usercxt_leave(&user);
 
 	for (int i = 0; i < nkeys; i++)
 		if (matches[i])
 			sample_add(sample->sample, keys[i]);
-	sample->end = nkeys < SAMPLE_PAGE_ROWS;
+	sample->end = nkeys < limit;
 	if (nkeys > 0)
 		sample->last_key = MemoryContextStrdup(sample->cxt, keys[nkeys - 1]);
 }
@@ -94,9 +93,9 @@ prepare_sample(JobTask *task, SliceError *error)
 		MemoryContextSwitchTo(caller);
 	}
 	if (!task->sample->end)
-		return slice_run("choosing sample rows", sample_slice, task, error);
+		return pace_run(task, &task->scanning, "choosing sample rows", sample_slice, task, error);
 
-	verdict = slice_run("choosing sample rows", sample_save_slice, task, error);
+	verdict = pace_run(task, NULL, "choosing sample rows", sample_save_slice, task, error);
 	if (verdict == SLICE_DONE)
 	{
 		MemoryContextDelete(task->sample->cxt);

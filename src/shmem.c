@@ -30,6 +30,7 @@ typedef struct WorkerSlot
 	Oid			database;		/* InvalidOid: free */
 	pid_t		pid;
 	Latch	   *latch;
+	uint64		wakes;			/* how often somebody has set it */
 	bool		stop;
 } WorkerSlot;
 
@@ -173,6 +174,7 @@ shmem_register_worker(Oid database)
 		my_slot->database = database;
 		my_slot->pid = MyProcPid;
 		my_slot->latch = MyLatch;
+		my_slot->wakes = 0;
 		my_slot->stop = false;
 	}
 	SpinLockRelease(&control->mutex);
@@ -191,13 +193,21 @@ shmem_wake_worker(Oid database)
 	SpinLockAcquire(&control->mutex);
 	for (int i = 0; i < MAX_WORKERS; i++)
 	{
-		if (control->workers[i].database == database)
-			latch = control->workers[i].latch;
+		if (control->workers[i].database != database)
+			continue;
+		latch = control->workers[i].latch;
+		control->workers[i].wakes++;
 	}
 	SpinLockRelease(&control->mutex);
 	if (latch != NULL)
 		SetLatch(latch);
 	return latch != NULL;
+}
+
+uint64
+shmem_wake_count(void)
+{
+	return my_slot != NULL ? ((volatile WorkerSlot *) my_slot)->wakes : 0;
 }
 
 bool
@@ -219,6 +229,7 @@ shmem_mark_workers(Oid database)
 		if (control->workers[i].database != database)
 			continue;
 		control->workers[i].stop = true;
+		control->workers[i].wakes++;
 		latches[n++] = control->workers[i].latch;
 	}
 	SpinLockRelease(&control->mutex);

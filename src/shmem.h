@@ -28,6 +28,9 @@ extern void shmem_unregister_worker(void);
 /* Sets the latch of the worker of a database.  False: none has registered.  Raises nothing. */
 extern bool shmem_wake_worker(Oid database);
 
+/* How often this worker was woken; may be read in a signal handler.  Always 0 without preload. */
+extern uint64 shmem_wake_count(void);
+
 /* Has somebody asked this worker to make room? */
 extern bool shmem_stop_requested(void);
 

@@ -7,6 +7,10 @@
  * one transaction, one memory context, one place where errors end.  Transfers
  * live in contexts of their own and go on whatever happens here.
  *
+ * A slice has a time limit, because triggers and functions of the user's table
+ * run in it.  Code that catches the cancellation is cancelled again and again;
+ * if it goes on all the same, the process ends rather than stand still.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -16,21 +20,31 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "shmem.h"
 #include "slice.h"
 #include "spool.h"
 #include "txn.h"
 
-/* A table's own code (triggers, functions in where_sql) may hold up everybody for this long, not longer. */
-#define SLICE_TIMEOUT_MS	30000
+/* how often the clock is looked at; code that catches a cancellation is cancelled again so often */
+#define ALARM_MS			20
+#define CANCEL_TIMES		50
 
 static MemoryContext slice_context = NULL;
-static TimestampTz slice_began;
+static TimeoutId slice_timeout = MAX_TIMEOUTS;
+static int	slice_limit;
+static TimestampTz slice_end;
+static bool slice_patient;		/* it ends when somebody wakes the worker */
+static uint64 slice_wakes;
+static volatile sig_atomic_t slice_cancelled = 0;
+static volatile sig_atomic_t slice_disturbed = false;
+int64		slice_ms = 0;
 static bool lock_lost = false;
 static bool extension_seen = false;
 uint64		slice_count = 0;
@@ -67,6 +81,50 @@ slice_verdict(int sqlerrcode)
 	}
 }
 
+/* In a signal handler. */
+static void
+slice_alarm(void)
+{
+	if (GetCurrentTimestamp() >= slice_end)
+		slice_cancelled++;
+	else if (slice_patient && shmem_wake_count() != slice_wakes)
+		slice_disturbed = true;
+	else
+		return;
+	if (slice_cancelled > CANCEL_TIMES)
+		ProcDiePending = true;
+	else
+		QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/* A cancellation that came too late for the last slice is forgotten. */
+static void
+slice_start_clock(int limit_ms, bool patient)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (slice_timeout == MAX_TIMEOUTS)
+		slice_timeout = RegisterTimeout(USER_TIMEOUT, slice_alarm);
+	slice_limit = limit_ms;
+	slice_end = TimestampTzPlusMilliseconds(now, limit_ms);
+	slice_cancelled = 0;
+	slice_disturbed = false;
+	slice_patient = patient;
+	slice_wakes = shmem_wake_count();
+	QueryCancelPending = false;
+	enable_timeout_every(slice_timeout,
+						 TimestampTzPlusMilliseconds(now, Min(limit_ms, SLICE_PATIENCE_MS)), ALARM_MS);
+}
+
+static void
+slice_stop_clock(void)
+{
+	disable_timeout(slice_timeout, false);
+	QueryCancelPending = false;
+}
+
 static SliceVerdict
 slice_recover(SliceError *error)
 {
@@ -74,7 +132,7 @@ slice_recover(SliceError *error)
 	SliceVerdict verdict;
 
 	HOLD_INTERRUPTS();
-	disable_timeout(STATEMENT_TIMEOUT, false);
+	slice_stop_clock();
 	MemoryContextSwitchTo(slice_context);
 	edata = CopyErrorData();
 	FlushErrorState();
@@ -85,18 +143,17 @@ slice_recover(SliceError *error)
 	lock_lost = true;
 
 	verdict = slice_verdict(edata->sqlerrcode);
-	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED &&
-		TimestampDifferenceExceeds(slice_began, GetCurrentTimestamp(), SLICE_TIMEOUT_MS))
+	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED && slice_cancelled > 0)
 	{
-		verdict = SLICE_TROUBLE;
-		edata->message = psprintf("canceled after %d s: code of the table (trigger, function) is too slow",
-								  SLICE_TIMEOUT_MS / 1000);
+		verdict = slice_limit < SLICE_LIMIT_MS ? SLICE_SLOW : SLICE_TROUBLE;
+		edata->message = psprintf("canceled after %.1f s: code of the table (trigger, function) is too slow",
+								  slice_limit / 1000.0);
 	}
 	strlcpy(error->sqlstate, unpack_sql_state(edata->sqlerrcode), sizeof(error->sqlstate));
 	strlcpy(error->message, edata->message ? edata->message : "unknown error", sizeof(error->message));
 	error->message[pg_mbcliplen(error->message, strlen(error->message), sizeof(error->message) - 5)] = '\0';
 
-	if (verdict != SLICE_AGAIN)
+	if (verdict != SLICE_AGAIN && verdict != SLICE_SLOW)
 		ereport(LOG,
 				(errcode(edata->sqlerrcode),
 				 errmsg("dess_batch worker: %s", error->message),
@@ -105,10 +162,12 @@ slice_recover(SliceError *error)
 	return verdict;
 }
 
-SliceVerdict
-slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error)
+static SliceVerdict
+slice_execute(const char *activity, void (*fn) (void *arg), void *arg,
+			  int limit_ms, bool patient, SliceError *error)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	TimestampTz start = GetCurrentTimestamp();
 	volatile SliceVerdict verdict = SLICE_DONE;
 
 	if (slice_context == NULL)
@@ -131,10 +190,9 @@ slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *e
 		}
 		extension_seen = true;
 		MemoryContextSwitchTo(slice_context);
-		slice_began = GetCurrentTimestamp();
-		enable_timeout_after(STATEMENT_TIMEOUT, SLICE_TIMEOUT_MS);
+		slice_start_clock(limit_ms, patient);
 		fn(arg);
-		disable_timeout(STATEMENT_TIMEOUT, false);
+		slice_stop_clock();
 		txn_commit();
 	}
 	PG_CATCH();
@@ -152,5 +210,20 @@ slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *e
 		if (slice_after_abort != NULL)
 			slice_after_abort();
 	}
+	/* that was a slice as well */
+	slice_ms = TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
 	return verdict;
+}
+
+SliceVerdict
+slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error)
+{
+	return slice_execute(activity, fn, arg, SLICE_LIMIT_MS, false, error);
+}
+
+SliceVerdict
+slice_run_limited(const char *activity, void (*fn) (void *arg), void *arg,
+				  int limit_ms, SliceError *error)
+{
+	return slice_execute(activity, fn, arg, limit_ms, true, error);
 }

@@ -14,6 +14,7 @@ typedef enum SliceVerdict
 {
 	SLICE_DONE,
 	SLICE_AGAIN,				/* serialization, deadlock, lock timeout: repeat, nobody's fault */
+	SLICE_SLOW,					/* it took longer than slice_run_limited() allowed: repeat with less */
 	SLICE_TROUBLE,				/* resources, I/O, internal: repeat with back-off */
 	SLICE_HOPELESS				/* the same will happen again: table gone, rights gone, bad data */
 } SliceVerdict;
@@ -30,6 +31,22 @@ typedef struct SliceError
  * worker ends (by exit code 0) when the extension is gone.
  */
 extern SliceVerdict slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error);
+
+/*
+ * The same for what a table's own code can make slow: after limit_ms it is
+ * cancelled.  One that may take longer than others should have to wait is also
+ * cancelled, as SLICE_AGAIN, when somebody wakes the worker.
+ */
+extern SliceVerdict slice_run_limited(const char *activity, void (*fn) (void *arg), void *arg,
+									  int limit_ms, SliceError *error);
+
+/* A longer slice is one that a newcomer does not have to wait for. */
+#define SLICE_PATIENCE_MS	1200
+/* and none is longer than this */
+#define SLICE_LIMIT_MS		30000
+
+/* How long the last one took. */
+extern int64 slice_ms;
 
 /*
  * How many have run.  Whatever waits inside one (a lock, a foreign server, a

@@ -88,6 +88,7 @@ extern const struct AnswerRules *target_answer_rules(const TargetTable *table);
  * rendered, and need not be there.  A result shorter than limit is the table's
  * end, unless more is set: then the rows were too large to be read at once.
  */
+extern void target_walk(TargetTable *table);	/* looking for wanted rows takes long: from now on pages have all rows */
 extern int	target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow **rows, bool *more);
 
 /*

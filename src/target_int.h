@@ -96,6 +96,7 @@ struct TargetTable
 	/* statements, prepared when first needed; pages by how many key columns decide where they start */
 	SPIPlanPtr	page_plans[TARGET_PAGE_KINDS][2][INDEX_MAX_KEYS + 1];
 	SPIPlanPtr	wanted_plan;
+	bool		walk;			/* it does not matter what the planner says of it */
 	SPIPlanPtr	read_plan;
 	SPIPlanPtr	lock_plan;
 	SPIPlanPtr	nowait_plan;

@@ -525,7 +525,7 @@ target_wanted_is_cheap(TargetTable *table, int limit)
 	double		walk;
 	bool		cheap;
 
-	if (table->foreign ||
+	if (table->walk || table->foreign ||
 		(table->where_sql == NULL && (table->overwrite || table->ntargets == 0)))
 		return false;
 	if (table->wanted_plan == NULL)
@@ -540,6 +540,12 @@ target_wanted_is_cheap(TargetTable *table, int limit)
 	cheap = plan->total_cost <= CHEAP_COST && statements * plan->total_cost <= walk;
 	ReleaseCachedPlan(cached, CurrentResourceOwner);
 	return cheap;
+}
+
+void
+target_walk(TargetTable *table)
+{
+	table->walk = true;
 }
 
 /* ---- around every use ---- */

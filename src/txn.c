@@ -9,7 +9,7 @@
  * the database or a reload says.  The isolation level is set for the same
  * reason: what others have committed must be seen.
  *
- * A lock is waited for half a second only.  A user's transaction that is left
+ * A lock is waited for a tenth of a second only.  A user's transaction that is left
  * open behind a control function thus cannot stop the jobs of others, and where
  * it and the worker wait for each other it is the worker that gives way.
  *
@@ -83,7 +83,7 @@ txn_begin(const char *activity)
 
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
 		set_locally("synchronous_commit", "local");
-	set_locally("lock_timeout", "500ms");
+	set_locally("lock_timeout", "100ms");
 	PushActiveSnapshot(GetTransactionSnapshot());
 	pgstat_report_activity(STATE_RUNNING, activity);
 	return true;

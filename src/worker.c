@@ -37,6 +37,14 @@
 /* empty jobs are forgotten after this */
 #define EMPTY_JOB_SECONDS	60
 
+/* how long, and how often, one that found the lock taken looks at the holder */
+#define HURRY_MS			2000
+#define HURRY_LOOK_MS		100
+
+/* how often a busy worker looks for new work, and at most which part of its time it spends on that */
+#define LOOK_MS				200
+#define LOOK_SHARE			20
+
 static bool connected = false;
 static Oid	wrapper_oid = InvalidOid;
 static bool holds_lock = false;
@@ -75,6 +83,49 @@ unlock_slice(void *arg)
 	holds_lock = false;
 }
 
+/* The holder's slice that one without preload has to wait for. */
+typedef struct Hurry
+{
+	TimestampTz since;			/* 0: not looked at yet */
+	bool		over;
+} Hurry;
+
+static void
+hurry_slice(void *arg)
+{
+	Hurry	   *hurry = (Hurry *) arg;
+	TimestampTz since;
+	int			pid = jobstore_find_slow_worker(SLICE_PATIENCE_MS, &since);
+
+	hurry->over = pid != 0 || since == 0 || (hurry->since != 0 && since != hurry->since);
+	hurry->since = since;
+	if (pid != 0)
+		(void) kill(pid, SIGINT);
+}
+
+/*
+ * The holder was woken.  Without preload that does not show while it is at work
+ * on a table; where that takes long, it is interrupted.
+ */
+static void
+worker_hurry_holder(void)
+{
+	Hurry		hurry = {0};
+	SliceError	error;
+
+	for (int waited = 0; waited < HURRY_MS && !hurry.over; waited += HURRY_LOOK_MS)
+	{
+		if (slice_run("waking the worker", hurry_slice, &hurry, &error) != SLICE_DONE)
+			return;
+		if (hurry.over)
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, HURRY_LOOK_MS,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 static void
 worker_take_lock(void)
 {
@@ -82,8 +133,11 @@ worker_take_lock(void)
 
 	if (slice_run("starting", lock_slice, NULL, &error) != SLICE_DONE)
 		proc_exit(1);
-	if (!holds_lock)
-		proc_exit(0);
+	if (holds_lock)
+		return;
+	if (!shmem_available())
+		worker_hurry_holder();
+	proc_exit(0);
 }
 
 /* An aborted transaction has released the lock: takes it again, or ends the process. */
@@ -222,21 +276,50 @@ worker_purge_sometimes(void)
 	}
 }
 
+/* How many slices had run, and how often we had been woken, when the ledger was last looked at; and how long that took. */
+static uint64 looked_at = 0;
+static uint64 woken_at = 0;
+static TimestampTz look_due = 0;
+
+static void
+worker_look(void)
+{
+	TimestampTz start = GetCurrentTimestamp();
+
+	woken_at = shmem_wake_count();
+	pipeline_refresh();
+	looked_at = slice_count;
+	look_due = GetCurrentTimestamp();
+	look_due += Max(LOOK_MS * INT64CONST(1000), (look_due - start) * LOOK_SHARE);
+}
+
 /*
- * Before the loop sleeps: looks for work whose announcement a slice may have
- * taken from the latch.  Returns whether there was something to do.
+ * While there is much to do: looks for work whose announcement a slice may
+ * have taken from the latch.
+ */
+static void
+worker_look_around(void)
+{
+	if (slice_count == looked_at)
+		return;
+	if (shmem_wake_count() != woken_at || GetCurrentTimestamp() >= look_due)
+		worker_look();
+}
+
+/*
+ * The same before the loop sleeps.  Returns whether there was something to do.
  */
 static bool
 worker_look_again(void)
 {
-	static uint64 looked_at = 0;
 	bool		busy;
 
 	if (slice_count == looked_at)
 		return false;
-	pipeline_refresh();
+	worker_look();
 	busy = pipeline_work();
-	looked_at = slice_count;
+	if (!busy)
+		looked_at = slice_count;
 	return busy;
 }
 
@@ -259,6 +342,14 @@ worker_follow_enabled(void)
 		pipeline_suspend();
 }
 
+/* Nobody's query is to be cancelled between two slices; the process may be told to end. */
+static void
+worker_check_interrupts(void)
+{
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+}
+
 static void
 worker_loop(void)
 {
@@ -272,7 +363,7 @@ worker_loop(void)
 		bool		busy = false;
 		bool		woken;
 
-		CHECK_FOR_INTERRUPTS();
+		worker_check_interrupts();
 		if (ConfigReloadPending)
 			worker_reload();
 		if (shmem_stop_requested())
@@ -282,6 +373,7 @@ worker_loop(void)
 		pipeline_finished_transfers();
 		if (dess_enabled)
 		{
+			worker_look_around();
 			busy = pipeline_work();
 			worker_purge_sometimes();
 		}
@@ -299,13 +391,13 @@ worker_loop(void)
 		woken = http_wait(busy || ConfigReloadPending ? 0 : worker_timeout(idle_since), PG_WAIT_EXTENSION);
 		if (woken)
 		{
-			CHECK_FOR_INTERRUPTS();
+			worker_check_interrupts();
 			if (ConfigReloadPending)
 				worker_reload();
 			if (shmem_stop_requested())
 				proc_exit(0);
 			if (dess_enabled)
-				pipeline_refresh();
+				worker_look();
 		}
 		MemoryContextReset(turn);
 	}

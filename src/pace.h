@@ -1,0 +1,75 @@
+/*-------------------------------------------------------------------------
+ *
+ * pace.h
+ *		How many rows of a table one slice takes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_PACE_H
+#define DESS_PACE_H
+
+#include "datatype/timestamp.h"
+
+#include "slice.h"
+
+struct JobTask;
+
+/*
+ * One kind of work on a job's table.  Who does it takes at most "rows" rows
+ * and says in "used", before it begins, how many; the rest is seen to by
+ * pace_run().
+ */
+typedef struct Pace
+{
+	int			rows;			/* in the next slice, at most */
+	int			most;			/* and never more */
+	int			used;			/* by the slice that runs */
+	int			probed_from;	/* rows was doubled from this to see what it costs; 0: it was not */
+	int64		ms;				/* what the last slice that ended well took */
+	int			slow;			/* slices in a row that took long */
+	int64		halved_ms;		/* what the slice took after which rows was halved; 0: it was not */
+	bool		fixed;			/* half of the rows took as long */
+} Pace;
+
+/* A job's part of the worker's time. */
+typedef struct Share
+{
+	double		used;			/* milliseconds, those of long ago forgotten, as of "at" */
+	TimestampTz at;
+	TimestampTz rest_until;		/* when others have work */
+	TimestampTz active_at;		/* when the job last did anything */
+	bool		waits;			/* it asked for its turn in this round and rests */
+	int			refused;		/* single rows in a row that took longer than others let them */
+} Share;
+
+extern void pace_init(Pace *pace, int first, int most);
+
+/*
+ * May the job do what takes time now?  It may not when another one has done so
+ * in this round, or when it has just held up others for long.
+ */
+extern bool pace_is_turn(struct JobTask *task);
+
+/*
+ * Runs such a piece of work as a slice and charges it to the job.  With a pace,
+ * which is adapted, it is cancelled when it takes long: SLICE_SLOW means that
+ * it is to be repeated with the rows that the pace allows now, when it is the
+ * job's turn again.  Without (NULL) it is the ledger's own work.
+ */
+extern SliceVerdict pace_run(struct JobTask *task, Pace *pace, const char *activity,
+							 void (*fn) (void *arg), void *arg, SliceError *error);
+
+/* A round begins; at its end, whether some job has to be given another one at once. */
+extern void pace_begin_round(void);
+extern bool pace_end_round(void);
+
+/* The job is about to be dropped. */
+extern void pace_forget(struct JobTask *task);
+
+/* Those that have used little lately come first. */
+extern void pace_enqueue(struct JobTask *task);
+
+/* When a job that rests has its turn; DT_NOEND if none does. */
+extern TimestampTz pace_due(const struct JobTask *task);
+
+#endif							/* DESS_PACE_H */
