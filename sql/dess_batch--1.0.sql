@@ -610,7 +610,8 @@ SET LOCAL search_path TO @extschema@, pg_temp;
 CREATE VIEW dess_batch_prices WITH (security_barrier) AS
 SELECT p.model, p.provider, p.server, p.input, p.cached, p.output, p.batch_discount,
 	   p.valid_from, p.as_of, p.source, p.shipped
-FROM dess_batch.price p;
+FROM dess_batch.price p
+OFFSET 0;	-- so that it cannot be written through, by whoever was granted that
 COMMENT ON VIEW dess_batch_prices IS 'prices that costs are worked out with, from table dess_batch.price, which the extension''s owner changes';
 
 GRANT SELECT ON dess_batch_jobs, dess_batch_batches, dess_batch_rows, dess_batch_errors,
@@ -923,7 +924,7 @@ COMMENT ON FUNCTION dess_batch_agreement_rows(regclass, name, name, text) IS
  */
 GRANT EXECUTE ON FUNCTION dess_batch.row_key, dess_batch.may_see TO PUBLIC;
 GRANT EXECUTE ON FUNCTION dess_batch_validator,
-	dess_batch_submit, dess_batch_prepare, dess_batch_preview,
+	dess_batch_submit, dess_batch_prepare, dess_batch_preview, dess_batch_estimate, dess_batch_trigger,
 	dess_batch_upload, dess_batch_create, dess_batch_retrieve, dess_batch_status,
 	dess_batch_cancel, dess_batch_pause, dess_batch_resume, dess_batch_retry,
 	dess_batch_adopt, dess_batch_erase, dess_batch_forget, dess_batch_purge, dess_batch_start,

@@ -156,7 +156,7 @@ is(query(qq{
 	FROM pg_proc p WHERE p.oid IN ($members 'pg_proc'::regclass) AND p.prosecdef}), '', 'no function runs with the rights of its owner');
 is(query(qq{
 	SELECT count(*) > 20, string_agg(p.oid::regprocedure::text, ', ') FILTER (WHERE NOT has_function_privilege('mallory', p.oid, 'EXECUTE'))
-	FROM pg_proc p WHERE p.oid IN ($members 'pg_proc'::regclass)}), 't|',
+	FROM pg_proc p WHERE p.oid IN ($members 'pg_proc'::regclass) AND (p.pronamespace = 'public'::regnamespace OR p.proname IN ('row_key', 'may_see'))}), 't|',
 	'everybody may call its functions, whatever the default privileges say');
 is(query(q{SELECT count(*) FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = 'dess_batch' AND a.grantee <> n.nspowner}), 0,
 	'nobody has rights on the schema of the ledger');
