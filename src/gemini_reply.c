@@ -87,14 +87,18 @@ reply_refused(BatchReply *reply, const char *code, const char *words)
 
 /* ---- failures ---- */
 
-/* Settles an error that was read: not every one is a failure of the request. */
+/*
+ * Settles an error that was read: not every one is a failure of the request.
+ * A line of a batch is cancelled with the batch; a single request, which we do
+ * not cancel, has only been broken off.
+ */
 static void
-reply_settle_error(BatchReply *reply)
+reply_settle_error(BatchReply *reply, bool online)
 {
 	reply->kind = REPLY_FAILED;
 	if (reply->error.code == NULL)
 		reply->error.code = pstrdup("error");
-	if (pg_strcasecmp(reply->error.code, "CANCELLED") == 0)
+	if (pg_strcasecmp(reply->error.code, "CANCELLED") == 0 && !online)
 		reply->kind = REPLY_CANCELLED;
 
 	/* the first batch of a project: another one may go through */
@@ -155,14 +159,14 @@ reply_from_status(BatchReply *reply, const char *status)
 			reply->error.class = ERROR_PERMANENT;
 	}
 	json_free(doc);
-	reply_settle_error(reply);
+	reply_settle_error(reply, false);
 }
 
 static void
 reply_from_error(BatchReply *reply, int status, JsonValue *error)
 {
 	error_from_value(&reply->error, status, error, ERROR_TEMPORARY);
-	reply_settle_error(reply);
+	reply_settle_error(reply, status != 0);
 }
 
 /* ---- answers ---- */
