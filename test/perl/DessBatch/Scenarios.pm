@@ -45,7 +45,7 @@ sub scenario
 }
 
 # Starts all scenarios, then checks them in order.  Option: started, called in
-# between.
+# between with the last one.
 sub run_scenarios
 {
 	my ($node, %options) = @_;
@@ -55,7 +55,7 @@ sub run_scenarios
 		$s->{node} = $node;
 		$s->start;
 	}
-	$options{started}->() if $options{started};
+	$options{started}->($scenarios[-1]) if $options{started};
 	foreach my $s (@scenarios)
 	{
 		subtest $s->{name} => sub {
