@@ -317,6 +317,16 @@ merge_written(MergeEntry *entry, const TargetWrite *write)
 	entry->result.error = write->message;
 }
 
+/* In the order of the batch, which is that of the keys: the hashes lie in the array of its items. */
+static int
+compare_items(const void *a, const void *b)
+{
+	const TargetWrite *x = (const TargetWrite *) a;
+	const TargetWrite *y = (const TargetWrite *) b;
+
+	return x->hash < y->hash ? -1 : x->hash > y->hash ? 1 : 0;
+}
+
 /* Writes what can be written in one pass; what is left over still has "write" set. */
 static void
 merge_write_unchanged(MergeSlice *slice)
@@ -337,6 +347,8 @@ merge_write_unchanged(MergeSlice *slice)
 		writes[nwrites].values = merge_values(slice, &slice->entries[i]);
 		nwrites++;
 	}
+	/* rows that lie together are visited together */
+	qsort(writes, nwrites, sizeof(TargetWrite), compare_items);
 	if (nwrites == 0 || !target_write_unchanged(slice->table, writes, nwrites))
 		return;
 
@@ -349,17 +361,14 @@ merge_write_unchanged(MergeSlice *slice)
 		{
 			case WRITE_OPEN:
 				break;
-			case WRITE_TRIED:
-				merge_written(entry, &writes[i]);
+			case WRITE_UNCHANGED:
+				entry->written = true;
 				break;
 			case WRITE_TEXT_CHANGED:
 				merge_stale(entry, false);
 				break;
 			case WRITE_TARGET_CHANGED:
 				merge_stale(entry, true);
-				break;
-			case WRITE_GONE:
-				entry->result.outcome = OUTCOME_GONE;
 				break;
 		}
 	}

@@ -36,10 +36,9 @@ typedef struct TargetRow
 typedef enum TargetVerdict
 {
 	WRITE_OPEN,					/* nothing is known: lock it and look */
-	WRITE_TRIED,				/* written, or why not */
+	WRITE_UNCHANGED,			/* and written */
 	WRITE_TEXT_CHANGED,
-	WRITE_TARGET_CHANGED,
-	WRITE_GONE
+	WRITE_TARGET_CHANGED
 } TargetVerdict;
 
 typedef struct TargetWrite
@@ -129,8 +128,8 @@ extern void target_write(TargetTable *table, TargetWrite *writes, int nwrites);
  * Writes answers into those rows whose request still has its hash and whose
  * targets still hold what they held: one statement that looks, compares and
  * writes.  Returns false, with all rows WRITE_OPEN, where that cannot be done
- * or has failed and was undone, because a row is locked or raises: then
- * target_lock_keys() and target_write() find out which one.
+ * or has failed and was undone, because a row is locked, raises or is kept by
+ * a trigger: then target_lock_keys() and target_write() find out which one.
  */
 extern bool target_write_unchanged(TargetTable *table, TargetWrite *writes, int nwrites);
 

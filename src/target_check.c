@@ -10,8 +10,9 @@
  * version (the executor calls the function once more behind the row's lock).
  *
  * UPDATE cannot skip locked rows.  So it waits for none longer than a moment,
- * and when it raises, for whatever reason, all is undone and the rows go the
- * slower way: locked one by one, compared, written, halved where one raises.
+ * and when it raises or passes a row over, for whatever reason, all is undone
+ * and the rows go the slower way: locked, compared, written, halved where one
+ * raises.
  * Where that happens often, the fast way is not tried for a while.
  *
  * Anybody can call the function, also a trigger of the table while the UPDATE
@@ -130,8 +131,8 @@ dess_batch_unchanged(PG_FUNCTION_ARGS)
 	else if (memcmp(&hash, write->hash, sizeof(Digest)) != 0)
 		write->verdict = WRITE_TEXT_CHANGED;
 	else
-		write->verdict = WRITE_TRIED;
-	PG_RETURN_BOOL(write->verdict == WRITE_TRIED);
+		write->verdict = WRITE_UNCHANGED;
+	PG_RETURN_BOOL(write->verdict == WRITE_UNCHANGED);
 }
 
 /* ---- a group ---- */
@@ -171,48 +172,6 @@ try_running(TargetTable *table, TargetPending *pending, int npending)
 	return error;
 }
 
-static int
-compare_texts(const void *a, const void *b)
-{
-	return strcmp(*(char *const *) a, *(char *const *) b);
-}
-
-/* Rows that are what they were and were not updated all the same: deleted at this moment, or kept by a trigger. */
-static void
-explain_passed_over(TargetTable *table, TargetPending *pending, int npending)
-{
-	char	  **keys = palloc_array(char *, npending);
-	char	  **present;
-	TargetRow  *rows;
-	int			nkeys = 0;
-	int			nrows;
-
-	for (int i = 0; i < npending; i++)
-	{
-		if (pending[i].write->verdict == WRITE_TRIED && !pending[i].returned)
-			keys[nkeys++] = unconstify(char *, pending[i].write->key);
-	}
-	if (nkeys == 0)
-		return;
-	nrows = target_read_keys(table, keys, nkeys, &rows);
-	present = palloc_array(char *, nrows + 1);
-	for (int i = 0; i < nrows; i++)
-		present[i] = rows[i].key;
-	qsort(present, nrows, sizeof(char *), compare_texts);
-
-	for (int i = 0; i < npending; i++)
-	{
-		TargetWrite *write = pending[i].write;
-
-		if (write->verdict != WRITE_TRIED || pending[i].returned)
-			continue;
-		if (bsearch(&write->key, present, nrows, sizeof(char *), compare_texts) == NULL)
-			write->verdict = WRITE_GONE;
-		else
-			target_note_failure(table, write, NULL, TARGET_PASSED_OVER);
-	}
-}
-
 /* Returns false when the group was undone. */
 static bool
 write_at_once(TargetTable *table, TargetPending *pending, int npending)
@@ -232,8 +191,7 @@ write_at_once(TargetTable *table, TargetPending *pending, int npending)
 		return false;
 	}
 	for (int i = 0; i < npending; i++)
-		pending[i].write->written = pending[i].returned;
-	explain_passed_over(table, pending, npending);
+		pending[i].write->written = pending[i].write->verdict == WRITE_UNCHANGED;
 	return true;
 }
 

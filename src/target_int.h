@@ -168,9 +168,6 @@ extern char *target_check_function(void);
 /* ---- target_write.c ---- */
 
 /* One row to write, with its values in the database's encoding. */
-#define TARGET_PASSED_OVER \
-	"the row was passed over: it is gone, or a trigger or a policy keeps it from being updated"
-
 typedef struct TargetPending
 {
 	TargetWrite *write;
@@ -181,7 +178,6 @@ typedef struct TargetPending
 
 extern int	target_convert_writes(TargetTable *table, TargetWrite *writes, int nwrites, TargetPending *pending);
 extern ErrorData *target_try_group(TargetTable *table, TargetPending *group, int n, bool check);
-extern void target_note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate, const char *message);
 extern int	target_begin_write(TargetTable *table);
 
 /* ---- target_resolve.c ---- */

@@ -285,7 +285,8 @@ append_check(StringInfo sql, const TargetTable *table)
 
 /*
  * Parameters: an array for each key column, an array for each target.  Returns
- * the numbers of rows written, from 1.  check: only rows that are what they were.
+ * the numbers of rows written, from 1.  check: only rows that are what they
+ * were, and nothing is returned.
  */
 static char *
 write_sql(const TargetTable *table, bool check)
@@ -329,7 +330,8 @@ write_sql(const TargetTable *table, bool check)
 	append_key_match(&sql, table);
 	if (check)
 		append_check(&sql, table);
-	appendStringInfoString(&sql, " RETURNING v.n");
+	else
+		appendStringInfoString(&sql, " RETURNING v.n");
 	return sql.data;
 }
 

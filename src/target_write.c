@@ -54,8 +54,8 @@ is_not_about_row(int sqlerrcode)
 	}
 }
 
-void
-target_note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate, const char *message)
+static void
+note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate, const char *message)
 {
 	size_t		length;
 	const char *utf8 = target_to_utf8(table, message, &length);
@@ -79,7 +79,7 @@ convert_write(TargetTable *table, TargetWrite *write, TargetPending *pending)
 
 		if (write->values[i] != NULL && value == NULL)
 		{
-			target_note_failure(table, write, "22P05",
+			note_failure(table, write, "22P05",
 						 "the answer has characters that the database's encoding does not have");
 			return false;
 		}
@@ -106,6 +106,20 @@ target_convert_writes(TargetTable *table, TargetWrite *writes, int nwrites, Targ
 	return npending;
 }
 
+/* All rows that were found unchanged must have been written: which one was not, the statement does not tell. */
+static void
+require_all_written(const TargetPending *group, int n, uint64 written)
+{
+	uint64		unchanged = 0;
+
+	for (int i = 0; i < n; i++)
+		unchanged += group[i].write->verdict == WRITE_UNCHANGED;
+	if (written != unchanged)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("rows were passed over")));
+}
+
 /* Executes the UPDATE and marks the rows that it returned.  SPI is connected. */
 static void
 update_group(TargetTable *table, TargetPending *group, int n, bool check)
@@ -124,9 +138,11 @@ update_group(TargetTable *table, TargetPending *group, int n, bool check)
 	}
 
 	rc = SPI_execute_plan(target_write_plan(table, check), arrays, NULL, false, 0);
-	if (rc != SPI_OK_UPDATE_RETURNING)
+	if (rc != (check ? SPI_OK_UPDATE : SPI_OK_UPDATE_RETURNING))
 		elog(ERROR, "could not update table %s: %s", table->name, SPI_result_code_string(rc));
-	for (uint64 i = 0; i < SPI_processed; i++)
+	if (check)
+		require_all_written(group, n, SPI_processed);
+	for (uint64 i = 0; !check && i < SPI_processed; i++)
 	{
 		bool		isnull;
 		int64		no = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
@@ -212,8 +228,8 @@ write_group(TargetTable *table, TargetPending *group, int n, int *timeouts)
 	}
 	if (error != NULL)
 	{
-		target_note_failure(table, group[0].write, unpack_sql_state(error->sqlerrcode),
-							error->message != NULL ? error->message : "unknown error");
+		note_failure(table, group[0].write, unpack_sql_state(error->sqlerrcode),
+					 error->message != NULL ? error->message : "unknown error");
 		FreeErrorData(error);
 		return;
 	}
@@ -221,7 +237,8 @@ write_group(TargetTable *table, TargetPending *group, int n, int *timeouts)
 	{
 		group[i].write->written = group[i].returned;
 		if (!group[i].returned)
-			target_note_failure(table, group[i].write, NULL, TARGET_PASSED_OVER);
+			note_failure(table, group[i].write, NULL,
+						 "the row was passed over: it is gone, or a trigger or a policy keeps it from being updated");
 	}
 }
 
