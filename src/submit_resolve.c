@@ -34,6 +34,9 @@
 #include "template.h"
 #include "usercxt.h"
 
+/* from which on a table's fillfactor is looked at */
+#define MANY_ROWS		100000
+
 /* Arguments in the order of the SQL declaration. */
 typedef enum SubmitArg
 {
@@ -261,6 +264,30 @@ submit_check_price(const Job *job, const Account *account)
 
 /* ---- the table as the worker will open it ---- */
 
+/* Where a page is full, an UPDATE moves the row, and every index has to learn where to. */
+static void
+advise_fillfactor(const Job *job)
+{
+	Relation	rel;
+	char	   *name;
+
+	if (job->target == NULL)
+		return;
+	rel = relation_open(job->source, AccessShareLock);
+	if (rel->rd_rel->relkind == RELKIND_RELATION && rel->rd_rel->reltuples >= MANY_ROWS &&
+		RelationGetFillFactor(rel, HEAP_DEFAULT_FILLFACTOR) >= 100)
+	{
+		name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+										  RelationGetRelationName(rel));
+		ereport(NOTICE,
+				(errmsg("table \"%s\" has fillfactor 100: answers take less time and disk where its pages have room for them",
+						RelationGetRelationName(rel)),
+				 errhint("For pages that are filled from now on: ALTER TABLE %s SET (fillfactor = 80); VACUUM FULL or CLUSTER fills all anew.",
+						 name)));
+	}
+	relation_close(rel, AccessShareLock);
+}
+
 static void
 check_table(Job *job, bool quiet)
 {
@@ -278,10 +305,12 @@ check_table(Job *job, bool quiet)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the prompt shows no column of relation \"%s\"", get_rel_name(job->source)),
 				 errhint("Write {column} for one of its columns, or {row} for all but the key and the targets.")));
-	if (!quiet)
-		ereport(NOTICE,
-				(errmsg("columns sent to server \"%s\": %s",
-						job->server_name, submit_column_list(target_columns_read(table)))));
+	if (quiet)
+		return;
+	ereport(NOTICE,
+			(errmsg("columns sent to server \"%s\": %s",
+					job->server_name, submit_column_list(target_columns_read(table)))));
+	advise_fillfactor(job);
 }
 
 /* A job without a secret is accepted, because the secret may come later; but it is said. */

@@ -13,7 +13,11 @@ use utf8;
 
 # before PostgreSQL's modules turn standard output to their log
 my $terminal;
-BEGIN { open($terminal, '>&:encoding(UTF-8)', \*STDOUT) or die "standard output: $!"; }
+BEGIN
+{
+	open($terminal, '>&', \*STDOUT) or die "standard output: $!";
+	binmode($terminal, ':encoding(UTF-8)');
+}
 
 use Carp;
 use Exporter 'import';

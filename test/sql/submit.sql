@@ -577,6 +577,17 @@ FROM pg_stat_xact_user_tables WHERE relname = 'large';
 COMMIT;
 SELECT count(*) FROM dess_batch.batch;
 
+-- of a large table it is said that its pages have no room
+BEGIN;
+UPDATE pg_class SET reltuples = 100000 WHERE oid = 'large'::regclass;
+SELECT dess_batch_submit('large', 'gpt-4o-mini', '{a}', where_sql => 'id % 2 = 1') IS NOT NULL AS submitted;
+ROLLBACK;
+ALTER TABLE large SET (fillfactor = 80);
+BEGIN;
+UPDATE pg_class SET reltuples = 100000 WHERE oid = 'large'::regclass;
+SELECT dess_batch_submit('large', 'gpt-4o-mini', '{a}', where_sql => 'id % 2 = 1') IS NOT NULL AS submitted;
+ROLLBACK;
+
 -- ------------------------------------------------------------------ prepare
 SELECT dess_batch_prepare('faculty', 'gpt-4o-mini', label => 'stage by stage') AS job \gset
 SELECT label, state, mode FROM dess_batch_jobs WHERE job_id = :job;
