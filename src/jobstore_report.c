@@ -14,6 +14,7 @@
 #include "jobstore_int.h"
 #include "jobstore_report.h"
 
+#define COST_TEXT(c) "trim_scale(round(" c ", 6))::text"
 #define UTC_TEXT(t)	"to_char(" t " AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
 
 static void
@@ -46,7 +47,7 @@ read_job(int64 id, ReportTable *table)
 		.sql = "SELECT j.label, coalesce(c.oid::regclass::text, j.source_name), j.target, j.model, j.server_name, j.mode, "
 		"f.state, p.waiting_for, f.rows::text, f.requests::text, f.done::text, f.failed::text, p.percent::text, "
 		"p.rows_per_second::text, p.eta::text, f.input_tokens::text, f.cached_tokens::text, "
-		"f.output_tokens::text, f.reasoning_tokens::text, NULL::text, "
+		"f.output_tokens::text, f.reasoning_tokens::text, " COST_TEXT("f.cost") ", "
 		"coalesce(r.rolname::text, j.owner_name), j.submitted_by, "
 		UTC_TEXT("j.created_at") ", " UTC_TEXT("j.started_at") ", " UTC_TEXT("j.finished_at") ", "
 		"date_trunc('second', coalesce(j.finished_at, now()) - j.started_at)::text, "
@@ -67,10 +68,11 @@ static Statement sums_statement = {
 	.sql = "WITH span AS (SELECT extract(epoch FROM j.started_at)::float8 AS low, "
 	"extract(epoch FROM coalesce(j.finished_at, now()))::float8 AS high FROM dess_batch.job j WHERE j.id = $1) "
 	"SELECT grouping(x.bucket, x.error_code)::text, x.outcome, x.error_code, x.bucket::text, count(*)::text, min(x.error), "
-	"sum(x.input_tokens)::text, sum(x.cached_tokens)::text, sum(x.output_tokens)::text, sum(x.reasoning_tokens)::text "
+	"sum(x.input_tokens)::text, sum(x.cached_tokens)::text, sum(x.output_tokens)::text, sum(x.reasoning_tokens)::text, "
+	"CASE WHEN count(x.cost) = count(*) THEN " COST_TEXT("sum(x.cost)") " END "
 	"FROM (SELECT r.outcome::text AS outcome, coalesce(r.error_code, '') AS error_code, r.error, "
 	"least(1 + trunc(greatest(extract(epoch FROM r.finished_at)::float8 - s.low, 0) * $2 / greatest(s.high - s.low, 0.001)), $2)::int AS bucket, "
-	"r.input_tokens, r.cached_tokens, r.output_tokens, r.reasoning_tokens "
+	"r.input_tokens, r.cached_tokens, r.output_tokens, r.reasoning_tokens, r.cost "
 	"FROM dess_batch.item_result r CROSS JOIN span s "
 	"WHERE r.job_id = $1 AND r.key IS NOT NULL AND r.outcome IS NOT NULL) x "
 	"GROUP BY GROUPING SETS ((x.outcome), (x.outcome, x.error_code), (x.outcome, x.bucket)) "
@@ -96,11 +98,11 @@ add_row(ReportTable *table, int most, int ncolumns)
 static void
 add_outcome(JobReport *report, int most, char **sums)
 {
-	char	  **row = add_row(&report->outcomes, most, RO_REASONING_TOKENS + 1);
+	char	  **row = add_row(&report->outcomes, most, RO_COST + 1);
 
 	row[RO_OUTCOME] = sums[1];
 	row[RO_ROWS] = sums[4];
-	for (int i = RO_INPUT_TOKENS; i <= RO_REASONING_TOKENS; i++)
+	for (int i = RO_INPUT_TOKENS; i <= RO_COST; i++)
 		row[i] = sums[6 + i - RO_INPUT_TOKENS];
 }
 

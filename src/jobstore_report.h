@@ -35,7 +35,7 @@ typedef enum ReportJobColumn
 
 typedef enum ReportOutcomeColumn
 {
-	RO_OUTCOME, RO_ROWS, RO_INPUT_TOKENS, RO_CACHED_TOKENS, RO_OUTPUT_TOKENS, RO_REASONING_TOKENS
+	RO_OUTCOME, RO_ROWS, RO_INPUT_TOKENS, RO_CACHED_TOKENS, RO_OUTPUT_TOKENS, RO_REASONING_TOKENS, RO_COST
 } ReportOutcomeColumn;
 
 typedef enum ReportErrorColumn

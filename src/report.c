@@ -394,7 +394,7 @@ append_batches(StringInfo out, char **job, const JobReport *report)
 static void
 append_tokens(StringInfo out, char **job, const ReportTable *outcomes)
 {
-	static const char *const names[] = {"outcome", "#input", "#of it cached", "#output", "#of it reasoning"};
+	static const char *const names[] = {"outcome", "#input", "#of it cached", "#output", "#of it reasoning", "#US dollars"};
 
 	begin_section(out, "tokens", "Tokens and cost");
 	begin_table(out, lengthof(names), names);
@@ -404,24 +404,19 @@ append_tokens(StringInfo out, char **job, const ReportTable *outcomes)
 
 		appendStringInfoString(out, "<tr>");
 		append_cell(out, strcmp(row[RO_OUTCOME], "again") == 0 ? "sent again" : row[RO_OUTCOME]);
-		for (int column = RO_INPUT_TOKENS; column <= RO_REASONING_TOKENS; column++)
+		for (int column = RO_INPUT_TOKENS; column <= RO_COST; column++)
 			append_number_cell(out, row[column]);
 		appendStringInfoString(out, "</tr>\n");
 	}
 	appendStringInfoString(out, "<tr><th>all</th>");
-	for (int column = RJ_INPUT_TOKENS; column <= RJ_REASONING_TOKENS; column++)
+	for (int column = RJ_INPUT_TOKENS; column <= RJ_COST; column++)
 		append_number_cell(out, job[column]);
 	appendStringInfoString(out, "</tr>\n");
 	end_table(out);
 	appendStringInfoString(out, "<p>");
-	if (job[RJ_COST] != NULL)
-	{
-		appendStringInfoString(out, "Cost: ");
-		append_text(out, job[RJ_COST]);
-		appendStringInfoString(out, " US dollars, by the prices in dess_batch.price.");
-	}
-	else
-		appendStringInfoString(out, "The cost is unknown: dess_batch.price has no price for this model.");
+	appendStringInfoString(out, job[RJ_COST] != NULL ?
+						   "Costs are estimates, by the prices of dess_batch_prices." :
+						   "The cost is unknown: dess_batch_prices has no price for this model.");
 	appendStringInfoString(out, "</p>\n");
 	end_section(out);
 }

@@ -66,8 +66,8 @@ is("$cards{rows} $cards{done} $cards{failed} $cards{requests}",
 is(join(', ', map { "$_->[0] $_->[1]" } sort { $a->[0] cmp $b->[0] } @{ $facts->{outcomes} // [] }),
 	outcomes($node, $job), 'and so are the outcomes');
 is(join(' ', map { s/,//gr } @{ $facts->{tokens} // [] }),
-	sql("SELECT concat_ws(' ', input_tokens, cached_tokens, output_tokens, reasoning_tokens) FROM dess_batch_jobs WHERE job_id = $job"),
-	'and the tokens');
+	sql("SELECT concat_ws(' ', input_tokens, cached_tokens, output_tokens, reasoning_tokens, trim_scale(round(cost, 6))) FROM dess_batch_jobs WHERE job_id = $job"),
+	'and tokens and cost');
 is($facts->{batches}, sql("SELECT count(*) FROM dess_batch_batches WHERE job_id = $job"), 'and the batches');
 is_deeply([ map { [ @$_[0, 2] ] } @{ $facts->{errors} // [] } ],
 	[ map { [ split /\|/ ] } split /\n/, sql("SELECT outcome, count(*) FROM dess_batch_errors WHERE job_id = $job GROUP BY 1 ORDER BY 2 DESC") ],
