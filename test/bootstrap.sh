@@ -154,7 +154,16 @@ fi
 
 have_postgresql ||
 	complain "no PostgreSQL server with development files found by \"$PG_CONFIG\""
-[ "$("$PG_CONFIG" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')" -ge "$OLDEST_POSTGRESQL" ] ||
+major=$("$PG_CONFIG" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
+[ "$major" -ge "$OLDEST_POSTGRESQL" ] ||
 	complain "PostgreSQL $OLDEST_POSTGRESQL or later is needed, this is $("$PG_CONFIG" --version)"
 
-[ "$purpose" = demo ] || install_node_modules
+[ "$purpose" = demo ] && exit
+
+# extensions of others come for one version of the server
+if command -v dpkg-query >/dev/null
+then
+	missing=$(missing_packages "postgresql-$major-cron")
+	[ -z "$missing" ] || install_packages $missing
+fi
+install_node_modules
