@@ -429,7 +429,7 @@ batch_release(BatchTask *batch)
 	release.cancelled = batch->job->job->control == CONTROL_CANCEL;
 	if (batch->batch.state == BATCH_UPLOADING)
 		batch->resumed = true;	/* a file may have arrived */
-	verdict = slice_run("releasing a batch", release_slice, &release, &error);
+	verdict = pace_run(batch->job, NULL, "releasing a batch", release_slice, &release, &error);
 	if (verdict != SLICE_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);

@@ -24,6 +24,9 @@
 #define AGAIN_FIRST_MS		100
 #define AGAIN_CAP_MS		2000
 
+/* waiting rows that are closed in one slice */
+#define CLOSE_ROWS			5000
+
 /* how often a missing secret is looked for */
 #define SECRET_RETRY_MS		2000
 
@@ -209,6 +212,8 @@ jobtask_refresh(JobTask *task, const Job *job)
 	if (fresh)
 	{
 		channel_forget_refusal(task->channel);
+		/* what an earlier worker noted goes when it is over */
+		task->told = task->troubled = loaded->noted && loaded->control == CONTROL_RUN;
 		jobtask_load_batches(task);
 		MemoryContextSetParent(task->cxt, TopMemoryContext);
 		/* who comes new is served at once */
@@ -280,6 +285,8 @@ typedef struct EndArg
 	const char *message;
 	JobState	state;
 	bool		ended;
+	bool		more;			/* rows are left to be closed first */
+	bool		silent;			/* nobody is notified */
 } EndArg;
 
 static bool
@@ -303,87 +310,62 @@ fail_slice(void *arg)
 	JobTask    *task = end->task;
 	dlist_iter	iter;
 
+	end->ended = true;
 	dlist_foreach(iter, &task->batches)
 	{
 		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
 
 		if (batch_is_final(batch))
 			continue;
-		if (batch_is_paid(batch))
-		{
-			end->ended = false;
-			continue;
-		}
-		jobstore_release_batch(task->job, batch->batch.no, BATCH_FAILED, false);
-		jobstore_batch_error(task->job->id, batch->batch.no, end->code, end->message);
+		end->ended = false;
+		if (!batch_is_paid(batch))
+			jobstore_batch_error(task->job->id, batch->batch.no, end->code, end->message);
 	}
-	if (end->ended)
-	{
-		if (jobstore_finish(task->job->id, JOB_FAILED, end->code, end->message))
-			jobstore_notify(task->job->id, JOB_FAILED);
-	}
-	else
+	if (!end->ended)
 		jobstore_set_failing(task->job->id, end->code, end->message);
+	else if (jobstore_finish(task->job->id, JOB_FAILED, end->code, end->message) && !end->silent)
+		jobstore_notify(task->job->id, JOB_FAILED);
 }
 
 /*
- * Nothing more of this job is sent.  It ends as failed now, or when the
- * batches that are at the provider have been merged.
+ * Nothing more of this job is sent.  It ends as failed now, or when what was
+ * not sent has been released, batch by batch, and the batches that are at the
+ * provider have been merged.
  */
 void
 jobtask_fail(JobTask *task, const char *code, const char *message)
 {
-	EndArg		end;
+	EndArg		end = {.task = task, .code = code, .message = message};
 	SliceError	error;
-	dlist_mutable_iter iter;
+	SliceVerdict verdict;
+	dlist_iter	iter;
 
-	end.task = task;
-	end.code = code;
-	end.message = message;
-	end.ended = true;
-
-	/* what is still being said to the provider about unsent batches stops here */
-	dlist_foreach_modify(iter, &task->batches)
+	verdict = slice_run("failing a job", fail_slice, &end, &error);
+	if (verdict != SLICE_DONE && strcmp(error.sqlstate, unpack_sql_state(ERRCODE_PROGRAM_LIMIT_EXCEEDED)) == 0)
+	{
+		/* as in jobtask_finish() */
+		end.silent = true;
+		verdict = slice_run("failing a job", fail_slice, &end, &error);
+	}
+	/* until it can be said that nothing more is sent, nothing is */
+	if (verdict != SLICE_DONE)
+		task->due = later(5000);
+	dlist_foreach(iter, &task->batches)
 	{
 		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
 
-		if (!batch_is_paid(batch))
-		{
-			http_free(batch->transfer);
-			batch->transfer = NULL;
-			batch->step = NULL;
-		}
-	}
-
-	if (slice_run("failing a job", fail_slice, &end, &error) != SLICE_DONE)
-	{
-		/* until it can be said that nothing more is sent, nothing is */
-		task->due = later(5000);
-		dlist_foreach_modify(iter, &task->batches)
-		{
-			BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
-
+		if (verdict != SLICE_DONE)
 			batch->due = Max(batch->due, task->due);
-		}
-		return;
+		else if (!batch_is_final(batch) && !batch_is_paid(batch))
+			batch->due = 0;
 	}
-
+	if (verdict != SLICE_DONE)
+		return;
 	task->told = false;
+	task->troubled = false;
 	task->job->control = CONTROL_FAIL;
 	if (end.ended)
 		task->job->state = JOB_FAILED;
-	dlist_foreach_modify(iter, &task->batches)
-	{
-		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
-
-		if (!batch_is_final(batch) && !batch_is_paid(batch))
-		{
-			batch->batch.state = BATCH_FAILED;
-			batch->due = 0;
-			spool_remove_batch(task->job->id, batch->batch.no);
-		}
-	}
-	task->filling = NULL;
 }
 
 static void
@@ -522,15 +504,43 @@ finish_slice(void *arg)
 	JobTask    *task = end->task;
 
 	if (task->job->control == CONTROL_CANCEL)
-		jobstore_close_again(task->job, OUTCOME_CANCELLED);
+	{
+		if (!jobstore_close_again(task->job, OUTCOME_CANCELLED, CLOSE_ROWS))
+		{
+			end->ended = false;
+			end->more = true;
+			return;
+		}
+	}
 	else if (task->job->control != CONTROL_FAIL && jobstore_again_count(task->job->id, NULL) > 0)
 	{
 		end->ended = false;
 		return;
 	}
 	end->ended = jobstore_finish(task->job->id, end->state, NULL, NULL);
-	if (end->ended)
+	if (end->ended && !end->silent)
 		jobstore_notify(task->job->id, end->state);
+}
+
+/*
+ * Ends the job.  Where nobody can be notified, because some session has not
+ * listened for so long that the queue is full, it ends all the same.
+ */
+static SliceVerdict
+jobtask_finish(EndArg *end, SliceError *error)
+{
+	const char *activity = "finishing a job";
+	SliceVerdict verdict;
+
+	end->silent = false;
+	end->ended = true;
+	end->more = false;
+	verdict = pace_run(end->task, NULL, activity, finish_slice, end, error);
+	if (verdict == SLICE_DONE || strcmp(error->sqlstate, unpack_sql_state(ERRCODE_PROGRAM_LIMIT_EXCEEDED)) != 0)
+		return verdict;
+	end->silent = true;
+	end->ended = true;
+	return pace_run(end->task, NULL, activity, finish_slice, end, error);
 }
 
 void
@@ -538,13 +548,21 @@ jobtask_end_failed(JobTask *task)
 {
 	EndArg		end;
 	SliceError	error;
+	dlist_iter	iter;
 
 	if (task->job->control != CONTROL_FAIL)
 		return;
+	dlist_foreach(iter, &task->batches)
+	{
+		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
+
+		/* first its rows go back */
+		if (!batch_is_final(batch) && !batch_is_paid(batch))
+			return;
+	}
 	end.task = task;
-	end.ended = true;
 	end.state = JOB_FAILED;
-	if (slice_run("finishing a job", finish_slice, &end, &error) == SLICE_DONE && end.ended)
+	if (jobtask_finish(&end, &error) == SLICE_DONE && end.ended)
 		task->job->state = JOB_FAILED;
 }
 
@@ -571,16 +589,18 @@ jobtask_try_finish(JobTask *task)
 			return false;
 	}
 
+	if (!pace_is_turn(task))
+		return false;
+
 	end.task = task;
-	end.ended = true;
 	end.state = task->job->control == CONTROL_CANCEL ? JOB_CANCELLED :
 		task->job->control == CONTROL_FAIL ? JOB_FAILED : JOB_DONE;
-	verdict = slice_run("finishing a job", finish_slice, &end, &error);
+	verdict = jobtask_finish(&end, &error);
 	if (verdict != SLICE_DONE)
 		jobtask_trouble(task, verdict, &error);
 	else if (end.ended)
 		task->job->state = end.state;
-	else
+	else if (!end.more)
 	{
 		/* the ledger knows of something that is left to do */
 		task->stale = true;

@@ -119,7 +119,7 @@ keep_from_name(const char *name, KeepWhat *keep)
 	"j.overwrite, j.response_schema::text, j.target_columns::text, j.missing, j.parameters::text, " \
 	"j.max_rows, j.sample, j.only_outcomes, j.max_cost::text, j.max_failed::float8, j.keep, " \
 	"j.stage, j.control, j.state, j.listed, j.last_key, j.last_batch, j.all_prepared, j.taken, " \
-	"j.counted, j.requeued, j.batch_bytes, j.paused_until, j.created_at"
+	"j.counted, j.requeued, j.error IS NOT NULL, j.batch_bytes, j.paused_until, j.created_at"
 
 #define JOB_ARGUMENTS	32		/* columns before "stage" */
 
@@ -195,6 +195,7 @@ read_job(const Ledger *ledger, uint64 row)
 	job->taken = ledger_get_int64(row, ++c, 0);
 	job->counted = ledger_get_int64(row, ++c, -1);
 	job->requeued = ledger_get_int64(row, ++c, 0);
+	job->noted = ledger_get_bool(row, ++c);
 	job->batch_bytes = ledger_get_int64(row, ++c, 0);
 	job->paused_until = ledger_get_time(row, ++c);
 	job->created_at = ledger_get_time(row, ++c);

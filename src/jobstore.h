@@ -134,6 +134,7 @@ typedef struct Job
 	bool		all_prepared;
 	int64		taken;
 	int64		counted;		/* -1: unknown */
+	bool		noted;			/* a reason of waiting, or of its end, stands in the ledger */
 	int64		requeued;		/* rows in again that already count */
 	int64		batch_bytes;	/* 0: no smaller limit learnt */
 	TimestampTz paused_until;	/* 0: not paused, or until somebody lets it go on */
@@ -270,7 +271,7 @@ extern void jobstore_find_settled(const Job *job, char **keys, const Digest *has
 /* Unfinished rows of a batch go back to "again" (release) or get an outcome; the batch ends in state.  Returns how many. */
 extern int64 jobstore_release_batch(const Job *job, int batch_no, BatchState state, bool count_attempt);
 extern int64 jobstore_close_batch(const Job *job, int batch_no, BatchState state, Outcome outcome, const char *error_code, const char *error);
-extern int64 jobstore_close_again(const Job *job, Outcome outcome);	/* all of its waiting rows */
+extern bool jobstore_close_again(const Job *job, Outcome outcome, int limit);	/* waiting rows of the job; false: there may be more */
 
 /* ---- again ---- */
 /*

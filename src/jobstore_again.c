@@ -201,13 +201,13 @@ jobstore_again_count(int64 job_id, int64 *counted_ones)
 }
 
 /* Those that count become rows of batch 0 with an outcome, the others are dropped. */
-int64
-jobstore_close_again(const Job *job, Outcome outcome)
+bool
+jobstore_close_again(const Job *job, Outcome outcome, int limit)
 {
 	List	   *rows;
-	int64		closed = 0;
+	int			taken = 0;
 
-	while ((rows = jobstore_again_take(job->id, 1000)) != NIL)
+	while (taken < limit && (rows = jobstore_again_take(job->id, Min(limit - taken, 1000))) != NIL)
 	{
 		JobItem    *items = palloc0_array(JobItem, list_length(rows));
 		ItemResult *results = palloc0_array(ItemResult, list_length(rows));
@@ -229,9 +229,9 @@ jobstore_close_again(const Job *job, Outcome outcome)
 		for (int i = 0; i < n; i++)
 			results[i].no = first_no + i;
 		jobstore_add_results(job, 0, results, n, 0);
-		closed += n;
+		taken += list_length(rows);
 	}
-	return closed;
+	return taken < limit;
 }
 
 bool

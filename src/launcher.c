@@ -122,7 +122,27 @@ launcher_probe(Oid database)
 	return true;
 }
 
-/* Looks at some databases; those without a slot are tried again with growing pauses. */
+/* Adds the databases that were flagged meanwhile. */
+static List *
+launcher_add_flagged(List *databases)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			database;
+
+	while (shmem_next_flagged(&database))
+	{
+		List	   *flagged = OidIsValid(database) ? list_make1_oid(database) : launcher_databases(context);
+
+		MemoryContextSwitchTo(context);
+		databases = list_concat_unique_oid(databases, flagged);
+	}
+	return databases;
+}
+
+/*
+ * Looks at some databases; where no slot is free, one after the other is tried
+ * again with growing pauses, and those that are flagged meanwhile with them.
+ */
 static void
 launcher_serve(List *databases)
 {
@@ -138,8 +158,10 @@ launcher_serve(List *databases)
 			failures = 0;
 			continue;
 		}
+		databases = lappend_oid(list_delete_first(databases), database);
 		failures++;
 		launcher_sleep(sched_backoff_ms(failures, SLOT_RETRY_FIRST_MS, SLOT_RETRY_CAP_MS, 0));
+		databases = launcher_add_flagged(databases);
 	}
 }
 
@@ -147,7 +169,6 @@ void
 dess_batch_launcher_main(Datum main_arg)
 {
 	MemoryContext turn;
-	Oid			database;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -162,18 +183,11 @@ dess_batch_launcher_main(Datum main_arg)
 	launcher_serve(launcher_databases(turn));
 	for (;;)
 	{
-		List	   *flagged = NIL;
+		List	   *flagged;
 
 		MemoryContextSwitchTo(turn);
 		MemoryContextReset(turn);
-		while (shmem_next_flagged(&database))
-		{
-			if (OidIsValid(database))
-				flagged = list_append_unique_oid(flagged, database);
-			else
-				flagged = list_concat_unique_oid(flagged, launcher_databases(turn));
-		}
-		MemoryContextSwitchTo(turn);
+		flagged = launcher_add_flagged(NIL);
 		if (flagged != NIL)
 			launcher_serve(flagged);
 		else

@@ -579,7 +579,7 @@ cancel_work(BatchTask *batch)
 
 	if ((control != CONTROL_CANCEL && control != CONTROL_FAIL) || batch->batch.state > BATCH_UPLOADED)
 		return false;
-	return batch_release(batch);
+	return pace_is_turn(batch->job) && batch_release(batch);
 }
 
 bool

@@ -348,12 +348,13 @@ prepare_from_again(PrepareSlice *slice, List *waiting)
 	char	  **keys = palloc_array(char *, nwaiting);
 	TargetRow  *rows;
 	int			nrows;
+	bool		more;
 	int			i = 0;
 	ListCell   *lc;
 
 	foreach(lc, waiting)
 		keys[i++] = ((AgainRow *) lfirst(lc))->key;
-	nrows = target_read_keys(slice->table, keys, nwaiting, &rows);
+	nrows = target_read_some_keys(slice->table, keys, nwaiting, &rows, &more);
 	usercxt_leave(&slice->user);
 
 	qsort(rows, nrows, sizeof(TargetRow), compare_rows_by_key);
@@ -366,7 +367,7 @@ prepare_from_again(PrepareSlice *slice, List *waiting)
 		bool		taken;
 		TargetRow  *row = prepare_find_row(rows, nrows, again->key);
 
-		if (slice->full)
+		if (slice->full || (row == NULL && more))
 			taken = false;
 		else if (again->counts)
 			taken = prepare_again_row(slice, again, row);
@@ -430,6 +431,8 @@ prepare_save(PrepareSlice *slice)
 
 		spool_write(spool_path(job->id, batch->no, SPOOL_REQUESTS, 0), batch->bytes,
 					slice->lines.data, slice->lines.len);
+		/* a crash of the machine must not leave zeros before the committed length */
+		spool_sync(spool_path(job->id, batch->no, SPOOL_REQUESTS, 0));
 		if (slice->new_batch)
 			jobstore_insert_batch(batch);
 		jobstore_insert_items(job->id, batch->no, first_no, slice->items, slice->nitems);

@@ -116,7 +116,7 @@ prepare_list(JobTask *task)
 		verdict = prepare_sample(task, &error);
 	else
 	{
-		verdict = slice_run("choosing rows", only_slice, task, &error);
+		verdict = pace_run(task, NULL, "choosing rows", only_slice, task, &error);
 		task->job->listed = verdict == SLICE_DONE;
 	}
 	if (verdict != SLICE_DONE)

@@ -87,8 +87,8 @@ extern const struct AnswerRules *target_answer_rules(const TargetTable *table);
  * rendered, and need not be there.  A result shorter than limit is the table's
  * end, unless more is set: then the rows were too large to be read at once.
  */
-extern void target_walk(TargetTable *table);	/* looking for wanted rows takes long: from now on pages have all rows */
 extern int	target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow **rows, bool *more);
+extern void target_walk(TargetTable *table);	/* looking for wanted rows takes long: from now on pages have all rows */
 
 /*
  * How many rows the table has, roughly and at once; *analyzed: by statistics,
@@ -102,6 +102,9 @@ extern int	target_read_sample(TargetTable *table, double percent, TargetRow **ro
 
 /* Reads rows by key, in no order; missing ones are absent from the result. */
 extern int	target_read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows);
+
+/* The same with bounded memory; more is set where it ended early: then one that is missing may be there. */
+extern int	target_read_some_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool *more);
 
 /*
  * Like target_read_keys(), but locking and without the texts; rows that others

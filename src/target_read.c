@@ -503,7 +503,7 @@ key_parameters(TargetTable *table, char **keys, int nkeys)
 }
 
 static int
-read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_write, bool lock)
+read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_write, bool lock, bool *more)
 {
 	RowReceiver receiver;
 	int			nestlevel;
@@ -511,19 +511,28 @@ read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_
 	row_receiver_init(&receiver, table, nkeys);
 	receiver.render_all = true;
 	receiver.no_text = to_write;
+	receiver.bounded = more != NULL;
 	receiver.partitions = table->foreign;
 
 	nestlevel = target_begin(table, lock ? RowShareLock : AccessShareLock, lock);
 	execute(target_keys_plan(table, lock), key_parameters(table, keys, nkeys), &receiver.base);
 	target_end(nestlevel);
 
+	if (more != NULL)
+		*more = receiver.base.full;
 	return row_receiver_end(&receiver, rows);
 }
 
 int
 target_read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
 {
-	return read_keys(table, keys, nkeys, rows, false, false);
+	return read_keys(table, keys, nkeys, rows, false, false, NULL);
+}
+
+int
+target_read_some_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool *more)
+{
+	return read_keys(table, keys, nkeys, rows, false, false, more);
 }
 
 /*
@@ -544,9 +553,9 @@ target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
 	int			n = 0;
 
 	if (!table->foreign)
-		return read_keys(table, keys, nkeys, rows, true, true);
+		return read_keys(table, keys, nkeys, rows, true, true, NULL);
 
-	nall = read_keys(table, keys, nkeys, &all, true, false);
+	nall = read_keys(table, keys, nkeys, &all, true, false, NULL);
 	local = palloc_array(char *, nall + 1);
 	for (int i = 0; i < nall; i++)
 	{
@@ -558,7 +567,7 @@ target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
 	*rows = all;
 	if (nlocal == 0)
 		return n;
-	nlocked = read_keys(table, local, nlocal, &locked, true, true);
+	nlocked = read_keys(table, local, nlocal, &locked, true, true, NULL);
 	for (int i = 0; i < nlocked && n < nall; i++)
 	{
 		if (!locked[i].remote)
