@@ -1,0 +1,166 @@
+# What once went wrong in the worker, and must not again.
+use strict;
+use warnings;
+
+use DessBatch;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $simulator = start_simulator(batch_ms => 20);
+my $node = start_node('regressions');
+my $locker = DessBatch::Session->new($node);
+
+sub sql { return $node->safe_psql($_[1] // 'postgres', $_[0]); }
+
+sub until_true
+{
+	my ($what, $sql, $database) = @_;
+	$node->poll_query_until($database // 'postgres', $sql) or die "in vain: $what";
+	return;
+}
+
+sub worker_pid
+{
+	my ($database) = @_;
+	return sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'dess_batch worker' AND datname = '} . ($database // 'postgres') . q{'});
+}
+
+# Seconds of processor time that a process has used.
+sub cpu_seconds
+{
+	my ($pid) = @_;
+	my @fields = split ' ', slurp_file("/proc/$pid/stat");
+	return ($fields[13] + $fields[14]) / 100;
+}
+
+sub create_table
+{
+	my ($name, $rows, $database) = @_;
+	sql(qq{
+		CREATE TABLE $name (id integer PRIMARY KEY, body text, answer text);
+		INSERT INTO $name SELECT i, '$name ' || i FROM generate_series(1, $rows) i;}, $database);
+	return;
+}
+
+create_server($node, $simulator);
+
+subtest 'a job that fails in a database that is not UTF-8' => sub {
+	sql(q{CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'});
+	sql('CREATE EXTENSION dess_batch', 'latin1');
+	create_server($node, $simulator, database => 'latin1');
+	create_table('notes', 5, 'latin1');
+	$simulator->post('faults', { match => { path => '/v1/files' }, status => 401, times => 1,
+		error => { message => "cl\x{e9} refus\x{e9}e \x{2192} no", code => 'invalid_api_key' } });
+	my $job = submit_job($node, q{'notes', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'}, 'latin1');
+	is(wait_for_job($node, $job, 'latin1'), 'failed', 'it fails');
+	like(sql("SELECT error FROM dess_batch_jobs WHERE job_id = $job", 'latin1'), qr/cl.* refus.* no/, 'with the words of the provider');
+	is(sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'dess_batch worker' AND datname = 'latin1'}), 1, 'the worker lives');
+	sql("SELECT dess_batch_retry($job)", 'latin1');
+	is(wait_for_job($node, $job, 'latin1'), 'done', 'and does it once more');
+};
+
+subtest 'an online row that somebody has locked' => sub {
+	create_table('held', 3);
+	$locker->query('BEGIN; SELECT FROM held WHERE id = 2 FOR UPDATE');
+	my $job = submit_job($node, q{'held', 'gpt-4o-mini', '{body}', 'answer', server => 'openai', mode => 'online'});
+	until_true('the others are written', 'SELECT count(answer) = 2 FROM held');
+	my $pid = worker_pid();
+	my $cpu = cpu_seconds($pid);
+	my $log = -s $node->logfile;
+	sql('SELECT pg_sleep(3)');
+	cmp_ok(cpu_seconds($pid) - $cpu, '<', 1, 'the worker does not spin');
+	my $new = substr(slurp_file($node->logfile), $log);
+	my $lines = () = $new =~ /dess_batch worker/g;
+	cmp_ok($lines, '<', 20, 'nor does it fill the log');
+	$locker->query('COMMIT');
+	is(wait_for_job($node, $job), 'done', 'it is written when it is free');
+	is(sql('SELECT count(answer) FROM held'), 3, 'like the others');
+};
+
+subtest 'two batches that are refused at once' => sub {
+	create_table('refused', 4);
+	sql(q{ALTER SERVER openai OPTIONS (ADD max_batch_requests '2')});
+	$simulator->post('faults', { match => { method => 'POST', path => '/v1/batches' }, status => 401, delay_ms => 300 });
+	my $job = submit_job($node, q{'refused', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'});
+	is(wait_for_job($node, $job), 'failed', 'the job ends');
+	is(sql("SELECT string_agg(DISTINCT state, ' ') FROM dess_batch_batches WHERE job_id = $job"), 'failed', 'with all its batches');
+	is(sql("SELECT pending FROM dess_batch_jobs WHERE job_id = $job"), 4, 'its rows wait for a retry');
+	$simulator->post('faults/clear', {});
+	sql("SELECT dess_batch_retry($job)");
+	is(wait_for_job($node, $job), 'done', 'which succeeds');
+	sql('ALTER SERVER openai OPTIONS (DROP max_batch_requests)');
+};
+
+subtest 'a spool limit smaller than a batch' => sub {
+	create_table('wide', 40);
+	sql(q{
+		UPDATE wide SET body = repeat('word ' || id || ' ', 10000);
+		ALTER SYSTEM SET dess_batch.spool_limit = '1MB';
+		SELECT pg_reload_conf();});
+	until_true('the limit is read', "SELECT current_setting('dess_batch.spool_limit') = '1MB'");
+	my $job = submit_job($node, q{'wide', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'});
+	is(wait_for_job($node, $job), 'done', 'what there is is sent');
+	sql('ALTER SYSTEM RESET dess_batch.spool_limit; SELECT pg_reload_conf()');
+};
+
+subtest 'work that is announced while a trigger waits' => sub {
+	create_table('waiting', 20);
+	create_table('meanwhile', 3);
+	sql(q{
+		CREATE FUNCTION wait_a_moment() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM pg_catalog.pg_sleep(0.1);
+			RETURN NEW;
+		END $$;
+		CREATE TRIGGER t BEFORE UPDATE ON waiting FOR EACH ROW EXECUTE FUNCTION wait_a_moment();});
+	my $first = submit_job($node, q{'waiting', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'});
+	until_true('rows are written', 'SELECT count(answer) > 0 FROM waiting');
+	my $second = submit_job($node, q{'meanwhile', 'gpt-4o-mini', '{body}', 'answer', server => 'openai', mode => 'online'});
+	is(wait_for_job($node, $second), 'done', 'the new job is done');
+	is(wait_for_job($node, $first), 'done', 'and the old one');
+	is(sql("SELECT extract(epoch FROM finished_at - created_at) < 5 FROM dess_batch_jobs WHERE job_id = $second"), 't', 'at once');
+};
+
+subtest 'a note of an earlier worker' => sub {
+	create_table('noted', 3);
+	create_server($node, $simulator, name => 'keyless', key => undef);
+	my $job = submit_job($node, q{'noted', 'gpt-4o-mini', '{body}', 'answer', server => 'keyless'});
+	until_true('the missing secret is noted', "SELECT error LIKE 'no secret%' FROM dess_batch_jobs WHERE job_id = $job");
+	my $pid = worker_pid();
+	sql("SELECT pg_terminate_backend($pid)");
+	until_true('the worker ends', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)");
+	$simulator->post('settings', { run_ms => 3000 });
+	sql("CREATE USER MAPPING FOR PUBLIC SERVER keyless OPTIONS (api_key '" . $simulator->key . "'); SELECT dess_batch_start()");
+	until_true('the batch runs', "SELECT state = 'running' FROM dess_batch_jobs WHERE job_id = $job");
+	is(sql("SELECT error FROM dess_batch_jobs WHERE job_id = $job"), '', 'goes when its reason is over');
+	$simulator->post('settings', { run_ms => 20 });
+	is(wait_for_job($node, $job), 'done', 'the job is done');
+};
+
+subtest 'many rows that wait, and a cancel' => sub {
+	create_table('many', 12000);
+	$simulator->post('faults', { match => { method => 'POST', path => '/v1/batches' }, status => 400, error => { message => 'no', code => 'bad' } });
+	my $job = submit_job($node, q{'many', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'});
+	is(wait_for_job($node, $job), 'failed', 'its rows go back to the queue');
+	$simulator->post('faults', { match => { path => '/v1/files' }, delay_ms => 60000 });
+	sql("SELECT dess_batch_retry($job); SELECT dess_batch_cancel($job)");
+	is(wait_for_job($node, $job), 'cancelled', 'it is cancelled');
+	is(job_figures($node, $job), 'cancelled 12000 0 12000 0', 'with an outcome for every row');
+	$simulator->post('faults/clear', {});
+};
+
+subtest 'a database that is dropped' => sub {
+	my $directory = $node->data_dir . '/dess_batch/' . sql(q{SELECT oid FROM pg_database WHERE datname = 'latin1'});
+
+	create_table('remaining', 5, 'latin1');
+	$simulator->post('settings', { run_ms => 60000 });
+	my $job = submit_job($node, q{'remaining', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'}, 'latin1');
+	until_true('the batch runs', "SELECT state = 'running' FROM dess_batch_jobs WHERE job_id = $job", 'latin1');
+	ok(scalar(() = glob "$directory/*"), 'it has files in the spool');
+	sql('DROP DATABASE latin1');
+	ok(!-e $directory, 'they go with it');
+};
+
+$node->stop;
+$simulator->stop;
+done_testing();
