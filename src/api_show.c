@@ -215,6 +215,25 @@ show_request(const Show *show, Datum *request)
 	return true;
 }
 
+/*
+ * JSON with characters in place of their escapes, or NULL: in a database that
+ * is not in UTF-8, jsonb raises at an escape that has no character there.
+ */
+static char *
+without_escapes(const char *json)
+{
+	const char *why;
+	JsonDoc    *doc = json_parse(json, strlen(json), &why);
+	StringInfoData out;
+
+	if (doc == NULL)
+		return NULL;
+	initStringInfo(&out);
+	json_append_value(&out, json_root(doc));
+	json_free(doc);
+	return out.data;
+}
+
 /* What the provider sent, as JSON if it is: jsonb cannot hold a NUL that is escaped. */
 static Datum
 reply_datum(const char *reply)
@@ -224,6 +243,8 @@ reply_datum(const char *reply)
 	char	   *clean = json_clean(utf8, strlen(utf8), &why);
 	StringInfoData quoted;
 
+	if (clean != NULL && GetDatabaseEncoding() != PG_UTF8)
+		clean = without_escapes(clean);
 	if (clean != NULL)
 		return json_datum(clean);
 	initStringInfo(&quoted);

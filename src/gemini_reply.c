@@ -362,11 +362,9 @@ gemini_read_line(const char *line, size_t length, BatchReply *reply, const char 
 static void
 append_error(StringInfo line, const HttpReply *reply)
 {
-	const char *why;
 	StepError	error;
 
-	if (reply->failure == HTTP_OK && !reply_ok(reply) && reply->body != NULL &&
-		json_is_valid(reply->body, reply->body_length, &why))
+	if (reply->failure == HTTP_OK && !reply_ok(reply) && body_is_json(reply))
 	{
 		body_append_json(line, reply->body, reply->body_length);
 		return;
@@ -383,12 +381,11 @@ append_error(StringInfo line, const HttpReply *reply)
 void
 gemini_write_result(StringInfo line, const char *custom_id, const HttpReply *reply)
 {
-	const char *why;
 	int64		delay = reply->failure == HTTP_OK ? reply_retry_after_ms(reply) : -1;
 
 	appendStringInfoString(line, "{\"key\":");
 	json_append_cstring(line, custom_id);
-	if (reply_ok(reply) && reply->body != NULL && json_is_valid(reply->body, reply->body_length, &why))
+	if (reply_ok(reply) && body_is_json(reply))
 	{
 		appendStringInfoString(line, ",\"response\":");
 		body_append_json(line, reply->body, reply->body_length);

@@ -64,6 +64,9 @@ extern void json_append_value(StringInfo out, JsonValue *value);	/* without whit
 /* true if the bytes are valid UTF-8 without NUL */
 extern bool json_is_utf8(const char *text, size_t len);
 
+/* Puts a question mark for every byte that is no UTF-8. */
+extern void json_replace_invalid(char *text, size_t len);
+
 /*
  * Copy of text cut to at most limit bytes on a UTF-8 character boundary,
  * control characters as spaces, bytes that are no UTF-8 as question marks.

@@ -58,6 +58,22 @@ json_is_utf8(const char *text, size_t len)
 	return true;
 }
 
+void
+json_replace_invalid(char *text, size_t len)
+{
+	unsigned char *p = (unsigned char *) text;
+	const unsigned char *end = p + len;
+
+	while (p < end)
+	{
+		int			length = json_utf8_length(p, end - p);
+
+		if (length == 0)
+			*p = '?';
+		p += Max(length, 1);
+	}
+}
+
 static bool
 refuse(JsonScan *scan, const char *why)
 {

@@ -82,6 +82,13 @@ merge_classify_text(MergeSlice *slice, MergeEntry *entry)
 	const Job  *job = slice->task->job;
 	int			ncolumns = target_column_count(slice->table);
 
+	if (entry->garbled)
+	{
+		entry->result.outcome = OUTCOME_INVALID;
+		entry->result.error_code = "22021";
+		entry->result.error = "the answer is not valid UTF-8";
+		return;
+	}
 	answer_read(slice->rules, entry->reply->text, &entry->answer);
 	switch (entry->answer.kind)
 	{

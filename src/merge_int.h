@@ -16,6 +16,7 @@ typedef struct MergeEntry
 {
 	int			no;
 	bool		own;			/* its own request was answered: tokens stand here */
+	bool		garbled;		/* the line was not valid UTF-8 */
 	const BatchReply *reply;
 	const char *raw;
 	Answer		answer;

@@ -14,6 +14,7 @@
 #include "utils/memutils.h"
 
 #include "batch_token.h"
+#include "json.h"
 #include "merge_int.h"
 
 #define GROUP_BYTES			(4 * 1024 * 1024)
@@ -158,6 +159,31 @@ merge_find_request(MergeSlice *slice, const BatchReply *reply)
 	return entry->no;
 }
 
+/*
+ * Reads a line.  Whose answer it is can be told even if the answer has bytes
+ * that are no UTF-8; then they are replaced and *garbled is set.
+ */
+static bool
+merge_parse_line(const BatchProvider *provider, const char *line, size_t length,
+				 BatchReply *reply, bool *garbled)
+{
+	const char *why = NULL;
+	char	   *copy;
+
+	*garbled = false;
+	if (provider->retrieve_and_merge_results(line, length, reply, &why))
+		return true;
+	if (json_is_utf8(line, length))
+		return false;
+	copy = MemoryContextAllocHuge(CurrentMemoryContext, length + 1);
+	memcpy(copy, line, length);
+	copy[length] = '\0';
+	json_replace_invalid(copy, length);
+	memset(reply, 0, sizeof(*reply));
+	*garbled = true;
+	return provider->retrieve_and_merge_results(copy, length, reply, &why);
+}
+
 /* The rows that a line answers: the one whose request it was, and those with an equal one. */
 static void
 merge_take_line(MergeSlice *slice, const char *line, size_t length)
@@ -165,13 +191,13 @@ merge_take_line(MergeSlice *slice, const char *line, size_t length)
 	MergeState *state = slice->state;
 	const BatchProvider *provider = slice->task->channel->account->provider;
 	BatchReply *reply = palloc0_object(BatchReply);
-	const char *why = NULL;
 	char	   *raw = NULL;
+	bool		garbled;
 	int			first = 0;
 
 	if (length == 0)
 		return;
-	if (provider->retrieve_and_merge_results(line, length, reply, &why))
+	if (merge_parse_line(provider, line, length, reply, &garbled))
 		first = merge_find_request(slice, reply);
 	/* what is read once more is not counted once more */
 	if (first == 0)
@@ -196,6 +222,7 @@ merge_take_line(MergeSlice *slice, const char *line, size_t length)
 			continue;
 		entry = merge_new_entry(slice, no);
 		entry->own = no == first;
+		entry->garbled = garbled;
 		entry->reply = reply;
 		entry->raw = raw;
 	}

@@ -332,10 +332,9 @@ openai_read_line(const char *line, size_t length, BatchReply *reply, const char 
 static void
 append_body(StringInfo line, const HttpReply *reply)
 {
-	const char *why;
 	StepError	error;
 
-	if (reply->body != NULL && json_is_valid(reply->body, reply->body_length, &why))
+	if (body_is_json(reply))
 	{
 		body_append_json(line, reply->body, reply->body_length);
 		return;

@@ -33,6 +33,28 @@ body_append_json(StringInfo out, const char *json, size_t length)
 	}
 }
 
+bool
+body_is_json(const HttpReply *reply)
+{
+	const char *why;
+	char	   *copy;
+	bool		result;
+
+	if (reply->body == NULL)
+		return false;
+	if (json_is_valid(reply->body, reply->body_length, &why))
+		return true;
+	if (json_is_utf8(reply->body, reply->body_length))
+		return false;
+	copy = palloc(reply->body_length + 1);
+	memcpy(copy, reply->body, reply->body_length);
+	copy[reply->body_length] = '\0';
+	json_replace_invalid(copy, reply->body_length);
+	result = json_is_valid(copy, reply->body_length, &why);
+	pfree(copy);
+	return result;
+}
+
 void
 body_append_member(StringInfo out, const char *name, const char *json)
 {

@@ -22,6 +22,9 @@ extern void body_append_json(StringInfo out, const char *json, size_t length);
 extern void body_append_member(StringInfo out, const char *name, const char *json);
 extern void body_append_members_of(StringInfo out, const char *object);
 
+/* Is the reply's body JSON, apart from bytes that are no UTF-8?  Those are for whoever reads the line. */
+extern bool body_is_json(const HttpReply *reply);
+
 /* A string that may have been written as JSON before (else json is NULL). */
 extern void body_append_text(StringInfo out, const char *json, const char *text);
 

@@ -16,6 +16,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -203,22 +204,38 @@ is_special_property(const char *property)
 		strcmp(property, "$job") == 0 || strcmp(property, "$model") == 0;
 }
 
+/* JSON is read in UTF-8; names in it are given back to the database's encoding, from which they come. */
+static JsonDoc *
+parse_argument(const char *json)
+{
+	const char *why;
+	const char *utf8 = pg_server_to_any(json, strlen(json), PG_UTF8);
+
+	return json_parse(utf8, strlen(utf8), &why);
+}
+
+static const char *
+name_from_json(const char *utf8)
+{
+	return utf8 == NULL ? NULL : pstrdup(pg_any_to_server(utf8, strlen(utf8), PG_UTF8));
+}
+
 /*
  * A property that the schema excludes would be missing from every answer, when
  * all of them are paid.
  */
 static void
-check_property(const Job *job, const char *property)
+check_property(const Job *job, JsonValue *member)
 {
-	const char *why;
+	const char *property = name_from_json(json_name(member));
 	JsonDoc    *doc;
 	JsonValue  *properties;
 
 	if (job->response_schema == NULL || property[0] == '$')
 		return;
-	doc = json_parse(job->response_schema, strlen(job->response_schema), &why);
+	doc = parse_argument(job->response_schema);
 	properties = doc != NULL ? json_member(json_root(doc), "properties") : NULL;
-	if (json_is_object(properties) && json_member(properties, property) == NULL &&
+	if (json_is_object(properties) && json_member(properties, json_name(member)) == NULL &&
 		!json_bool(json_member(json_root(doc), "additionalProperties"), true))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -230,8 +247,7 @@ check_property(const Job *job, const char *property)
 static void
 resolve_target_columns(Relation rel, Job *job)
 {
-	const char *why;
-	JsonDoc    *doc = json_parse(job->target_columns, strlen(job->target_columns), &why);
+	JsonDoc    *doc = parse_argument(job->target_columns);
 	JsonValue  *member;
 	List	   *columns = NIL;
 	StringInfoData buf;
@@ -244,8 +260,8 @@ resolve_target_columns(Relation rel, Job *job)
 				 errhint("For example: '{\"department\": \"department_llm\", \"$outcome\": \"outcome\"}'.")));
 	for (member = json_first(json_root(doc)); member != NULL; member = json_next(member))
 	{
-		const char *property = json_name(member);
-		const char *column = json_string(member);
+		const char *property = name_from_json(json_name(member));
+		const char *column = name_from_json(json_string(member));
 
 		if (property[0] == '$' && !is_special_property(property))
 			ereport(ERROR,
@@ -260,7 +276,7 @@ resolve_target_columns(Relation rel, Job *job)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_COLUMN),
 					 errmsg("column \"%s\" is named twice in argument \"target_columns\"", column)));
-		check_property(job, property);
+		check_property(job, member);
 		check_written_column(rel, job, column, strcmp(property, "$job") == 0 ? "bigint" : "text");
 		columns = lappend(columns, pstrdup(column));
 	}
