@@ -10,8 +10,8 @@
  * sends for all jobs of a database, so that no two of them pass a budget together.
  *
  * A request's reservation is the input that its bytes amount to, and the
- * output that it may have: max_output_tokens, or what the job's answers
- * have had so far.
+ * output that it may have: max_output_tokens, or what 95 of 100 of the job's
+ * answers have had so far, but not less than their mean with a margin.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,6 +36,7 @@
 #define ENOUGH_ANSWERS		50
 #define INPUT_MARGIN		1.1
 #define OUTPUT_MARGIN		1.25
+#define LIMIT_MARGIN		2
 /* of the answers before a restart */
 #define ANSWERS_LOADED		20000
 /* prices may change, and other databases' clocks go on */
@@ -179,20 +180,18 @@ set_reserve(Budget *budget, const BatchParameters *parameters)
 
 	if (budget->answers > 0 && budget->spending.bytes_a_request > 0)
 		learnt = INPUT_MARGIN * budget->input_tokens / budget->answers / budget->spending.bytes_a_request;
-	if (budget->answers >= ENOUGH_ANSWERS && learnt > 0)
-		tokens_a_byte = learnt;
-	else
-		tokens_a_byte = Max(tokens_a_byte, learnt);
+	/* a long text has more tokens a byte of its request than a short one: what is learnt may only raise it */
+	tokens_a_byte = Max(tokens_a_byte, learnt);
 
-	if (parameters->max_output_tokens > 0)
-		output = parameters->max_output_tokens;
-	else if (budget->answers >= ENOUGH_ANSWERS)
-	{
+	if (budget->answers >= ENOUGH_ANSWERS)
 		output = Max(most_answers(budget), OUTPUT_MARGIN * budget->output_tokens / budget->answers);
-		headroom = Max(budget->most - output, 0);
-	}
 	else
 		output = Max(output, budget->most);
+	/* a limit that answers hardly come near to would let next to nothing be sent */
+	if (parameters->max_output_tokens > 0)
+		output = budget->answers >= ENOUGH_ANSWERS ?
+			Min(LIMIT_MARGIN * output, parameters->max_output_tokens) : parameters->max_output_tokens;
+	headroom = Max(budget->most - output, 0);
 	budget->per_request = output * budget->output;
 	budget->per_byte = tokens_a_byte * budget->input;
 	budget->headroom = headroom * budget->output;
@@ -564,8 +563,11 @@ bool
 budget_may_prepare(JobTask *task)
 {
 	BudgetLimit least;
+	SliceError	error;
 
-	if (task->job->online || task->filling != NULL || task->channel->account == NULL || !budget_watches(task))
+	/* what is wrong with the account is for prepare's own slice to say */
+	if (task->job->online || task->filling != NULL ||
+		channel_refresh(task->channel, &error) != SLICE_DONE || !budget_watches(task))
 		return true;
 	if (!budget_refresh(task))
 		return false;
