@@ -296,7 +296,7 @@ read_rows(Estimate *estimate, const List *listed)
 	bool		samples;
 	bool		few = job->max_rows > 0 && job->max_rows <= WHOLE_ROWS && !job->sample;
 
-	if (job->only != NIL)
+	if (job->only != NIL && !job_takes_new(job))
 		total = read_listed(estimate, listed);
 	else
 	{
