@@ -50,9 +50,16 @@ our @EXPORT = qw(
 # where this file lies
 my $here = dirname(__FILE__);
 
-# Rows of the large and of the small case.
+# Rows of the large and of the small case, which is large enough not to be all beginning and end.
 sub bench_rows { return $ENV{ROWS} // 1_000_000; }
-sub bench_small_rows { return int(bench_rows() / 100) || 1; }
+
+sub bench_small_rows
+{
+	my $rows = int(bench_rows() / 100);
+
+	$rows = 10_000 if $rows < 10_000;
+	return $rows < bench_rows() ? $rows : bench_rows();
+}
 
 # Says where a benchmark is; what it prints goes to the terminal.
 sub bench_say
