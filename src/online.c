@@ -251,10 +251,18 @@ online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes)
 	}
 }
 
-bool
+int
 online_in_flight(const BatchTask *batch)
 {
-	return batch->online != NULL && batch->online->nin_flight > 0;
+	return batch->online != NULL ? batch->online->nin_flight : 0;
+}
+
+bool
+online_wants(const BatchTask *batch, TimestampTz now)
+{
+	const OnlineState *state = batch->online;
+
+	return state != NULL && state->nunsent > 0 && !state->stalled && state->send_due <= now;
 }
 
 /* ---- sending ---- */
@@ -361,9 +369,11 @@ online_send(BatchTask *batch)
 	SliceError	error;
 	SliceVerdict verdict;
 	double		room;
+	int			places;
 
 	state->stalled = false;
-	if (state->nunsent == 0 || channel_room(channel) == 0 || state->send_due > GetCurrentTimestamp())
+	if (state->nunsent == 0 || state->send_due > GetCurrentTimestamp() ||
+		(places = online_room(batch)) == 0)
 		return false;
 	verdict = channel_refresh(channel, &error);
 	if (verdict != SLICE_DONE)
@@ -388,7 +398,8 @@ online_send(BatchTask *batch)
 	if (!budget_find_room(batch->job, &room))
 		return false;
 
-	for (int i = 0; i < SENDS_A_TURN && state->nunsent > 0 && channel_room(channel) > 0; i++)
+	places = Min(places, SENDS_A_TURN);
+	while (places > 0 && state->nunsent > 0 && channel_room(channel) > 0)
 	{
 		OnlineRequest *request = online_next_request(batch);
 		int64		delay;
@@ -405,8 +416,9 @@ online_send(BatchTask *batch)
 			return false;
 		}
 		online_start(batch, request);
+		places--;
 	}
-	return state->nunsent > 0 && channel_room(channel) > 0;
+	return state->nunsent > 0 && online_room(batch) > 0;
 }
 
 /* ---- replies ---- */

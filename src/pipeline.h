@@ -184,6 +184,9 @@ extern bool triggered_work(void);	/* one job; false: nobody asks for one now */
 extern bool merge_work(BatchTask *batch);	/* one slice; false: it is another batch's turn */
 extern void merge_end(BatchTask *batch);
 
+/* ---- online_share.c: jobs that ask the same server online ---- */
+extern int	online_room(const BatchTask *batch);	/* how many of its requests may leave now */
+
 /* ---- online.c: stages 2 to 4 of online mode ---- */
 extern bool online_work(BatchTask *batch);
 extern TimestampTz online_due(const BatchTask *batch);
@@ -191,7 +194,8 @@ extern void online_reply(TransferOwner *owner, HttpTransfer *transfer);
 extern void online_flush(void); /* replies that have arrived go to the spool */
 extern int64 online_unsent(const BatchTask *batch);
 extern void online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes);	/* sent, and not merged */
-extern bool online_in_flight(const BatchTask *batch);	/* requests wait for their answers */
+extern int	online_in_flight(const BatchTask *batch);	/* requests that wait for their answers */
+extern bool online_wants(const BatchTask *batch, TimestampTz now);	/* could it send more, if there were room? */
 extern void online_end(BatchTask *batch);
 
 #endif							/* DESS_PIPELINE_H */

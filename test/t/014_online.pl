@@ -55,6 +55,28 @@ online(
 	});
 
 online(
+	'two jobs at one server',
+	rows => 4000,
+	server => { max_concurrency => 4 },
+	settings => { latency_ms => 100 },
+	wait => 0,
+	check => sub {
+		my ($s) = @_;
+		$s->until_true("done > 20 FROM dess_batch_jobs WHERE job_id = $s->{job}", 'some rows of the large job are answered');
+		$s->sql("CREATE TABLE $s->{table}_small AS SELECT id, body, answer FROM $s->{table} WHERE id <= 10;
+			UPDATE $s->{table}_small SET answer = NULL;
+			ALTER TABLE $s->{table}_small ADD PRIMARY KEY (id)");
+		my $small = submit_job($node, "'$s->{table}_small', 'gpt-4o-mini', prompt => '{body} again', target => 'answer', "
+			  . "mode => 'online', server => '$s->{server_name}'");
+		is(wait_for_job($node, $small), 'done', 'the small job ends');
+		is(job_figures($node, $small), 'done 10 10 0 0', 'with all its rows');
+		cmp_ok($s->look('jobs', 'pending'), '>', 2000, 'before the large one');
+		cmp_ok($s->stats->{max_in_flight}, '<=', 5, 'both share the places of the server');
+		$s->sql("SELECT dess_batch_cancel($s->{job})");
+		is(wait_for_job($node, $s->{job}), 'cancelled', 'the large one is cancelled');
+	});
+
+online(
 	'paused and resumed',
 	rows => 400,
 	server => { max_concurrency => 4 },
