@@ -79,6 +79,8 @@ serve_post(const char *what, const cJSON *json, Reply *reply)
 		if (answers_add(json, why, sizeof(why)))
 			answers_write(&reply->body);
 	}
+	else if (strcmp(what, "release") == 0)
+		hold_release(json, &reply->body, why, sizeof(why));
 	else if (strcmp(what, "tokens") == 0)
 	{
 		if (google_revoke(json, why, sizeof(why)))
@@ -102,7 +104,8 @@ control_serve(Request *req, Reply *reply)
 	reply->status = 200;
 	if (post && strcmp(what, "reset") == 0)
 		serve_reset(reply);
-	else if (post && (list || strcmp(what, "settings") == 0 || strcmp(what, "tokens") == 0))
+	else if (post && (list || strcmp(what, "settings") == 0 ||
+							  strcmp(what, "tokens") == 0 || strcmp(what, "release") == 0))
 	{
 		const char *why;
 		cJSON	   *json = json_parse(req->body.data ? req->body.data : "", req->body.len, &why);
@@ -115,6 +118,8 @@ control_serve(Request *req, Reply *reply)
 	}
 	else if (get && strcmp(what, "requests") == 0)
 		serve_requests(req, reply);
+	else if (get && strcmp(what, "held") == 0)
+		hold_write(&reply->body);
 	else if (get && strcmp(what, "stats") == 0)
 		serve_stats(reply);
 	else if (get && strcmp(what, "settings") == 0)

@@ -13,6 +13,8 @@
 
 #include <pthread.h>
 
+#define RULE_SCOPES		(ON_HOLD + HOLD_RESPONSE_BODY + 1)
+
 typedef struct Rule
 {
 	int			refs;
@@ -41,7 +43,7 @@ typedef struct Rule
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static Rule *rules;
-static int	scope_count[ON_STORAGE + 1];
+static int	scope_count[RULE_SCOPES];
 static uint64_t dice = 1;
 
 static void
@@ -53,9 +55,25 @@ rule_unref(Rule *rule)
 	free(rule);
 }
 
+/* Where a "hold" stops a request; -1: nowhere that exists. */
+static int
+hold_at(const cJSON *json)
+{
+	const char *at = json_str(json_get(json, "hold"), "at");
+
+	for (int i = 0; at != NULL && i <= HOLD_RESPONSE_BODY; i++)
+	{
+		if (strcmp(at, hold_at_name(i)) == 0)
+			return i;
+	}
+	return -1;
+}
+
 static RuleScope
 rule_scope(const cJSON *json)
 {
+	if (json_get(json, "hold") != NULL)
+		return ON_HOLD + hold_at(json);
 	if (json_get(json, "row") != NULL)
 		return ON_ROW;
 	if (json_get(json, "storage") != NULL)
@@ -96,7 +114,7 @@ rule_check(const cJSON *json, char *why, size_t size)
 	static const char *const top[] = {"name", "match", "skip", "every", "times", "chance",
 		"limit", "status", "headers", "body", "json", "repeat", "fill", "content_type",
 		"delay_ms", "drop", "lose_reply", "drop_after", "trickle_ms", "truncate", "answer",
-	"row", "batch", "file", "error", "drop_upload_after", "storage", NULL};
+	"row", "batch", "file", "error", "drop_upload_after", "storage", "hold", NULL};
 	static const char *const match[] = {"method", "path", "body", "prompt", "custom_id",
 	"key", NULL};
 	static const char *const limit[] = {"concurrent", "per_window", "window_ms", NULL};
@@ -107,6 +125,7 @@ rule_check(const cJSON *json, char *why, size_t size)
 		"no_counts", "no_last_newline", "zero_byte_error_file", "queue_ms", "cancel_ms",
 	"output_info", "output_files", "unknown_counts", "no_labels", "partial", "output_at", NULL};
 	static const char *const storage[] = {"die", "persist", "empty_page", NULL};
+	static const char *const hold[] = {"at", "after", NULL};
 	static const char *const row[] = {"outcome", "status", "code", "message", "answer", NULL};
 
 	if (!cJSON_IsObject(json))
@@ -114,7 +133,13 @@ rule_check(const cJSON *json, char *why, size_t size)
 		snprintf(why, size, "a rule is an object");
 		return false;
 	}
+	if (json_get(json, "hold") != NULL && hold_at(json) < 0)
+	{
+		snprintf(why, size, "a request is held at arrival, reply, request_body or response_body");
+		return false;
+	}
 	return known_keys(json, top, why, size) &&
+		known_keys(json_get(json, "hold"), hold, why, size) &&
 		known_keys(json_get(json, "match"), match, why, size) &&
 		known_keys(json_get(json, "limit"), limit, why, size) &&
 		known_keys(json_get(json, "file"), file, why, size) &&
@@ -201,7 +226,7 @@ faults_clear(void)
 		rules = r->next;
 		rule_unref(r);
 	}
-	for (int i = 0; i <= ON_STORAGE; i++)
+	for (int i = 0; i < RULE_SCOPES; i++)
 		__atomic_store_n(&scope_count[i], 0, __ATOMIC_RELAXED);
 	dice = 1;
 	pthread_mutex_unlock(&lock);
@@ -461,6 +486,29 @@ faults_body(Request *req)
 	}
 	pthread_mutex_unlock(&lock);
 	return after;
+}
+
+/*
+ * Is the request to be held here?  *after is set where it is held in a body:
+ * behind so many bytes, or -1 for the middle.
+ */
+bool
+faults_hold(Request *req, HoldAt at, int64_t *after)
+{
+	RuleScope	scope = ON_HOLD + at;
+	bool		hold = false;
+
+	if (!faults_any(scope))
+		return false;
+	pthread_mutex_lock(&lock);
+	for (Rule *r = rules; r != NULL && !hold; r = r->next)
+	{
+		hold = r->scope == scope && rule_matches(r, req, NULL, NULL) && rule_fires(r, NULL);
+		if (hold && after != NULL)
+			*after = (int64_t) json_num(json_get(r->json, "hold"), "after", -1);
+	}
+	pthread_mutex_unlock(&lock);
+	return hold;
 }
 
 /* The request is answered: it no longer counts under any limit. */

@@ -5,7 +5,7 @@
 #ifndef FAULTS_H
 #define FAULTS_H
 
-#include "http.h"
+#include "hold.h"
 
 typedef enum RuleScope
 {
@@ -14,7 +14,8 @@ typedef enum RuleScope
 	ON_FILE,					/* an upload that succeeded */
 	ON_BATCH,					/* a batch that was created */
 	ON_ROW,						/* a row of a batch that is being answered */
-	ON_STORAGE					/* a page of a list, or a piece of an upload */
+	ON_STORAGE,					/* a page of a list, or a piece of an upload */
+	ON_HOLD						/* and what follows, in the order of HoldAt */
 } RuleScope;
 
 /* What a rule does to an HTTP request. */
@@ -44,6 +45,7 @@ extern int64_t faults_body(Request *req);
 extern void faults_release(Request *req);
 extern cJSON *faults_object(RuleScope scope, const Request *req, const char *custom_id,
 							const char *prompt);
+extern bool faults_hold(Request *req, HoldAt at, int64_t *after);
 extern bool faults_any(RuleScope scope);
 extern void effect_free(Effect *e);
 

@@ -134,8 +134,10 @@ on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 	req->query = xstrdup(uri[len] == '?' ? uri + len + 1 : "");
 	req->body_fd = -1;
 	req->cut_after = -1;
+	req->hold_after = -1;
 	req->reply.fd = -1;
 	req->reply.drop_after = -1;
+	req->reply.hold_after = -1;
 	return req;
 }
 
@@ -181,6 +183,18 @@ on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
 	free(req);
 }
 
+/* Behind how many bytes of its body a request is held; -1: not at all. */
+static int64_t
+hold_in_body(Request *req)
+{
+	const char *length = req_header(req, "Content-Length");
+	int64_t		after;
+
+	if (!faults_hold(req, HOLD_REQUEST_BODY, &after))
+		return -1;
+	return after >= 0 ? after : length != NULL ? atoll(length) / 2 : 0;
+}
+
 static void
 request_begin(Request *req, const char *method)
 {
@@ -199,7 +213,10 @@ request_begin(Request *req, const char *method)
 	if (req->provider != NULL && req->provider->body != NULL)
 		req->provider->body(req);
 	if (req->provider != &control_provider)
+	{
 		req->cut_after = faults_body(req);
+		req->hold_after = hold_in_body(req);
+	}
 	if (req->body_kind == BODY_FORM)
 		req->form = form_begin(req_header(req, "Content-Type"), &req->form_error);
 	else if (req->body_kind == BODY_FILE)
@@ -276,7 +293,7 @@ apply_effect(Request *req, const Effect *e)
 }
 
 /* The whole request is here: does the work and fills req->reply. */
-static void
+void
 request_serve(Request *req)
 {
 	Reply	   *reply = &req->reply;
@@ -343,6 +360,17 @@ slow_read(void *cls, uint64_t pos, char *buf, size_t max)
 		if ((int64_t) (pos + n) > reply->drop_after)
 			n = (size_t) (reply->drop_after - (int64_t) pos);
 	}
+	if (reply->hold_after >= 0)
+	{
+		if ((int64_t) pos >= reply->hold_after)
+		{
+			reply->hold_after = -1;
+			hold_request(s->req, HOLD_RESPONSE_BODY);
+			return 0;
+		}
+		if ((int64_t) (pos + n) > reply->hold_after)
+			n = (size_t) (reply->hold_after - (int64_t) pos);
+	}
 	if (reply->trickle_ms > 0)
 	{
 		if (now_ms() < s->next)
@@ -382,7 +410,10 @@ make_response(Request *req)
 		total = reply->fill;
 	else
 		total = reply->fd >= 0 ? reply->fd_bytes : (int64_t) reply->body.len;
-	if (reply->fill > 0 || reply->drop_after >= 0 || reply->trickle_ms > 0)
+	if (req->provider != &control_provider && faults_hold(req, HOLD_RESPONSE_BODY, &reply->hold_after) &&
+		reply->hold_after < 0)
+		reply->hold_after = total / 2;
+	if (reply->hold_after >= 0 || reply->fill > 0 || reply->drop_after >= 0 || reply->trickle_ms > 0)
 	{
 		Slow	   *s = xcalloc(sizeof(Slow));
 
@@ -459,8 +490,20 @@ on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *
 	}
 	if (*size > 0)
 	{
-		request_body(req, data, *size);
-		*size = 0;
+		size_t		left = 0;
+
+		if (req->reply.drop != DROP_NOT)
+			return drop_connection(req);
+		if (req->hold_after >= 0 && req->body_bytes + (int64_t) *size > req->hold_after)
+			left = (size_t) (req->body_bytes + (int64_t) *size - req->hold_after);
+		request_body(req, data, *size - left);
+		*size = left;
+		if (left > 0)
+		{
+			req->hold_after = -1;
+			hold_request(req, HOLD_REQUEST_BODY);
+			return MHD_YES;
+		}
 		if (req->cut_after >= 0 && req->body_bytes >= req->cut_after)
 		{
 			req->reply.drop = DROP_RESET;
@@ -470,7 +513,21 @@ on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *
 	}
 	if (!req->served)
 	{
+		if (req->provider != &control_provider && faults_hold(req, HOLD_ARRIVAL, NULL))
+		{
+			hold_request(req, HOLD_ARRIVAL);
+			return MHD_YES;
+		}
 		request_serve(req);
+	}
+	if (!req->settled)
+	{
+		req->settled = true;
+		if (req->provider != &control_provider && faults_hold(req, HOLD_REPLY, NULL))
+		{
+			hold_request(req, HOLD_REPLY);
+			return MHD_YES;
+		}
 		if (req->reply.delay_ms > 0 && !timer_stopping())
 		{
 			MHD_suspend_connection(req->conn);
@@ -551,6 +608,7 @@ http_stop(void)
 
 	if (fd != MHD_INVALID_SOCKET)
 		close(fd);
+	hold_stop();
 	timer_stop();
 	MHD_stop_daemon(server);
 }

@@ -68,6 +68,7 @@ typedef struct Reply
 	double		delay_ms;
 	DropKind	drop;
 	int64_t		drop_after;		/* body bytes before the drop, -1: none */
+	int64_t		hold_after;		/* body bytes before it is held, -1: not */
 	double		trickle_ms;		/* > 0: one body byte each so many ms */
 } Reply;
 
@@ -86,6 +87,7 @@ typedef struct Request
 	const struct Provider *provider;
 	bool		started;
 	bool		served;
+	bool		settled;		/* whether and when it is answered */
 	bool		inference;		/* counted as in flight */
 	BodyKind	body_kind;
 	size_t		body_max;
@@ -94,6 +96,7 @@ typedef struct Request
 	int			body_fd;
 	int64_t		body_bytes;
 	int64_t		cut_after;		/* body bytes before a fault, -1: none */
+	int64_t		hold_after;		/* body bytes before it is held, -1: not */
 	Form	   *form;
 	const char *form_error;
 	char	   *secret;			/* the key that was shown, or NULL */
@@ -120,6 +123,7 @@ typedef struct Provider
 extern void http_start(void);
 extern void http_stop(void);
 extern int	http_port(void);
+extern void request_serve(Request *req);
 
 extern const char *req_header(const Request *req, const char *name);
 extern char *req_query(const Request *req, const char *name);

@@ -365,6 +365,53 @@ subtest 'strictness' => sub {
 	is($http->delete("$url/v1/models", { headers => \%auth })->{status}, 405, 'wrong method');
 };
 
+# Sends a request, waits until it is held, lets it go; returns what came back,
+# and whether the client is gone before that.
+sub held
+{
+	my ($at, $release, %more) = @_;
+	my $body = $json->encode({ model => 'gpt-4o-mini', messages => [ { role => 'user', content => "held $at" } ] });
+	my ($host, $port) = $url =~ m{//([^:]+):(\d+)};
+	my $s = IO::Socket::INET->new(PeerAddr => $host, PeerPort => $port) or die $!;
+	my $until = time + 15;
+	my ($held, $all) = ([], '');
+
+	fault({ match => { path => '/v1/chat/*' }, hold => { at => $at }, times => 1 });
+	print $s "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-key\r\n"
+	  . "Content-Type: application/json\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body";
+	while (@$held == 0 && time < $until)
+	{
+		sleep 0.02;
+		$held = control('GET', 'held');
+	}
+	is_deeply([ map { "$_->{method} $_->{path} $_->{at}" } @$held ], [ "POST /v1/chat/completions $at" ], "held at $at");
+	is(control('GET', 'stats')->{rows_served}, $more{before}, 'what is done by then');
+	close $s if $more{gone};
+	is(control('POST', 'release', $release)->{released}, 1, 'released');
+	unless ($more{gone})
+	{
+		1 while sysread($s, $all, 65536, length $all);
+	}
+	is(control('GET', 'stats')->{rows_served}, $more{after}, 'and what afterwards');
+	is_deeply(control('GET', 'held'), [], 'nothing is held any more');
+	return $all;
+}
+
+subtest 'held requests' => sub {
+	control('POST', 'reset');
+	like(held('arrival', {}, before => 0, after => 1), qr/ 200 .*"held arrival"/s, 'answered late');
+	is(held('arrival', { drop => JSON::PP::true }, before => 1, after => 1), '', 'as if it had not arrived');
+	held('arrival', {}, before => 1, after => 2, gone => 1);
+	is(held('reply', { drop => JSON::PP::true }, before => 3, after => 3), '', 'done and not answered');
+	like(held('reply', {}, before => 4, after => 4), qr/"held reply"/, 'answered late');
+	like(held('request_body', {}, before => 4, after => 5), qr/"held request_body"/, 'the rest of a body');
+	is(held('request_body', { drop => JSON::PP::true }, before => 5, after => 5), '', 'half a body');
+	like(held('response_body', {}, before => 6, after => 6), qr/"held response_body".*\}$/s, 'the rest of an answer');
+	like(held('response_body', { drop => JSON::PP::true }, before => 7, after => 7), qr/ 200 .*[^}]$/s, 'half an answer');
+	is($http->post("$url/_sim/faults", { content => '{"hold":{"at":"nowhere"}}' })->{status}, 400, 'a misspelt place');
+	control('DELETE', 'faults');
+};
+
 subtest 'records' => sub {
 	control('POST', 'reset');
 	is(control('GET', 'stats')->{rows_served}, 0, 'reset');
