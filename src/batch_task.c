@@ -11,6 +11,7 @@
 #include "utils/timestamp.h"
 
 #include "batch_task.h"
+#include "batch_token.h"
 #include "encoding.h"
 
 /* how an estimate of tokens is made from bytes */
@@ -64,6 +65,56 @@ batch_move(BatchTask *batch, BatchState to, const char *activity)
 	}
 	batch->batch.state = to;
 	batch->due = 0;
+	return true;
+}
+
+typedef struct PutBackArg
+{
+	const StepError *why;
+	Batch		row;			/* what the batch becomes */
+	char		token[BATCH_TOKEN_SIZE];
+} PutBackArg;
+
+static void
+put_back_slice(void *arg)
+{
+	PutBackArg *back = (PutBackArg *) arg;
+	Batch	   *row = &back->row;
+
+	batch_renew_token(back->token);
+	jobstore_batch_error(row->job_id, row->no, encoding_to_server_lossy(back->why->code),
+						 encoding_to_server_lossy(back->why->message));
+	if (!jobstore_move_batch(row, row->state, BATCH_UPLOADED))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile", row->no, row->job_id)));
+}
+
+bool
+batch_put_back(BatchTask *batch, const StepError *why, TimestampTz due)
+{
+	PutBackArg	back;
+	SliceError	error;
+	SliceVerdict verdict;
+
+	back.why = why;
+	back.row = batch->batch;
+	strlcpy(back.token, batch->batch.token, sizeof(back.token));
+	back.row.token = back.token;
+	back.row.remote.remote_id = NULL;
+	back.row.next_poll_at = due;
+	verdict = slice_run("putting a batch back", put_back_slice, &back, &error);
+	if (verdict != SLICE_DONE)
+	{
+		jobtask_trouble(batch->job, verdict, &error);
+		batch->due = batch->job->due;
+		return false;
+	}
+	strlcpy(batch->batch.token, back.token, BATCH_TOKEN_SIZE);
+	batch->batch.remote.remote_id = NULL;
+	batch->batch.state = BATCH_UPLOADED;
+	batch->batch.next_poll_at = due;
+	batch->due = due;
 	return true;
 }
 

@@ -18,6 +18,12 @@
 /* Commits a new state of the batch, with what is known of it at the provider.  False: trouble, or somebody was faster. */
 extern bool batch_move(BatchTask *batch, BatchState to, const char *activity);
 
+/*
+ * Commits that what was made at the provider is nothing, and is to be made
+ * again when due, for the reason why.  False: trouble, and all is as before.
+ */
+extern bool batch_put_back(BatchTask *batch, const StepError *why, TimestampTz due);
+
 /* Saves what is known of the batch; why (NULL: nothing) is noted as its error. */
 extern void batch_save(BatchTask *batch, const StepError *why);
 

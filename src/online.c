@@ -60,6 +60,7 @@ typedef struct OnlineState
 	int64		result_length;
 	StringInfoData arrived;		/* lines not in the file yet */
 	int			narrived;
+	TimestampTz write_due;		/* they are not written before this, after a failure */
 	int			nunmerged;
 	TimestampTz first_unmerged;
 	TimestampTz send_due;		/* nothing is sent before this */
@@ -596,11 +597,13 @@ online_flush(void)
 		{
 			BatchTask  *batch = dlist_container(BatchTask, node, batches.cur);
 
+			/* whatever else the batch waits for: what is not in the file would be bought again after a crash */
 			if (batch->online != NULL && batch->online->narrived > 0 &&
-				batch->due <= GetCurrentTimestamp() && !online_write_arrived(batch))
+				batch->online->write_due <= GetCurrentTimestamp() && !online_write_arrived(batch))
 			{
 				jobtask_note(task, "53100", "could not write to the spool");
-				batch->due = later(5000);
+				batch->online->write_due = later(5000);
+				batch->due = Max(batch->due, batch->online->write_due);
 			}
 		}
 	}

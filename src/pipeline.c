@@ -20,7 +20,6 @@
 #include "utils/timestamp.h"
 
 #include "batch_task.h"
-#include "batch_token.h"
 #include "budget.h"
 #include "encoding.h"
 #include "guc.h"
@@ -141,35 +140,6 @@ upload_work(BatchTask *batch)
 
 /* ---- stage 3: create ---- */
 
-static bool
-create_work(BatchTask *batch)
-{
-	JobTask    *task = batch->job;
-	const BatchProvider *provider;
-
-	if (batch->batch.state == BATCH_UPLOADED)
-	{
-		if (!jobtask_may_send(task) || task->job->stage < STAGE_CREATE || !batch_account_ready(batch) ||
-			!budget_takes_batch(batch))
-			return false;
-		if (!batch_move(batch, BATCH_CREATING, "creating a batch"))
-			return false;
-		batch->asked = true;
-	}
-	else if (!batch_account_ready(batch))
-		return false;
-
-	provider = task->channel->account->provider;
-	if (batch->asked && jobtask_may_send(task))
-	{
-		batch->entered_at = GetCurrentTimestamp();
-		step_begin(batch, provider->create_batch_job);
-	}
-	else
-		step_begin(batch, provider->find_batch_job);
-	return true;
-}
-
 /* The provider was asked whether it has this batch, or has made it. */
 static void
 create_done(BatchTask *batch)
@@ -190,6 +160,41 @@ create_done(BatchTask *batch)
 	batch->batch.next_poll_at = later(sched_poll_ms(0, task->channel->account->poll_interval * INT64CONST(1000), dice()));
 	if (batch_move(batch, BATCH_RUNNING, "saving a batch"))
 		batch->due = batch->batch.next_poll_at;
+}
+
+static bool
+create_work(BatchTask *batch)
+{
+	JobTask    *task = batch->job;
+	const BatchProvider *provider;
+
+	if (batch->batch.state == BATCH_UPLOADED)
+	{
+		if (!jobtask_may_send(task) || task->job->stage < STAGE_CREATE || !batch_account_ready(batch) ||
+			!budget_takes_batch(batch))
+			return false;
+		if (!batch_move(batch, BATCH_CREATING, "creating a batch"))
+			return false;
+		batch->asked = true;
+	}
+	else if (batch->batch.remote.remote_id != NULL)
+	{
+		/* it was made, and only its name could not be committed yet */
+		create_done(batch);
+		return true;
+	}
+	else if (!batch_account_ready(batch))
+		return false;
+
+	provider = task->channel->account->provider;
+	if (batch->asked && jobtask_may_send(task))
+	{
+		batch->entered_at = GetCurrentTimestamp();
+		step_begin(batch, provider->create_batch_job);
+	}
+	else
+		step_begin(batch, provider->find_batch_job);
+	return true;
 }
 
 /* ---- stage 4: status ---- */
@@ -230,12 +235,7 @@ status_batch_failed(BatchTask *batch)
 	if (why.class == ERROR_RATE && task->job->control == CONTROL_RUN)
 	{
 		/* the provider's queue is full: the same file is submitted again later */
-		batch->batch.remote.remote_id = NULL;
-		batch_renew_token(batch->batch.token);
-		batch->batch.next_poll_at = batch_queue_full(batch);
-		batch_save(batch, &why);
-		if (batch_move(batch, BATCH_UPLOADED, "putting a batch back"))
-			batch->due = batch->batch.next_poll_at;
+		(void) batch_put_back(batch, &why, batch_queue_full(batch));
 		return;
 	}
 	batch_left_queue(batch);
