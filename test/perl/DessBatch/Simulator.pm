@@ -110,6 +110,18 @@ sub gemini_files
 	return scalar @{ $list->{files} // [] };
 }
 
+# How many of them would stay for ever.
+sub gemini_files_that_stay
+{
+	my ($self) = @_;
+	my $list = $self->_reply(
+		$self->{http}->get(
+			"$self->{url}/v1beta/files", { headers => { 'x-goog-api-key' => $self->{key} } }),
+		'files');
+
+	return scalar grep { !$_->{expirationTime} } @{ $list->{files} // [] };
+}
+
 # Ends it by its process id; more than once does no harm.
 sub stop
 {
