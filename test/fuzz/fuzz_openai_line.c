@@ -87,6 +87,8 @@ check_reply(const char *text, size_t length)
 	initStringInfo(&line);
 	openai_write_result(&line, "r-1", reply);
 	MUST(line.len > 0 && memchr(line.data, '\n', line.len) == line.data + line.len - 1);
+	/* as whoever reads result files does */
+	json_replace_invalid(line.data, line.len - 1);
 	MUST(check_line(line.data, line.len - 1) || nests_deep(text + 1));
 }
 
