@@ -113,7 +113,7 @@ answers(
 		[ 'a tool call', message({ content => undef, tool_calls => [] }, 'tool_calls'), 'rejected', 1, 'tool_calls' ],
 		[ 'a lone surrogate', { answer => { content_kind => 'lone_surrogate' } }, 'ok', 1 ],
 		[ 'NUL', { answer => { content_kind => 'nul' } }, 'ok', 1 ],
-		[ 'invalid UTF-8', { times => 1, answer => { content_kind => 'invalid_utf8' } }, 'ok', 2 ],
+		[ 'invalid UTF-8', { answer => { content_kind => 'invalid_utf8' } }, 'invalid', 1, '22021', qr{not valid UTF-8} ],
 		[ 'U+2028', { answer => { content_kind => 'u2028' } }, 'ok', 1 ],
 		[ 'parts', { answer => { content_kind => 'parts' } }, 'ok', 1 ],
 		[ '3,000 characters', { answer => { content => 'x' x 3000 } }, 'ok', 1 ],
@@ -172,7 +172,7 @@ answers(
 		[ 'length with nothing', { row => { answer => { content => '', finish_reason => 'length' } } }, 'truncated', 1 ],
 		[ 'a content filter', { row => { answer => { content_kind => 'null', finish_reason => 'content_filter' } } }, 'refused', 1 ],
 		[ 'a lone surrogate', { row => { answer => { content_kind => 'lone_surrogate' } } }, 'ok', 1 ],
-		[ 'invalid UTF-8', { times => 1, row => { answer => { content_kind => 'invalid_utf8' } } }, 'ok', 2 ]
+		[ 'invalid UTF-8', { row => { answer => { content_kind => 'invalid_utf8' } } }, 'invalid', 1, '22021', qr{not valid UTF-8} ]
 	]);
 
 # ---- answers to the built-in question

@@ -85,7 +85,7 @@ foreach my $provider ('vertex', 'gemini')
 			(map { [ $_, ends($_), 'rejected', 1, $_ ] } qw(LANGUAGE MALFORMED_FUNCTION_CALL UNEXPECTED_TOOL_CALL SOMETHING_NEW)),
 			[ 'a lone surrogate', { answer => { content_kind => 'lone_surrogate' } }, 'ok', 1 ],
 			[ 'NUL', { answer => { content_kind => 'nul' } }, 'ok', 1 ],
-			[ 'invalid UTF-8', { times => 1, answer => { content_kind => 'invalid_utf8' } }, 'ok', 2 ],
+			[ 'invalid UTF-8', { answer => { content_kind => 'invalid_utf8' } }, 'invalid', 1, '22021', qr{not valid UTF-8} ],
 			[ 'U+2028', { answer => { content_kind => 'u2028' } }, 'ok', 1 ],
 			[ 'parts', { answer => { content_kind => 'parts' } }, 'ok', 1 ],
 			[ '3,000 characters', { answer => { content => 'x' x 3000 } }, 'ok', 1 ]
@@ -115,7 +115,7 @@ foreach my $provider ('vertex', 'gemini')
 			[ 'thoughts before the answer', { row => { answer => { thoughts => 'I look at it.' } } }, 'ok', 1 ],
 			[ 'a lone surrogate', { row => { answer => { content_kind => 'lone_surrogate' } } }, 'ok', 1 ],
 			[ 'NUL', { row => { answer => { content_kind => 'nul' } } }, 'ok', 1 ],
-			[ 'invalid UTF-8', { times => 1, row => { answer => { content_kind => 'invalid_utf8' } } }, 'ok', 2 ],
+			[ 'invalid UTF-8', { row => { answer => { content_kind => 'invalid_utf8' } } }, 'invalid', 1, '22021', qr{not valid UTF-8} ],
 			[ 'U+2028', { row => { answer => { content_kind => 'u2028' } } }, 'ok', 1 ],
 			[ 'parts', { row => { answer => { content_kind => 'parts' } } }, 'ok', 1 ]
 		]);
