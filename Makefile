@@ -29,7 +29,7 @@ DATA = $(sort $(wildcard sql/dess_batch--*.sql))
 HEADERS = src/provider.h src/http.h
 
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
-SHLIB_LINK = -lcurl -lcrypto
+SHLIB_LINK = -lcurl -lcjson -lcrypto
 
 # "make installcheck" runs against a server that has the settings of test/regress.conf
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))

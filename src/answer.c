@@ -314,7 +314,7 @@ read_json(const AnswerRules *rules, Span text, Answer *answer)
 		answer->kind = ANSWER_MISSING;
 		return;
 	}
-	doc = json_parse(answer->text, strlen(answer->text), &why);
+	doc = json_parse_line(answer->text, strlen(answer->text), &why);
 	if (doc == NULL)
 	{
 		set_invalid(answer, "22032", psprintf("answer is not valid JSON: the text %s", why));

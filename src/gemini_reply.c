@@ -335,7 +335,7 @@ gemini_read_line(const char *line, size_t length, BatchReply *reply, const char 
 	memset(reply, 0, sizeof(BatchReply));
 	reply->error.retry_after_ms = -1;
 
-	doc = json_parse(line, length, why);
+	doc = json_parse_line(line, length, why);
 	if (doc == NULL)
 		return false;
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * json.h
- *		Strict JSON reading in one pass, and JSON writing into a StringInfo.
+ *		Strict JSON reading over cJSON, and JSON writing into a StringInfo.
  *
  * Remote text is never trusted: a document that is not UTF-8, that does not
  * end where its value ends, that nests deeper than JSON_MAX_DEPTH or holds more
@@ -20,14 +20,18 @@
 #define JSON_MAX_VALUES 1000000
 
 typedef struct JsonDoc JsonDoc;
-typedef const struct JsonNode JsonValue;
+typedef const struct cJSON JsonValue;
 
 /*
- * Reading.  A document keeps no pointer to the text.  It is freed by json_free or,
- * at the latest, with the memory context that was current when it was parsed.  When the text is refused NULL
- * is returned and *why, a constant, continues a sentence: "text does not end ...".
+ * Reading.  A document keeps no pointer to the text.  It is freed by json_free()
+ * or, at the latest, with the memory context that was current when it was parsed.
+ * When the text is refused NULL is returned and *why, a constant, continues a
+ * sentence: "text does not end ...".
  */
 extern JsonDoc *json_parse(const char *text, size_t len, const char **why);
+
+/* The same for what there are millions of, lines of results and answers: several times as fast. */
+extern JsonDoc *json_parse_line(const char *text, size_t len, const char **why);
 extern void json_free(JsonDoc *doc);
 extern JsonValue *json_root(const JsonDoc *doc);
 

@@ -4,7 +4,7 @@
  *		Is a text exactly one JSON value?  Checked, and read, in one pass.
  *
  * Follows RFC 8259 to the letter.  Does not recurse, so that the depth of
- * hostile text costs nothing.  Where values are wanted, strings are decoded in
+ * hostile text costs nothing.  Where the values of a line are wanted, strings are decoded in
  * place, which never makes them longer; the NUL that ends a number takes the
  * place of its last digit, after all of it has moved one byte to the front.
  *
@@ -23,6 +23,7 @@
 #include "json.h"
 #include "json_scan.h"
 
+#define CJSON_DIGITS		60	/* cJSON reads at most 63 characters of a number */
 #define FIRST_BLOCK_NODES	32
 #define LARGEST_BLOCK_NODES	16384
 
@@ -214,9 +215,9 @@ write_escape(char *out, const char *p, const char *end)
 	return write_utf8(out, unit == 0 || (unit >= 0xD800 && unit <= 0xDFFF) ? 0xFFFD : unit);
 }
 
-/* Where values are wanted, sets *content and *length to what the string means. */
+/* Where values are wanted, sets *content to what the string means. */
 static bool
-scan_string(JsonScan *scan, char **content, int *length)
+scan_string(JsonScan *scan, char **content)
 {
 	const char *start = scan->p + 1;
 	char	   *out = NULL;		/* where the next byte goes, since the first escape */
@@ -247,7 +248,6 @@ scan_string(JsonScan *scan, char **content, int *length)
 						out = unconstify(char *, from);
 					*out = '\0';
 					*content = unconstify(char *, start);
-					*length = out - start;
 				}
 				return true;
 			case '\\':
@@ -272,8 +272,33 @@ scan_digits(JsonScan *scan)
 	return scan->p > start || refuse(scan, "has a bad number");
 }
 
+/* Notes the number from start to scan->p. */
+static void
+note_number(JsonScan *scan, const char *start)
+{
+	size_t		length = scan->p - start;
+
+	if (scan->nnumbers == scan->most_numbers)
+	{
+		scan->most_numbers = Max(16, 2 * scan->most_numbers);
+		scan->numbers = scan->numbers == NULL ?
+			palloc(scan->most_numbers * sizeof(JsonNumber)) :
+			repalloc(scan->numbers, scan->most_numbers * sizeof(JsonNumber));
+	}
+	scan->numbers[scan->nnumbers].offset = start - scan->text;
+	scan->numbers[scan->nnumbers++].length = length;
+
+	if (length > CJSON_DIGITS)
+	{
+		char	   *copy = json_scan_copy_at(scan, start);
+
+		memset(copy, ' ', length);
+		copy[0] = '0';
+	}
+}
+
 static bool
-scan_number(JsonScan *scan, struct JsonNode *node)
+scan_number(JsonScan *scan, cJSON *node)
 {
 	const char *start = scan->p;
 	const char *digits;
@@ -302,16 +327,18 @@ scan_number(JsonScan *scan, struct JsonNode *node)
 
 	if (node != NULL)
 	{
-		node->kind = JSON_NUMBER;
-		node->text = unconstify(char *, start) - 1;
-		memmove(node->text, start, scan->p - start);
-		node->text[scan->p - start] = '\0';
+		node->type = cJSON_Number;
+		node->valuestring = unconstify(char *, start) - 1;
+		memmove(node->valuestring, start, scan->p - start);
+		node->valuestring[scan->p - start] = '\0';
 	}
+	if (scan->want_numbers)
+		note_number(scan, start);
 	return true;
 }
 
 static bool
-scan_word(JsonScan *scan, const char *word, JsonKind kind, struct JsonNode *node)
+scan_word(JsonScan *scan, const char *word, int type, cJSON *node)
 {
 	size_t		length = strlen(word);
 
@@ -319,36 +346,35 @@ scan_word(JsonScan *scan, const char *word, JsonKind kind, struct JsonNode *node
 		return refuse(scan, "has a word that is not a JSON value");
 	scan->p += length;
 	if (node != NULL)
-		node->kind = kind;
+		node->type = type;
 	return true;
 }
 
 /* node is NULL where values are not wanted. */
 static bool
-scan_scalar(JsonScan *scan, struct JsonNode *node)
+scan_scalar(JsonScan *scan, cJSON *node)
 {
 	char	   *content = NULL;
-	int			length;
 
 	switch (peek(scan))
 	{
 		case -1:
 			return refuse(scan, "ends too early");
 		case '"':
-			if (!scan_string(scan, &content, &length))
+			if (!scan_string(scan, &content))
 				return false;
 			if (node != NULL)
 			{
-				node->kind = JSON_STRING;
-				node->text = content;
+				node->type = cJSON_String;
+				node->valuestring = content;
 			}
 			return true;
 		case 't':
-			return scan_word(scan, "true", JSON_TRUE, node);
+			return scan_word(scan, "true", cJSON_True, node);
 		case 'f':
-			return scan_word(scan, "false", JSON_FALSE, node);
+			return scan_word(scan, "false", cJSON_False, node);
 		case 'n':
-			return scan_word(scan, "null", JSON_NULL, node);
+			return scan_word(scan, "null", cJSON_NULL, node);
 		case '-':
 		case '0':
 		case '1':
@@ -371,7 +397,7 @@ static bool
 scan_name(JsonScan *scan)
 {
 	skip_space(scan);
-	if (!scan_string(scan, &scan->name, &scan->name_length))
+	if (!scan_string(scan, &scan->name))
 		return false;
 	skip_space(scan);
 	if (peek(scan) != ':')
@@ -381,17 +407,17 @@ scan_name(JsonScan *scan)
 }
 
 /* A value that begins here, with the name that was read for it. */
-static struct JsonNode *
+static cJSON *
 new_node(JsonScan *scan)
 {
 	JsonBlock  *block = scan->blocks;
-	struct JsonNode *node;
+	cJSON *node;
 
 	if (block == NULL || block->used == block->size)
 	{
 		int			size = block == NULL ? FIRST_BLOCK_NODES : Min(4 * block->size, LARGEST_BLOCK_NODES);
 
-		block = palloc(offsetof(JsonBlock, nodes) + size * sizeof(struct JsonNode));
+		block = palloc(offsetof(JsonBlock, nodes) + size * sizeof(cJSON));
 		block->before = scan->blocks;
 		block->size = size;
 		block->used = 0;
@@ -399,8 +425,7 @@ new_node(JsonScan *scan)
 	}
 	node = &block->nodes[block->used++];
 	memset(node, 0, sizeof(*node));
-	node->name = scan->name;
-	node->name_length = scan->name_length;
+	node->string = scan->name;
 	scan->name = NULL;
 	return node;
 }
@@ -409,8 +434,8 @@ bool
 json_scan_document(JsonScan *scan)
 {
 	bool		in_object[JSON_MAX_DEPTH];
-	struct JsonNode **place[JSON_MAX_DEPTH + 1];	/* where the next value of each open container goes */
-	struct JsonNode *node = NULL;
+	cJSON **place[JSON_MAX_DEPTH + 1];	/* where the next value of each open container goes */
+	cJSON *node = NULL;
 	int			depth = 0;
 
 	if (scan->end - scan->text > MaxAllocSize / 2)
@@ -427,10 +452,10 @@ json_scan_document(JsonScan *scan)
 
 		/* a value is due */
 		skip_space(scan);
+		if ((scan->build || scan->want_numbers) && ++scan->values > JSON_MAX_VALUES)
+			return refuse(scan, "has too many values");
 		if (scan->build)
 		{
-			if (++scan->values > JSON_MAX_VALUES)
-				return refuse(scan, "has too many values");
 			node = new_node(scan);
 			*place[depth] = node;
 			place[depth] = &node->next;
@@ -443,7 +468,7 @@ json_scan_document(JsonScan *scan)
 			in_object[depth++] = (c == '{');
 			if (scan->build)
 			{
-				node->kind = c == '{' ? JSON_OBJECT : JSON_ARRAY;
+				node->type = c == '{' ? cJSON_Object : cJSON_Array;
 				place[depth] = &node->child;
 			}
 			scan->p++;

@@ -8,36 +8,23 @@
 #ifndef DESS_JSON_SCAN_H
 #define DESS_JSON_SCAN_H
 
-typedef enum JsonKind
-{
-	JSON_NULL,
-	JSON_FALSE,
-	JSON_TRUE,
-	JSON_NUMBER,
-	JSON_STRING,
-	JSON_ARRAY,
-	JSON_OBJECT
-} JsonKind;
+#include <cjson/cJSON.h>
 
-/* One value of a document.  Texts end with a NUL and point into the document's copy. */
-struct JsonNode
-{
-	JsonKind	kind;
-	int			name_length;
-	char	   *name;			/* of a member; NULL for elements and the root */
-	char	   *text;			/* a string's content, a number as it was written */
-	struct JsonNode *next;		/* behind it in its container */
-	struct JsonNode *child;		/* first one in this container */
-};
-
-/* Values are handed out of blocks, each larger than the one before it. */
+/* Values of a line are handed out of blocks, each larger than the one before it. */
 typedef struct JsonBlock
 {
 	struct JsonBlock *before;
 	int			size;
 	int			used;
-	struct JsonNode nodes[FLEXIBLE_ARRAY_MEMBER];
+	cJSON		nodes[FLEXIBLE_ARRAY_MEMBER];
 } JsonBlock;
+
+/* Where a number stands in the text. */
+typedef struct JsonNumber
+{
+	size_t		offset;
+	size_t		length;
+} JsonNumber;
 
 typedef struct JsonScan
 {
@@ -45,23 +32,29 @@ typedef struct JsonScan
 	const char *p;
 	const char *end;
 	const char *why;
+	int64		values;
 
-	/* json_clean() */
+	/* json_clean() and json_parse() */
 	bool		want_copy;		/* replace escapes that PostgreSQL's text cannot hold */
 	char	   *copy;			/* the text with replacements, made at the first one */
 
-	/* json_parse(): the text is a copy with one byte before it, and is changed */
+	/* json_parse(): numbers are noted, and those that cJSON cannot read are 0 in the copy */
+	bool		want_numbers;
+	JsonNumber *numbers;
+	int			nnumbers;
+	int			most_numbers;
+
+	/* json_parse_line(): the text is a copy with one byte before it, and is changed */
 	bool		build;
-	int64		values;
 	JsonBlock  *blocks;
-	struct JsonNode *root;
+	cJSON	   *root;
 	char	   *name;			/* of the member whose value is due */
-	int			name_length;
 } JsonScan;
 
 /*
  * Goes through a document whose text and end are set; false, with scan->why, if
- * it is not exactly one JSON value.  Allocates copy or blocks where needed.
+ * it is not exactly one JSON value.  Allocates copy, numbers and blocks where
+ * needed.
  */
 extern bool json_scan_document(JsonScan *scan);
 

@@ -23,7 +23,7 @@
 
 #include "http.h"
 
-struct JsonNode;
+struct cJSON;
 
 /* What a failure means for what comes next (providers' error tables). */
 typedef enum ErrorClass
@@ -374,7 +374,7 @@ extern PGDLLEXPORT void error_from_http(StepError *error, const HttpReply *reply
  * is known.
  */
 extern PGDLLEXPORT void error_from_body(StepError *error, int status, const char *body, size_t length);
-extern PGDLLEXPORT void error_from_value(StepError *error, int status, const struct JsonNode *value, ErrorClass otherwise);
+extern PGDLLEXPORT void error_from_value(StepError *error, int status, const struct cJSON *value, ErrorClass otherwise);
 extern PGDLLEXPORT void error_obey_should_retry(StepError *error, const char *value);	/* that header's value, or NULL */
 extern PGDLLEXPORT bool reply_ok(const HttpReply *reply);	/* a 2xx arrived */
 extern PGDLLEXPORT int64 reply_retry_after_ms(const HttpReply *reply);	/* -1: not said */

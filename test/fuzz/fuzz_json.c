@@ -1,8 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * fuzz_json.c
- *		What is accepted is printed, read again and printed the same; what is
- *		written as a string is read back.
+ *		Both readers accept the same and understand the same; what is accepted is
+ *		printed, read again and printed the same; what is written as a string is
+ *		read back.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,17 +16,25 @@ static char *
 print(const char *text, size_t length)
 {
 	const char *why = NULL;
+	const char *why_line = NULL;
 	JsonDoc    *doc = json_parse(text, length, &why);
+	JsonDoc    *line = json_parse_line(text, length, &why_line);
 	StringInfoData out;
+	StringInfoData out_line;
 
+	MUST((doc == NULL) == (line == NULL));
 	if (doc == NULL)
 	{
-		MUST(why != NULL);
+		MUST(why != NULL && strcmp(why, why_line) == 0);
 		return NULL;
 	}
 	initStringInfo(&out);
 	json_append_value(&out, json_root(doc));
 	json_free(doc);
+	initStringInfo(&out_line);
+	json_append_value(&out_line, json_root(line));
+	json_free(line);
+	MUST(strcmp(out.data, out_line.data) == 0);
 	return out.data;
 }
 
@@ -60,7 +69,7 @@ check_string(const char *text, size_t length)
 		return;
 	initStringInfo(&out);
 	json_append_string(&out, text, length);
-	doc = json_parse(out.data, out.len, &why);
+	doc = json_parse_line(out.data, out.len, &why);
 	MUST(doc != NULL);
 	MUST(strlen(json_string(json_root(doc))) == length);
 	MUST(memcmp(json_string(json_root(doc)), text, length) == 0);

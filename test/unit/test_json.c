@@ -10,11 +10,14 @@
 #include "json.h"
 #include "tap.h"
 
+/* json_parse() or json_parse_line(): they are to do the same. */
+static JsonDoc *(*parse) (const char *text, size_t len, const char **why);
+
 /* Parses and prints again; NULL, with why in *why, where the text is refused. */
 static char *
 round_trip(const char *text, size_t length, const char **why)
 {
-	JsonDoc    *doc = json_parse(text, length, why);
+	JsonDoc    *doc = parse(text, length, why);
 	StringInfoData out;
 
 	if (doc == NULL)
@@ -100,7 +103,7 @@ test_refused(void)
 		const char *why = NULL;
 		size_t		length = strlen(cases[i]);
 
-		ok(json_parse(cases[i], length, &why) == NULL && why != NULL, "refused: %s (%s)", cases[i], why ? why : "?");
+		ok(parse(cases[i], length, &why) == NULL && why != NULL, "refused: %s (%s)", cases[i], why ? why : "?");
 		ok(!json_is_valid(cases[i], length, &why), "invalid: %s", cases[i]);
 		ok(json_clean(cases[i], length, &why) == NULL, "not cleaned: %s", cases[i]);
 		arena_reset();
@@ -123,15 +126,15 @@ test_cut(void)
 
 		/* exactly so long, so that a sanitizer sees a read too far */
 		memcpy(copy, text, cut);
-		doc = json_parse(copy, cut, &why);
+		doc = parse(copy, cut, &why);
 		if (doc != NULL)
 			accepted++;
 		json_free(doc);
 		free(copy);
 	}
 	is_int(accepted, 1, "of all beginnings of a document only the whole one is accepted");
-	ok(json_parse("\"a\0b\"", 5, &why) == NULL, "a NUL byte in a string is refused");
-	ok(json_parse("1\0", 2, &why) == NULL, "a NUL byte behind the value is refused");
+	ok(parse("\"a\0b\"", 5, &why) == NULL, "a NUL byte in a string is refused");
+	ok(parse("1\0", 2, &why) == NULL, "a NUL byte behind the value is refused");
 	arena_reset();
 }
 
@@ -148,33 +151,33 @@ test_limits(void)
 	text = psprintf("%s1.5%s", repeat("{\"a\":[", JSON_MAX_DEPTH / 2), repeat("]}", JSON_MAX_DEPTH / 2));
 	is_text(round_trip(text, strlen(text), &why), text, "as deep as allowed, with a number to keep");
 	text = psprintf("%s%s", repeat("[", JSON_MAX_DEPTH + 1), repeat("]", JSON_MAX_DEPTH + 1));
-	ok(json_parse(text, strlen(text), &why) == NULL, "one level more is refused: %s", why);
+	ok(parse(text, strlen(text), &why) == NULL, "one level more is refused: %s", why);
 	text = psprintf("%s1%s", repeat("{\"a\":", 10000), repeat("}", 10000));
-	ok(json_parse(text, strlen(text), &why) == NULL, "10,000 levels are refused: %s", why);
+	ok(parse(text, strlen(text), &why) == NULL, "10,000 levels are refused: %s", why);
 	text = repeat("[", 10000000);
-	ok(json_parse(text, 10000000, &why) == NULL, "ten million levels are refused: %s", why);
+	ok(parse(text, 10000000, &why) == NULL, "ten million levels are refused: %s", why);
 	arena_reset();
 
 	text = psprintf("[%s1]", repeat("1,", JSON_MAX_VALUES - 2));
-	doc = json_parse(text, strlen(text), &why);
+	doc = parse(text, strlen(text), &why);
 	ok(doc != NULL, "as many values as allowed");
 	json_free(doc);
 	text = psprintf("[%s1]", repeat("1,", JSON_MAX_VALUES - 1));
-	ok(json_parse(text, strlen(text), &why) == NULL, "one more is refused: %s", why);
+	ok(parse(text, strlen(text), &why) == NULL, "one more is refused: %s", why);
 	ok(json_is_valid(text, strlen(text), &why), "though it is valid");
 	arena_reset();
 
 	start = cpu_ms();
 	text = psprintf("[%s1]", repeat("1.5,", 500000));
-	doc = json_parse(text, strlen(text), &why);
+	doc = parse(text, strlen(text), &why);
 	ok(doc != NULL, "half a million numbers to keep");
 	json_free(doc);
 	text = psprintf("\"%s\"", repeat("\\u0000\\ud800", 1000000));
-	doc = json_parse(text, strlen(text), &why);
+	doc = parse(text, strlen(text), &why);
 	ok(doc != NULL && strlen(json_string(json_root(doc))) == 6000000, "two million escapes to replace");
 	json_free(doc);
 	text = psprintf("\"%s\"", repeat("\\", 5000000));
-	doc = json_parse(text, strlen(text), &why);
+	doc = parse(text, strlen(text), &why);
 	ok(doc != NULL && strlen(json_string(json_root(doc))) == 2500000, "five million backslashes");
 	json_free(doc);
 	ok(cpu_ms() - start < 20000, "in linear time");
@@ -190,7 +193,7 @@ test_access(void)
 		"\"choices\":[{\"message\":{\"content\":\"c\"}},{\"message\":null},null,[[7]]],"
 		"\"t\":true,\"f\":false,\"size\":\"123\",\"dotted.name\":1,\"\":\"empty\"}";
 	const char *why;
-	JsonDoc    *doc = json_parse(text, strlen(text), &why);
+	JsonDoc    *doc = parse(text, strlen(text), &why);
 	JsonValue  *root = json_root(doc);
 	int			count = 0;
 
@@ -259,7 +262,7 @@ test_int64(void)
 	for (int i = 0; i < lengthof(cases); i++)
 	{
 		const char *why;
-		JsonDoc    *doc = json_parse(cases[i].text, strlen(cases[i].text), &why);
+		JsonDoc    *doc = parse(cases[i].text, strlen(cases[i].text), &why);
 		int64		value = 0;
 		bool		good = json_int64(json_root(doc), &value);
 
@@ -325,7 +328,7 @@ test_writing(void)
 			text[place] = c;
 			resetStringInfo(&out);
 			json_append_cstring(&out, text);
-			doc = json_parse(out.data, out.len, &why);
+			doc = parse(out.data, out.len, &why);
 			if (doc == NULL || strcmp(json_string(json_root(doc)), text) != 0)
 				wrong++;
 			json_free(doc);
@@ -433,8 +436,8 @@ test_excerpt(void)
 	arena_reset();
 }
 
-int
-main(void)
+static void
+test_all(void)
 {
 	test_accepted();
 	test_refused();
@@ -446,5 +449,14 @@ main(void)
 	test_writing();
 	test_utf8();
 	test_excerpt();
+}
+
+int
+main(void)
+{
+	parse = json_parse;
+	test_all();
+	parse = json_parse_line;
+	test_all();
 	return done_testing();
 }
