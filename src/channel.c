@@ -21,6 +21,8 @@
 
 /* An account is read again when it is older than this. */
 #define ACCOUNT_MAX_AGE_MS	1000
+/* one that cannot be read is tried again after this */
+#define REFUSED_MS			5000
 
 /* counts changes of servers and user mappings */
 static uint64 catalog_generation = 1;
@@ -170,5 +172,13 @@ channel_refresh(Channel *channel, SliceError *error)
 {
 	if (channel_is_fresh(channel))
 		return SLICE_DONE;
-	return slice_run("reading server options", refresh_slice, channel, error);
+	if (channel->refused == SLICE_DONE || channel->refused_generation != catalog_generation ||
+		channel->refused_until <= GetCurrentTimestamp())
+	{
+		channel->refused = slice_run("reading server options", refresh_slice, channel, &channel->why_refused);
+		channel->refused_generation = catalog_generation;
+		channel->refused_until = GetCurrentTimestamp() + REFUSED_MS * INT64CONST(1000);
+	}
+	*error = channel->why_refused;
+	return channel->refused;
 }

@@ -56,6 +56,12 @@ typedef struct Channel
 	TimestampTz loaded_at;
 	uint64		generation;		/* of servers and user mappings, as of then */
 
+	/* the last try to load it, while it holds */
+	SliceVerdict refused;		/* SLICE_DONE: it was loaded */
+	SliceError	why_refused;
+	TimestampTz refused_until;
+	uint64		refused_generation;
+
 	/* the access token, for providers that exchange the secret for one */
 	MemoryContext token_cxt;
 	char	   *token;			/* NULL: none */
@@ -87,7 +93,10 @@ extern Channel *channel_get(Oid server, const char *server_name, const char *pro
  */
 extern Account *channel_account(Channel *channel);
 
-/* Sees to the account in a transaction of its own, if it is not fresh. */
+/*
+ * Sees to the account in a transaction of its own, if it is not fresh.  What
+ * failed is not tried again for five seconds, however many batches ask.
+ */
 extern SliceVerdict channel_refresh(Channel *channel, SliceError *error);
 
 /* ---- channel_token.c ---- */
