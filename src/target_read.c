@@ -360,15 +360,12 @@ set_parameter(ParamListInfo params, int i, Oid type, Datum value)
 /*
  * Has pages read along the index of the key.  Without statistics the planner
  * thinks that few rows share the first columns of a composite key, and would
- * rather fetch and sort all of them, for every page.  A sort that cannot be
- * avoided looks so expensive then that it would be compiled.
+ * rather fetch and sort all of them, for every page.
  */
 static void
 read_in_order(void)
 {
 	(void) set_config_option("enable_sort", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 

@@ -552,11 +552,18 @@ target_walk(TargetTable *table)
 
 /* ---- around every use ---- */
 
+/*
+ * Nothing is compiled: a page or a group is over before a compiler has been
+ * loaded, which even the EXPLAIN that checks rights would do for a large table,
+ * and which takes 44 MB of a process that stays.
+ */
 int
 target_begin(TargetTable *table, LOCKMODE lockmode, bool impatient)
 {
 	int			nestlevel = target_limit_lock_wait(impatient);
 
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	LockRelationOid(table->relid, lockmode);
 	if (!target_is_current(table))
 		ereport(ERROR,

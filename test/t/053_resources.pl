@@ -225,6 +225,7 @@ foreach my $level ('nowhere', 'postgresql.conf', 'DATABASE postgres', 'ROLE post
 	$plain //= $hashes;
 	is($hashes, $plain, 'and the same requests');
 	$pid = query(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'dess_batch worker' AND datname = 'postgres'});
+	unlike(slurp_file("/proc/$pid/maps"), qr/llvmjit/, 'and no compiler, which stays in memory');
 	query("ALTER $level RESET ALL") if $level =~ /ROLE|DATABASE/;
 	if ($level eq 'postgresql.conf')
 	{
