@@ -434,6 +434,13 @@ FROM (
 				   coalesce(sum(x.ok + x.missing + x.empty), 0)::bigint AS done,
 				   coalesce(sum(x.failed), 0)::bigint AS failed,
 				   coalesce(sum(x.ok + x.missing + x.failed) FILTER (WHERE x.no > 0), 0)::bigint AS answered,
+				   -- answers that are merged, or that the provider says it has
+				   coalesce(sum(CASE WHEN x.state = 'retrieving' AND j.mode = 'batch' THEN x.items - x.again
+									 WHEN x.state = 'running' AND x.requests > 0 AND x.remote_finished > 0
+									 THEN x.items * least(x.remote_finished, x.requests) / x.requests
+									 ELSE x.ok + x.missing + x.failed END) FILTER (WHERE x.no > 0), 0)::bigint AS reached,
+				   coalesce(sum(x.requests) FILTER (WHERE x.state = 'running'), 0) AS running,
+				   coalesce(sum(least(coalesce(x.remote_finished, 0), x.requests)) FILTER (WHERE x.state = 'running'), 0) AS running_reached,
 				   coalesce(sum(x.input_tokens), 0)::bigint AS input_tokens,
 				   coalesce(sum(x.cached_tokens), 0)::bigint AS cached_tokens,
 				   coalesce(sum(x.output_tokens), 0)::bigint AS output_tokens,
@@ -497,9 +504,10 @@ SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, j.fin
 	   pg_catalog.rpad(pg_catalog.repeat('#', coalesce(pg_catalog.trunc(p.percent / 5), 0)::integer), 20, '.') AS bar,
 	   f.rows, f.rows_known, f.done, f.failed,
 	   pg_catalog.round((t.answered / nullif(t.seconds, 0))::numeric, 1) AS rows_per_second,
-	   CASE WHEN f.rows_known AND t.answered > 0
+	   -- at the pace so far; not before there is a pace, and not when only merging is left
+	   CASE WHEN f.rows_known AND t.reached > 0.02 * f.rows AND t.waits > 0
 				 AND f.state IN ('preparing', 'prepared', 'uploading', 'uploaded', 'creating', 'running', 'retrieving')
-			THEN pg_catalog.date_trunc('second', pg_catalog.make_interval(secs => t.seconds * (f.rows - f.done - f.failed) / t.answered)) END AS eta,
+			THEN pg_catalog.date_trunc('second', pg_catalog.make_interval(secs => t.seconds * t.waits / t.reached)) END AS eta,
 	   CASE
 		   WHEN f.state IN ('done', 'cancelled', 'failed') THEN NULL
 		   WHEN f.state = 'held' THEN 'dess_batch_adopt(' || j.id || ')'
@@ -513,6 +521,7 @@ SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, j.fin
 		   WHEN f.state = 'queued' THEN 'a worker'
 		   WHEN f.state = 'running' AND j.mode = 'online' THEN 'answers'
 		   WHEN f.state = 'running' THEN 'the provider' ||
+			   CASE WHEN f.running_reached > 0 THEN ' (' || pg_catalog.trunc(100 * f.running_reached / f.running) || ' % there)' ELSE '' END ||
 			   coalesce(', next look ' || pg_catalog.to_char(f.next_poll_at, 'HH24:MI:SS'), '')
 		   WHEN f.state = 'cancelling' THEN 'the provider'
 		   WHEN f.retry_at IS NOT NULL THEN 'the provider, again at ' || pg_catalog.to_char(f.retry_at, 'HH24:MI:SS')
@@ -526,7 +535,8 @@ FROM dess_batch.job j
 					ELSE pg_catalog.trunc(100.0 * (f.done + f.failed) / f.rows, 1) END AS percent
 	) p
 	CROSS JOIN LATERAL (
-		SELECT f.answered::double precision AS answered,
+		SELECT f.answered::double precision AS answered, f.reached::double precision AS reached,
+			   f.rows - f.done - f.failed - (f.reached - f.answered) AS waits,
 			   extract(epoch FROM coalesce(j.finished_at, pg_catalog.clock_timestamp()) - j.started_at)::double precision AS seconds
 	) t;
 

@@ -32,6 +32,7 @@
 #include "api_submit.h"
 #include "jobstore.h"
 #include "txn.h"
+#include "waits.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_wait);
 PG_FUNCTION_INFO_V1(dess_batch_run);
@@ -39,6 +40,7 @@ PG_FUNCTION_INFO_V1(dess_batch_run);
 #define FIRST_PAUSE_MS		20
 #define LAST_PAUSE_MS		500
 #define NOTICE_PAUSE_MS		1000	/* between two lines of progress */
+#define RATE_AFTER_MS		1000
 
 typedef struct Wait
 {
@@ -98,7 +100,7 @@ wait_pause(Wait *wait)
 	if (!wait->atomic)
 		txn_procedure_commit();
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Min(left, wait->pause_ms), PG_WAIT_EXTENSION);
+					 Min(left, wait->pause_ms), waits_event(WAITS_JOB));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	wait->pause_ms = Min(wait->pause_ms * 3 / 2, LAST_PAUSE_MS);
@@ -245,30 +247,16 @@ without_digits(const char *words)
 	return result;
 }
 
-/*
- * How fast answers have come so far, and when the last one will have at that
- * pace.  Rows that need no answer would promise too much.
- */
+/* The same figures as the view's, once there is a second to measure. */
 static void
-append_rate(StringInfo words, const Progress *progress, const Wait *wait, int64 left)
+append_rate(StringInfo words, const Progress *progress, double rate, const char *eta)
 {
-	double		seconds = (GetCurrentTimestamp() - progress->began_at) / (double) USECS_PER_SEC;
-	double		rate;
-	int64		answers;
-	int64		failed;
-
-	jobstore_count_answers(wait->job, &answers, &failed);
-	if (answers == 0 || seconds < 1)
+	if (!TimestampDifferenceExceeds(progress->began_at, GetCurrentTimestamp(), RATE_AFTER_MS))
 		return;
-	rate = answers / seconds;
-	appendStringInfo(words, ", %.1f rows/s", rate);
-	if (left > 0 && left / rate < SECS_PER_DAY)
-	{
-		int			eta = (int) (left / rate);
-
-		appendStringInfo(words, ", %02d:%02d:%02d left", eta / SECS_PER_HOUR,
-						 eta / SECS_PER_MINUTE % 60, eta % SECS_PER_MINUTE);
-	}
+	if (rate > 0)
+		appendStringInfo(words, ", %.1f rows/s", rate);
+	if (eta != NULL)
+		appendStringInfo(words, ", %s left", eta);
 }
 
 /* Prints how far the job is if that is news, and if there was no news a moment ago. */
@@ -299,7 +287,7 @@ progress_look(Progress *progress, Wait *wait)
 	initStringInfo(&news);
 	appendStringInfo(&news, "%s %s %s", line.data, state,
 					 waiting_for != NULL ? without_digits(waiting_for) : "");
-	append_rate(&line, progress, wait, rows_known ? rows - done - failed : 0);
+	append_rate(&line, progress, rate, eta);
 	if (waiting_for != NULL)
 		appendStringInfo(&line, "; %s, waiting for %s", state, waiting_for);
 

@@ -36,6 +36,13 @@
 #define compat_create_wait_event_set(size) CreateWaitEventSet(TopMemoryContext, size)
 #endif
 
+/* Wait events of extensions have names of their own since PostgreSQL 17. */
+#if PG_VERSION_NUM >= 170000
+#define compat_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define compat_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
+#endif
+
 /* Stands at the front of a declaration in every version. */
 #if PG_VERSION_NUM >= 180000
 #define compat_noreturn pg_noreturn

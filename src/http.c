@@ -27,7 +27,8 @@
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
-#include "utils/wait_event.h"
+
+#include "waits.h"
 
 #define DEFAULT_IDLE_TIMEOUT 120	/* seconds */
 /* a request may last so many idle timeouts, and longer only while bytes move at a decent rate */
@@ -681,7 +682,7 @@ http_perform(const HttpRequest *request)
 
 	while (transfer->state != TRANSFER_FINISHED)
 	{
-		http_wait(-1, PG_WAIT_EXTENSION);
+		http_wait(-1, waits_event(WAITS_REPLY));
 		CHECK_FOR_INTERRUPTS();
 	}
 	leave_state(transfer);

@@ -40,6 +40,7 @@
 #include "sched.h"
 #include "shmem.h"
 #include "spool.h"
+#include "waits.h"
 #include "wake.h"
 #include "worker.h"
 
@@ -89,7 +90,7 @@ static void
 launcher_sleep(long ms)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | (ms >= 0 ? WL_TIMEOUT : 0) | WL_EXIT_ON_PM_DEATH,
-					 ms, PG_WAIT_EXTENSION);
+					 ms, waits_event(WAITS_LAUNCHER));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)

@@ -309,18 +309,20 @@ SliceVerdict
 pace_run(JobTask *task, Pace *pace, const char *activity,
 		 void (*fn) (void *arg), void *arg, SliceError *error)
 {
+	char		what[64];
 	SliceVerdict verdict;
 	int64		ms;
 
+	snprintf(what, sizeof(what), "%s of job " INT64_FORMAT, activity, task->job->id);
 	if (pace == NULL)
 	{
-		verdict = slice_run(activity, fn, arg, error);
+		verdict = slice_run(what, fn, arg, error);
 		ms = slice_ms;
 	}
 	else
 	{
 		pace->used = pace->rows;
-		verdict = slice_run_limited(activity, fn, arg, pace_limit(pace, task), error);
+		verdict = slice_run_limited(what, fn, arg, pace_limit(pace, task), error);
 		ms = slice_ms;
 		if (verdict == SLICE_DONE)
 		{

@@ -127,6 +127,7 @@ extern void pipeline_suspend(void);	/* drop what is under way, but for online re
 extern void pipeline_finished_transfers(void);
 extern bool pipeline_work(void);	/* one slice for whoever is due; false: nothing was due */
 extern long pipeline_timeout_ms(void);	/* until something is due; -1: nothing ever */
+extern int	pipeline_open_jobs(void);
 extern bool pipeline_is_idle(void); /* nothing left to do or to wait for */
 extern TimestampTz pipeline_job_due(const JobTask *task, TimestampTz now);	/* when the job is due after now */
 

@@ -198,6 +198,20 @@ pipeline_timeout_ms(void)
 	return Max(first - now, 0) / 1000 + 1;
 }
 
+int
+pipeline_open_jobs(void)
+{
+	dlist_iter	iter;
+	int			n = 0;
+
+	dlist_foreach(iter, &pipeline_jobs)
+	{
+		if (dlist_container(JobTask, node, iter.cur)->job->state <= JOB_ACTIVE)
+			n++;
+	}
+	return n;
+}
+
 bool
 pipeline_is_idle(void)
 {

@@ -20,6 +20,7 @@
 #include "storage/spin.h"
 
 #include "shmem.h"
+#include "waits.h"
 
 #define MAX_FLAGGED		32
 #define MAX_WORKERS		256
@@ -248,7 +249,7 @@ shmem_stop_worker(Oid database)
 		if (shmem_mark_workers(database) == 0)
 			return true;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10,
-						 PG_WAIT_EXTENSION);
+						 waits_event(WAITS_WORKER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -31,6 +31,7 @@
 #include "guc.h"
 #include "pipeline.h"
 #include "shmem.h"
+#include "waits.h"
 #include "wake.h"
 #include "worker.h"
 
@@ -120,7 +121,7 @@ worker_hurry_holder(void)
 		if (hurry.over)
 			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, HURRY_LOOK_MS,
-						 PG_WAIT_EXTENSION);
+						 waits_event(WAITS_WORKER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -342,6 +343,34 @@ worker_follow_enabled(void)
 		pipeline_suspend();
 }
 
+/*
+ * Says in pg_stat_activity what is waited for, for timeout ms (-1: any time);
+ * returns the wait event.
+ */
+static uint32
+worker_say_wait(long timeout)
+{
+	int			jobs = pipeline_open_jobs();
+	int			requests = http_in_flight();
+	StringInfoData words;
+
+	initStringInfo(&words);
+	if (!dess_enabled)
+		appendStringInfoString(&words, "waiting: dess_batch.enabled is off");
+	else if (jobs == 0)
+		appendStringInfoString(&words, "waiting for work");
+	else
+		appendStringInfo(&words, "waiting for %s: %d job%s",
+						 requests > 0 ? "replies" : "the next look", jobs, jobs == 1 ? "" : "s");
+	if (requests > 0)
+		appendStringInfo(&words, ", %d request%s under way", requests, requests == 1 ? "" : "s");
+	else if (dess_enabled && jobs > 0 && timeout >= 1000)
+		appendStringInfo(&words, ", in %ld s", timeout / 1000);
+	pgstat_report_activity(STATE_IDLE, words.data);
+	pfree(words.data);
+	return waits_event(requests > 0 ? WAITS_REPLY : jobs > 0 ? WAITS_TIME : WAITS_IDLE);
+}
+
 /* Nobody's query is to be cancelled between two slices; the process may be told to end. */
 static void
 worker_check_interrupts(void)
@@ -362,6 +391,7 @@ worker_loop(void)
 	{
 		bool		busy = false;
 		bool		woken;
+		long		timeout;
 
 		worker_check_interrupts();
 		if (ConfigReloadPending)
@@ -388,7 +418,8 @@ worker_loop(void)
 		if (dess_enabled && !busy)
 			busy = worker_look_again();
 
-		woken = http_wait(busy || ConfigReloadPending ? 0 : worker_timeout(idle_since), PG_WAIT_EXTENSION);
+		timeout = busy || ConfigReloadPending ? 0 : worker_timeout(idle_since);
+		woken = http_wait(timeout, timeout == 0 ? waits_event(WAITS_TIME) : worker_say_wait(timeout));
 		if (woken)
 		{
 			worker_check_interrupts();

@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * waits.c
+ *		Names of wait events.
+ *
+ * A name is taken when it is first needed: that may be in a process that has
+ * loaded the module late, without preload.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "pgstat.h"
+
+#include "compat.h"
+#include "waits.h"
+
+static const char *const names[] = {
+	"DessBatchLauncher", "DessBatchIdle", "DessBatchTime", "DessBatchReply", "DessBatchJob", "DessBatchWorker"
+};
+
+uint32
+waits_event(WaitKind kind)
+{
+	static uint32 events[lengthof(names)];
+
+	if (events[kind] == 0)
+		events[kind] = compat_wait_event(names[kind]);
+	return events[kind];
+}
