@@ -26,7 +26,7 @@ PGFILEDESC = "dess_batch - batch inference with language models"
 
 OBJS = $(sort $(patsubst %.c,%.o,$(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/dess_batch--*.sql))
-HEADERS = src/provider.h src/http.h
+HEADERS = src/provider.h src/http.h src/json.h
 
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 SHLIB_LINK = -lcurl -lcjson -lcrypto

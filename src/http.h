@@ -102,7 +102,7 @@ extern int	http_in_flight(void);
 extern bool http_wait(long timeout_ms, uint32 wait_event_info);
 
 /* Value of a reply's header (name in lower case), or NULL. */
-extern const char *http_header(const HttpReply *reply, const char *name);
+extern PGDLLEXPORT const char *http_header(const HttpReply *reply, const char *name);
 
 /* NULL if url may be called, else why not, palloc'd: scheme, user info, literal address, dess_batch.allowed_hosts. */
 extern char *http_check_url(const char *url, bool trusted);

@@ -28,12 +28,12 @@ typedef const struct cJSON JsonValue;
  * When the text is refused NULL is returned and *why, a constant, continues a
  * sentence: "text does not end ...".
  */
-extern JsonDoc *json_parse(const char *text, size_t len, const char **why);
+extern PGDLLEXPORT JsonDoc *json_parse(const char *text, size_t len, const char **why);
 
 /* The same for what there are millions of, lines of results and answers: several times as fast. */
-extern JsonDoc *json_parse_line(const char *text, size_t len, const char **why);
-extern void json_free(JsonDoc *doc);
-extern JsonValue *json_root(const JsonDoc *doc);
+extern PGDLLEXPORT JsonDoc *json_parse_line(const char *text, size_t len, const char **why);
+extern PGDLLEXPORT void json_free(JsonDoc *doc);
+extern PGDLLEXPORT JsonValue *json_root(const JsonDoc *doc);
 
 /* The same strictness without building anything; any number of values, but no byte order mark in front. */
 extern bool json_is_valid(const char *text, size_t len, const char **why);
@@ -42,31 +42,31 @@ extern bool json_is_valid(const char *text, size_t len, const char **why);
 extern char *json_clean(const char *text, size_t len, const char **why);
 
 /* Members are found case-sensitively, the last of equal names; a JSON null counts as absent. */
-extern JsonValue *json_member(JsonValue *object, const char *name);
-extern JsonValue *json_path(JsonValue *value, const char *path);	/* "response.body.error", "choices[0].message" */
-extern JsonValue *json_first(JsonValue *container);	/* first element or member, or NULL */
-extern JsonValue *json_next(JsonValue *value);
-extern const char *json_name(JsonValue *value);	/* member's name */
-extern bool json_is_object(JsonValue *value);
-extern bool json_is_array(JsonValue *value);
-extern bool json_is_string(JsonValue *value);
-extern bool json_is_null(JsonValue *value);	/* also true for NULL */
-extern const char *json_string(JsonValue *value);	/* NULL unless a string */
-extern const char *json_member_string(JsonValue *object, const char *name);
-extern bool json_int64(JsonValue *value, int64 *result);	/* a number, or a string of digits */
-extern int64 json_member_int64(JsonValue *object, const char *name, int64 otherwise);
-extern bool json_bool(JsonValue *value, bool otherwise);
+extern PGDLLEXPORT JsonValue *json_member(JsonValue *object, const char *name);
+extern PGDLLEXPORT JsonValue *json_path(JsonValue *value, const char *path);	/* "response.body.error", "choices[0].message" */
+extern PGDLLEXPORT JsonValue *json_first(JsonValue *container);	/* first element or member, or NULL */
+extern PGDLLEXPORT JsonValue *json_next(JsonValue *value);
+extern PGDLLEXPORT const char *json_name(JsonValue *value);	/* member's name */
+extern PGDLLEXPORT bool json_is_object(JsonValue *value);
+extern PGDLLEXPORT bool json_is_array(JsonValue *value);
+extern PGDLLEXPORT bool json_is_string(JsonValue *value);
+extern PGDLLEXPORT bool json_is_null(JsonValue *value);	/* also true for NULL */
+extern PGDLLEXPORT const char *json_string(JsonValue *value);	/* NULL unless a string */
+extern PGDLLEXPORT const char *json_member_string(JsonValue *object, const char *name);
+extern PGDLLEXPORT bool json_int64(JsonValue *value, int64 *result);	/* a number, or a string of digits */
+extern PGDLLEXPORT int64 json_member_int64(JsonValue *object, const char *name, int64 otherwise);
+extern PGDLLEXPORT bool json_bool(JsonValue *value, bool otherwise);
 
 /* A scalar as text (number as it was written, true, string's content), an object or array as JSON text; palloc'd. */
-extern char *json_to_text(JsonValue *value);
+extern PGDLLEXPORT char *json_to_text(JsonValue *value);
 
 /* Writing */
-extern void json_append_string(StringInfo out, const char *text, size_t len);	/* with its quotes */
-extern void json_append_cstring(StringInfo out, const char *text);
-extern void json_append_value(StringInfo out, JsonValue *value);	/* without white space; NULL as null */
+extern PGDLLEXPORT void json_append_string(StringInfo out, const char *text, size_t len);	/* with its quotes */
+extern PGDLLEXPORT void json_append_cstring(StringInfo out, const char *text);
+extern PGDLLEXPORT void json_append_value(StringInfo out, JsonValue *value);	/* without white space; NULL as null */
 
 /* true if the bytes are valid UTF-8 without NUL */
-extern bool json_is_utf8(const char *text, size_t len);
+extern PGDLLEXPORT bool json_is_utf8(const char *text, size_t len);
 
 /* Puts a question mark for every byte that is no UTF-8. */
 extern void json_replace_invalid(char *text, size_t len);
@@ -75,6 +75,6 @@ extern void json_replace_invalid(char *text, size_t len);
  * Copy of text cut to at most limit bytes on a UTF-8 character boundary,
  * control characters as spaces, bytes that are no UTF-8 as question marks.
  */
-extern char *json_excerpt(const char *text, size_t limit);
+extern PGDLLEXPORT char *json_excerpt(const char *text, size_t limit);
 
 #endif							/* DESS_JSON_H */

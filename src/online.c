@@ -383,6 +383,11 @@ online_send(BatchTask *batch)
 		state->send_due = batch->job->due;
 		return false;
 	}
+	if (channel->account->provider->infer == NULL)
+	{
+		jobtask_fail(batch->job, "0A000", "the server's provider has no mode \"online\"");
+		return false;
+	}
 	if (channel->account->secret == NULL)
 	{
 		jobtask_wait_for_secret(batch->job);

@@ -23,20 +23,80 @@
 static void provider_register(const BatchProvider *provider);
 
 static ProviderRegistry registry = {DESS_BATCH_PROVIDER_API, provider_register};
-static const BatchProvider *providers[MAX_PROVIDERS];
+static BatchProvider providers[MAX_PROVIDERS];
 static int	nproviders = 0;
+
+/* ---- what a provider need not have ---- */
+
+static const ProviderOption no_options[] = {{NULL, false, false, NULL}};
+
+static char *
+check_nothing(const BatchOptions *options)
+{
+	return NULL;
+}
+
+static void
+step_no_batches(BatchStage *stage, const HttpReply *reply, StepResult *result)
+{
+	step_fail(result, ERROR_NO_SERVICE, "no_batches", "this provider has no batch service");
+}
+
+static void
+step_nothing(BatchStage *stage, const HttpReply *reply, StepResult *result)
+{
+	step_done(result);
+}
+
+static void
+fill_in(BatchProvider *provider)
+{
+	if (provider->options == NULL)
+		provider->options = no_options;
+	if (provider->check_options == NULL)
+		provider->check_options = check_nothing;
+	if (provider->upload_batch_file == NULL)
+	{
+		provider->upload_batch_file = step_no_batches;
+		provider->create_batch_job = step_no_batches;
+		provider->get_batch_status = step_no_batches;
+		provider->download_results = step_no_batches;
+		provider->find_batch_job = step_no_batches;
+	}
+	if (provider->cancel_batch_job == NULL)
+		provider->cancel_batch_job = step_nothing;
+	if (provider->remove_remote == NULL)
+		provider->remove_remote = step_nothing;
+}
+
+bool
+provider_has_batches(const BatchProvider *provider)
+{
+	return provider->upload_batch_file != step_no_batches;
+}
+
+/* The steps of a batch, and the two callbacks of mode online, come together or not at all. */
+static bool
+is_complete(const BatchProvider *provider)
+{
+	int			steps = (provider->upload_batch_file != NULL) + (provider->create_batch_job != NULL) +
+		(provider->get_batch_status != NULL) + (provider->download_results != NULL) +
+		(provider->find_batch_job != NULL);
+	int			calls = (provider->infer != NULL) + (provider->infer_result != NULL);
+
+	return provider->name != NULL && provider->usual_models != NULL &&
+		provider->prepare_batch_file != NULL && provider->retrieve_and_merge_results != NULL &&
+		provider->check_account != NULL &&
+		(steps == 0 || steps == 5) && (calls == 0 || calls == 2) && steps + calls > 0;
+}
+
+/* ---- the registry ---- */
 
 /* Raises if the provider is not complete or its name is taken. */
 static void
 provider_register(const BatchProvider *provider)
 {
-	if (provider->name == NULL || provider->usual_models == NULL || provider->options == NULL ||
-		provider->check_options == NULL || provider->prepare_batch_file == NULL ||
-		provider->upload_batch_file == NULL || provider->create_batch_job == NULL ||
-		provider->get_batch_status == NULL || provider->retrieve_and_merge_results == NULL ||
-		provider->download_results == NULL || provider->find_batch_job == NULL ||
-		provider->cancel_batch_job == NULL || provider->remove_remote == NULL ||
-		provider->infer == NULL || provider->infer_result == NULL || provider->check_account == NULL)
+	if (!is_complete(provider))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("provider \"%s\" is not complete", provider->name ? provider->name : "")));
@@ -48,7 +108,8 @@ provider_register(const BatchProvider *provider)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("no more than %d providers can be registered", MAX_PROVIDERS)));
-	providers[nproviders++] = provider;
+	providers[nproviders] = *provider;
+	fill_in(&providers[nproviders++]);
 }
 
 /* Called when the library is loaded; registers the built-in providers. */
@@ -70,8 +131,8 @@ provider_find(const char *name)
 {
 	for (int i = 0; i < nproviders; i++)
 	{
-		if (strcmp(providers[i]->name, name) == 0)
-			return providers[i];
+		if (strcmp(providers[i].name, name) == 0)
+			return &providers[i];
 	}
 	return NULL;
 }
@@ -83,7 +144,7 @@ provider_list(void)
 	List	   *result = NIL;
 
 	for (int i = 0; i < nproviders; i++)
-		result = lappend(result, unconstify(BatchProvider *, providers[i]));
+		result = lappend(result, &providers[i]);
 	return result;
 }
 
@@ -236,6 +297,15 @@ step_done(StepResult *result)
 {
 	memset(result, 0, sizeof(StepResult));
 	result->kind = STEP_DONE;
+}
+
+void
+step_done_if_ok(StepResult *result, const HttpReply *reply)
+{
+	if (reply_ok(reply))
+		step_done(result);
+	else
+		step_fail_http(result, reply);
 }
 
 void

@@ -22,8 +22,7 @@
 #include "nodes/pg_list.h"
 
 #include "http.h"
-
-struct cJSON;
+#include "json.h"
 
 /* What a failure means for what comes next (providers' error tables). */
 typedef enum ErrorClass
@@ -273,9 +272,12 @@ typedef struct BatchProvider
 	const char *mapping_option; /* user mapping option that holds the secret */
 	bool		built_in;		/* a server without CREATE SERVER exists for superusers */
 	BatchLimits limits;
-	const ProviderOption *options;	/* ends with a NULL name */
+	const ProviderOption *options;	/* ends with a NULL name; NULL: none */
 
-	/* NULL if this provider can send what is asked, else why not (schema, parameters), palloc'd */
+	/*
+	 * Optional.  NULL if this provider can send what is asked, else why not
+	 * (schema, parameters), palloc'd.
+	 */
 	char	   *(*check_options) (const BatchOptions *options);
 
 	/*
@@ -293,7 +295,10 @@ typedef struct BatchProvider
 	 */
 	StageStep	authorize;
 
-	/* the five stages */
+	/*
+	 * The five stages.  A provider without a batch service, for mode online
+	 * alone, has the first and the reader of lines.
+	 */
 	void		(*prepare_batch_file) (StringInfo line, const BatchItem *item, const BatchOptions *options);
 	StageStep	upload_batch_file;
 	StageStep	create_batch_job;
@@ -302,12 +307,13 @@ typedef struct BatchProvider
 	StageStep	download_results;	/* of stage->uri into stage->sink_file */
 
 	StageStep	find_batch_job; /* after a crash: sets remote_id if the batch with this token exists; DONE without it: provably absent */
-	StageStep	cancel_batch_job;
-	StageStep	remove_remote;	/* files and job of a batch that is merged; gone already is good */
+	StageStep	cancel_batch_job;	/* optional: without it a batch goes on to its end */
+	StageStep	remove_remote;	/* optional: files and job of a batch that is merged; gone already is good */
 
 	/*
 	 * Online mode: the request for one prepared line (its body lies in that
-	 * line), and the result line for its reply, whatever that is.
+	 * line), and the result line for its reply, whatever that is.  A provider
+	 * for mode batch alone has neither.
 	 */
 	void		(*infer) (const Account *account, const char *model, const char *line, size_t length, HttpRequest *request);
 	void		(*infer_result) (StringInfo line, const char *custom_id, const HttpReply *reply);
@@ -318,8 +324,8 @@ typedef struct BatchProvider
 
 /*
  * The registry (the factory).  A third module finds register_provider through
- * the rendezvous variable, once dess_batch is loaded; what it registers must
- * stay where it is until the process ends.
+ * the rendezvous variable, once dess_batch is loaded.  The struct is copied;
+ * what it points to must stay where it is until the process ends.
  */
 #define DESS_BATCH_PROVIDERS	"dess_batch_providers"
 #define DESS_BATCH_PROVIDER_API 1
@@ -334,6 +340,7 @@ typedef struct ProviderRegistry
 extern void provider_init(void);
 extern PGDLLEXPORT const BatchProvider *provider_find(const char *name);	/* NULL if none */
 extern List *provider_list(void);	/* of const BatchProvider * */
+extern bool provider_has_batches(const BatchProvider *provider);
 extern PGDLLEXPORT bool provider_glob_match(const char *globs, const char *model);	/* comma-separated, * and ? */
 
 /*
@@ -353,6 +360,7 @@ extern PGDLLEXPORT void step_request(StepResult *result, const char *method, con
 extern PGDLLEXPORT void step_header(StepResult *result, const char *name, const char *value);
 extern PGDLLEXPORT void step_json_body(StepResult *result, const char *body);	/* with its Content-Type */
 extern PGDLLEXPORT void step_done(StepResult *result);
+extern PGDLLEXPORT void step_done_if_ok(StepResult *result, const HttpReply *reply);	/* or as step_fail_http */
 extern PGDLLEXPORT void step_authorize(StepResult *result);
 extern PGDLLEXPORT void step_checksum(StepResult *result, const char *file, int64 length);
 extern PGDLLEXPORT void step_wait(StepResult *result, int64 ms);
@@ -374,7 +382,7 @@ extern PGDLLEXPORT void error_from_http(StepError *error, const HttpReply *reply
  * is known.
  */
 extern PGDLLEXPORT void error_from_body(StepError *error, int status, const char *body, size_t length);
-extern PGDLLEXPORT void error_from_value(StepError *error, int status, const struct cJSON *value, ErrorClass otherwise);
+extern PGDLLEXPORT void error_from_value(StepError *error, int status, JsonValue *value, ErrorClass otherwise);
 extern PGDLLEXPORT void error_obey_should_retry(StepError *error, const char *value);	/* that header's value, or NULL */
 extern PGDLLEXPORT bool reply_ok(const HttpReply *reply);	/* a 2xx arrived */
 extern PGDLLEXPORT int64 reply_retry_after_ms(const HttpReply *reply);	/* -1: not said */

@@ -165,6 +165,18 @@ resolve_mode(Job *job, const char *mode)
 	job->online = strcmp(mode, "online") == 0;
 }
 
+/* Some providers have but one mode; of a server nobody knows before it is asked. */
+static void
+check_mode(const Job *job, const BatchProvider *provider)
+{
+	if (job->online ? provider->infer == NULL : !provider_has_batches(provider))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("provider \"%s\" of server \"%s\" has no mode \"%s\"",
+						provider->name, job->server_name, job->online ? "online" : "batch"),
+				 errhint("Use mode => '%s'.", job->online ? "batch" : "online")));
+}
+
 static void
 resolve_keep(Job *job, const char *keep)
 {
@@ -380,6 +392,7 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 	job->server = account->server_oid;
 	job->server_name = account->server;
 	job->provider = pstrdup(account->provider->name);
+	check_mode(job, account->provider);
 
 	resolve_numbers(fcinfo, job);
 	resolve_only(job);
