@@ -24,6 +24,7 @@
 #include "credential.h"
 #include "encoding.h"
 #include "channel.h"
+#include "waits.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_check);
 
@@ -90,6 +91,24 @@ check_server(Check *check, const char *server)
 	return account;
 }
 
+/* How the server gets a secret, or another one than it has; "" where that is no SQL. */
+static const char *
+mapping_hint(const Account *account)
+{
+	const char *user = "user mapping of ";
+	const char *option = account->provider->mapping_option;
+
+	if (!OidIsValid(account->server_oid) || option == NULL)
+		return "";
+	if (account->secret == NULL)
+		return psprintf("; CREATE USER MAPPING FOR PUBLIC SERVER %s OPTIONS (%s '...') gives it one to all who may use it",
+						quote_identifier(account->server), option);
+	if (account->secret_source == NULL || strncmp(account->secret_source, user, strlen(user)) != 0)
+		return "";
+	return psprintf("; ALTER USER MAPPING FOR %s SERVER %s OPTIONS (SET %s '...') changes the secret",
+					account->secret_source + strlen(user), quote_identifier(account->server), option);
+}
+
 static bool
 check_secret(Check *check, const Account *account)
 {
@@ -101,7 +120,7 @@ check_secret(Check *check, const Account *account)
 	{
 		check_report(check, "secret", false,
 					 account->secret_searched[0] != '\0' ?
-					 psprintf("not found; looked at: %s", account->secret_searched) : "not found");
+					 psprintf("not found; looked at: %s%s", account->secret_searched, mapping_hint(account)) : "not found");
 		return false;
 	}
 	return true;
@@ -127,7 +146,7 @@ static void
 check_pause(int64 ms)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Min(ms, MAX_PAUSE_MS), PG_WAIT_EXTENSION);
+					 Min(ms, MAX_PAUSE_MS), waits_event(WAITS_TIME));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }
@@ -211,13 +230,14 @@ error_in_words(const StepError *error)
 
 /* Reports a failure of what was tried as step, or that nobody could be reached. */
 static void
-check_report_failure(Check *check, const char *step, const StepError *error)
+check_report_failure(Check *check, const Account *account, const char *step, const StepError *error)
 {
 	check_report(check, "connection", check->reached,
 				 check->reached ? "the provider answers" : error_in_words(error));
 	if (check->reached)
 		check_report(check, error->class == ERROR_AUTH ? "credentials" : step, false,
-					 error_in_words(error));
+					 error->class == ERROR_AUTH ?
+					 psprintf("%s%s", error_in_words(error), mapping_hint(account)) : error_in_words(error));
 }
 
 static void
@@ -231,13 +251,13 @@ check_network(Check *check, Account *account)
 	http_init();
 	if (account->provider->authorize != NULL && !check_authorize(check, account, &result))
 	{
-		check_report_failure(check, "token", &result.error);
+		check_report_failure(check, account, "token", &result.error);
 		return;
 	}
 	check_stage_init(&stage, &remote);
 	if (!check_step(check, account, account->provider->check_account, &stage, &result))
 	{
-		check_report_failure(check, "model list", &result.error);
+		check_report_failure(check, account, "model list", &result.error);
 		return;
 	}
 	check_report(check, "connection", true, "the provider answers");

@@ -87,6 +87,33 @@ error_in_words(const char *code, const char *error)
 
 /* ---- where the job stands ---- */
 
+/* Is it an SQLSTATE?  Then the trouble was on this side. */
+static bool
+is_sqlstate(const char *code)
+{
+	return strlen(code) == 5 && strspn(code, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 &&
+		strcspn(code, "0123456789") < 5;
+}
+
+/* What can be done about a job that has failed. */
+static void
+explain_failure(const Explain *explain)
+{
+	const Job  *job = explain->job;
+	const char *code = explain->facts->error_code != NULL ? explain->facts->error_code : "";
+
+	if (strcmp(code, "42P01") == 0)
+		explain_say(explain, "A table that was dropped is gone for good: submit anew for another one.");
+	else if (strcmp(code, "model_not_found") == 0)
+		explain_say(explain, "SELECT * FROM dess_batch_check(%s) tries the account. The model of a job cannot be changed: submit anew with one that the provider knows.",
+					quote_literal_cstr(job->server_name));
+	else if (is_sqlstate(code) || code[0] == '\0')
+		explain_say(explain, "When the cause is gone, SELECT dess_batch_retry(" INT64_FORMAT ") lets it go on.", job->id);
+	else
+		explain_say(explain, "SELECT * FROM dess_batch_check(%s) tries the account; when the cause is gone, SELECT dess_batch_retry(" INT64_FORMAT ") lets the job go on.",
+					quote_literal_cstr(job->server_name), job->id);
+}
+
 static void
 explain_end(const Explain *explain)
 {
@@ -104,7 +131,7 @@ explain_end(const Explain *explain)
 		appendStringInfo(&line, ", because of %s", error_in_words(facts->error_code, facts->error));
 	explain_say(explain, "%s.", line.data);
 	if (job->state == JOB_FAILED)
-		explain_say(explain, "When the cause is gone, SELECT dess_batch_retry(" INT64_FORMAT ") lets it go on.", job->id);
+		explain_failure(explain);
 	else if (facts->failed > 0)
 		explain_say(explain, "SELECT * FROM dess_batch_errors WHERE job_id = " INT64_FORMAT " says why, SELECT dess_batch_retry(" INT64_FORMAT ") sends again what is neither gone nor refused.",
 					job->id, job->id);
@@ -331,6 +358,30 @@ group_trouble(const BatchGroup *group)
 	return psprintf("; the last trouble was %s, it is tried again by itself", why);
 }
 
+/* What the user can do about that. */
+static void
+explain_trouble(const Explain *explain, const BatchGroup *group)
+{
+	const char *code = group->error_code;
+
+	if (code == NULL)
+		return;
+	if (strcmp(code, CODE_NOT_SENT) == 0 || strcmp(code, CODE_ADDRESS_REFUSED) == 0)
+		explain_say(explain, "SELECT * FROM dess_batch_check(%s) tries the server's address; SELECT dess_batch_status(" INT64_FORMAT ") has the job look again at once.",
+					quote_literal_cstr(explain->job->server_name), explain->job->id);
+	else if (group->state == BATCH_UPLOADED)
+		explain_say(explain, "When the provider's queue is full nothing need be done; smaller batches (option max_batch_requests of server \"%s\") fit sooner.",
+					explain->job->server_name);
+}
+
+/* The SQL that changes an option of the account's server. */
+static char *
+option_statement(const Account *account, const char *option)
+{
+	return psprintf("ALTER SERVER %s OPTIONS (%s %s '...')", quote_identifier(account->server),
+					account_option(account, option) != NULL ? "SET" : "ADD", option);
+}
+
 static void
 explain_prepared(const Explain *explain, const BatchGroup *group)
 {
@@ -339,12 +390,14 @@ explain_prepared(const Explain *explain, const BatchGroup *group)
 	if (explain->job->stage == STAGE_PREPARE)
 		return;
 	if (account != NULL && explain->facts->active_batches >= account->max_active_batches)
-		explain_say(explain, "%s prepared, but there is no room: " INT64_FORMAT " batches are at server \"%s\", whose option max_active_batches is %d.",
-					group_subject(group), explain->facts->active_batches, account->server,
-					account->max_active_batches);
+		explain_say(explain, "%s prepared, but there is no room: " INT64_FORMAT " batch%s at server \"%s\", whose option max_active_batches is %d; it goes on when one has ended, or with a larger one: %s.",
+					group_subject(group), explain->facts->active_batches,
+					explain->facts->active_batches == 1 ? " is" : "es are", account->server,
+					account->max_active_batches, option_statement(account, "max_active_batches"));
 	else if (account != NULL && account->max_enqueued_tokens > 0 && explain->facts->active_batches > 0)
-		explain_say(explain, "%s prepared, but there is no room: option max_enqueued_tokens of server \"%s\" is " INT64_FORMAT ".",
-					group_subject(group), account->server, account->max_enqueued_tokens);
+		explain_say(explain, "%s prepared, but there is no room: option max_enqueued_tokens of server \"%s\" is " INT64_FORMAT "; it goes on when a batch has ended, or with more of them: %s.",
+					group_subject(group), account->server, account->max_enqueued_tokens,
+					option_statement(account, "max_enqueued_tokens"));
 	else
 		explain_say(explain, "%s prepared, to be uploaded%s.", group_subject(group), group_trouble(group));
 }
@@ -384,8 +437,8 @@ explain_retrieving(const Explain *explain, const BatchGroup *group)
 	explain_say(explain, "%s fetched and merged, " INT64_FORMAT " rows are left%s.",
 				group_subject(group), group->rows_left, group_trouble(group));
 	if (locker != 0)
-		explain_say(explain, "Rows that another transaction has locked wait for its end; process %d has a lock on %s, see pg_stat_activity.",
-					locker, explain->job->source_name);
+		explain_say(explain, "Rows that another transaction has locked wait for its end; process %d has a lock on %s, see pg_stat_activity. SELECT pg_terminate_backend(%d) ends it.",
+					locker, explain->job->source_name, locker);
 }
 
 static void
@@ -424,6 +477,19 @@ explain_group(const Explain *explain, const BatchGroup *group)
 		case BATCH_FAILED:
 			break;
 	}
+	explain_trouble(explain, group);
+}
+
+/* Request files of all jobs of this database may fill the spool. */
+static void
+explain_spool(const Explain *explain)
+{
+	int64		limit = (int64) dess_spool_limit * 1024 * 1024;
+
+	if (explain->facts->all_prepared || explain->facts->spool_bytes < limit)
+		return;
+	explain_say(explain, "The spool is full: request files of " INT64_FORMAT " MB, of dess_batch.spool_limit (%d MB). The next rows are prepared when a batch has ended, or with more room: ALTER SYSTEM SET dess_batch.spool_limit = '...', then SELECT pg_reload_conf().",
+				explain->facts->spool_bytes / (1024 * 1024), dess_spool_limit);
 }
 
 static void
@@ -465,6 +531,7 @@ dess_batch_explain(PG_FUNCTION_ARGS)
 	if (working)
 		explain_account(&explain);
 	explain_budget(&explain);
+	explain_spool(&explain);
 	explain_batches(&explain);
 	return (Datum) 0;
 }

@@ -334,6 +334,8 @@ typedef struct JobFacts
 	int64		waiting_rows;	/* to be sent once more */
 	int64		remains;		/* batches with anything left at the provider */
 	int64		active_batches; /* of all jobs of this owner, at or on the way to this server */
+	bool		all_prepared;
+	int64		spool_bytes;	/* of the request files of all jobs */
 } JobFacts;
 
 /* Batches of a job, not final, that are alike. */

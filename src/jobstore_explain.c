@@ -24,7 +24,8 @@ static Statement select_facts = {
 	"(SELECT count(*) FROM dess_batch.job o JOIN dess_batch.batch b ON b.job_id = o.id "
 	"WHERE o.server = j.server AND o.provider = j.provider AND o.owner = j.owner AND o.mode = 'batch' "
 	"AND o.control <> 'hold' AND " JOB_IS_OPEN("o.") " AND " BATCH_IS_OPEN("b.") " "
-	"AND b.state IN ('uploading', 'uploaded', 'creating', 'running')) "
+	"AND b.state IN ('uploading', 'uploaded', 'creating', 'running')), "
+	"j.all_prepared, (SELECT sum(b.bytes)::bigint FROM dess_batch.batch b WHERE NOT " BATCH_IS_FINAL("b.") ") "
 	"FROM dess_batch.job j JOIN dess_batch.figures f ON f.job_id = j.id WHERE j.id = $1"
 };
 
@@ -51,6 +52,8 @@ jobstore_load_facts(int64 id)
 		facts->waiting_rows = ledger_get_int64(0, 9, 0);
 		facts->remains = ledger_get_int64(0, 10, 0);
 		facts->active_batches = ledger_get_int64(0, 11, 0);
+		facts->all_prepared = ledger_get_bool(0, 12);
+		facts->spool_bytes = ledger_get_int64(0, 13, 0);
 	}
 	ledger_close(&ledger);
 	return facts;
@@ -138,7 +141,7 @@ jobstore_find_slow_worker(int64 ms, TimestampTz *since)
 	static Statement statement = {
 		.sql = "SELECT a.pid, a.xact_start, a.xact_start < clock_timestamp() - $1 * interval '1 ms' "
 		"FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (" WORKER_LOCKS ") AND a.state = 'active' "
-		"AND a.query IN ('preparing requests', 'counting rows', 'choosing sample rows', 'merging answers')"
+		"AND pg_catalog.split_part(a.query, ' of job ', 1) IN ('preparing requests', 'counting rows', 'choosing sample rows', 'merging answers')"
 	};
 	Ledger		ledger;
 	Args		args = {0};
