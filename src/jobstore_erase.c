@@ -317,7 +317,7 @@ jobstore_forget_row(Oid source, List *key_columns, const char *key)
 
 static Statement select_old_jobs = {
 	.sql = "SELECT j.id FROM dess_batch.job j WHERE NOT " JOB_IS_OPEN("j.") " "
-	"AND (j.finished_at < $1 OR j.finished_at < $2 AND j.requeued = 0 "
+	"AND (j.finished_at < $1 OR j.finished_at < $2 AND j.state = 'done' AND j.requeued = 0 "
 	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND b.items > b.again)) "
 	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") ") "
 	"AND pg_has_role($3, j.owner, 'USAGE') "

@@ -177,6 +177,8 @@ is(sql("SELECT owner FROM dess_batch_jobs WHERE job_id > $before AND source = 'n
 
 sql('ALTER SYSTEM SET dess_batch.enabled = off; SELECT pg_reload_conf()');
 sql(q{INSERT INTO wrong VALUES (40, 'while off'); INSERT INTO notes VALUES (60, 'while off', 'x')});
+my $failed = sql(q{SELECT count(*) FROM dess_batch_jobs WHERE state = 'failed'});
+sql(q{UPDATE dess_batch.job SET finished_at = finished_at - interval '5 minutes' WHERE state = 'failed'});
 $node->stop('immediate');
 $node->start;
 sql('DROP TABLE wrong');
@@ -185,6 +187,8 @@ sql('ALTER SYSTEM RESET dess_batch.enabled; SELECT pg_reload_conf()');
 settle();
 is(sql('SELECT count(*) FROM notes WHERE id = 60 AND answer IS NOT NULL'), 1, 'what was asked for while the worker was off and the server crashed is done');
 is(sql("SELECT count(*) FROM dess_batch.job WHERE id > $before"), 1, 'and a table that was dropped is forgotten');
+
+is(sql(q{SELECT count(*) FROM dess_batch_jobs WHERE state = 'failed'}), $failed, 'jobs that failed before they had a row stay, with their reasons');
 
 # ---- in another schema; without preload
 
