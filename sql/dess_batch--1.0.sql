@@ -124,7 +124,7 @@ CREATE TABLE dess_batch.batch (
 	items			integer NOT NULL DEFAULT 0,	-- rows
 	requests		integer NOT NULL DEFAULT 0,	-- lines: equal requests are one
 	bytes			bigint NOT NULL DEFAULT 0,	-- of the request file that are committed
-	input_uri		text,
+	input_uri		text,			-- "": a file may be there, under a name that is not known
 	remote_id		text,
 	remote_state	text,
 	remote_status	text,
@@ -559,7 +559,7 @@ COMMENT ON VIEW @extschema@.dess_batch_jobs IS 'jobs with their state and figure
 
 CREATE VIEW @extschema@.dess_batch_batches WITH (security_barrier) AS
 SELECT b.job_id, b.no AS batch_no, b.state, b.remote_id, b.remote_state, b.requests, b.bytes,
-	   b.input_uri, pg_catalog.array_to_string(b.output_uris, ' ') AS output_uri,
+	   nullif(b.input_uri, '') AS input_uri, pg_catalog.array_to_string(b.output_uris, ' ') AS output_uri,
 	   b.created_at, b.polled_at, b.next_poll_at, b.finished_at, b.remote_deleted_at,
 	   coalesce(b.error_code, CASE WHEN b.error IS NULL THEN s.code END) AS error_code, coalesce(b.error, s.words) AS error
 FROM dess_batch.batch b

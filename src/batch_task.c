@@ -365,52 +365,41 @@ batch_left_queue(const BatchTask *left)
 
 /* ---- the request file ---- */
 
-typedef struct RebuildArg
-{
-	BatchTask  *batch;
-	bool		intact;
-	int64		requeued;
-} RebuildArg;
-
-/* A request file that is not what the ledger says is thrown away and prepared anew. */
+/* Is the request file as long as the ledger says? */
 static void
 check_file_slice(void *arg)
 {
-	RebuildArg *rebuild = (RebuildArg *) arg;
-	const Batch *row = &rebuild->batch->batch;
+	BatchTask  *batch = (BatchTask *) arg;
+	const Batch *row = &batch->batch;
 	int64		length = spool_length(spool_path(row->job_id, row->no, SPOOL_REQUESTS, 0));
 
 	/* while it is being filled, what a crash left behind the committed length is no damage */
-	rebuild->intact = length == row->bytes || (row->state == BATCH_PREPARING && length > row->bytes);
-	if (!rebuild->intact)
-		rebuild->requeued = jobstore_release_batch(rebuild->batch->job->job, row->no, BATCH_FAILED, false);
+	batch->file_intact = length == row->bytes || (row->state == BATCH_PREPARING && length > row->bytes);
 }
 
+/* A request file that is not what the ledger says is thrown away and prepared anew. */
 bool
 batch_file_intact(BatchTask *batch)
 {
-	RebuildArg	rebuild;
 	SliceError	error;
 	SliceVerdict verdict;
 
-	rebuild.batch = batch;
-	rebuild.requeued = 0;
-	verdict = slice_run("checking a request file", check_file_slice, &rebuild, &error);
+	if (batch->release_from > 0)
+		return false;
+	verdict = slice_run("checking a request file", check_file_slice, batch, &error);
 	if (verdict != SLICE_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
 		batch->due = Max(batch->due, batch->job->due);
 		return false;
 	}
-	batch->job->job->requeued += rebuild.requeued;
-	if (!rebuild.intact)
-	{
-		batch->batch.state = BATCH_FAILED;
-		ereport(LOG,
-				(errmsg("request file of batch %d of dess_batch job " INT64_FORMAT " is missing or damaged, preparing its rows again",
-						batch->batch.no, batch->job->job->id)));
-	}
-	return rebuild.intact;
+	if (batch->file_intact)
+		return true;
+	ereport(LOG,
+			(errmsg("request file of batch %d of dess_batch job " INT64_FORMAT " is missing or damaged, preparing its rows again",
+					batch->batch.no, batch->job->job->id)));
+	batch_release(batch);
+	return false;
 }
 
 static void
@@ -449,25 +438,41 @@ batch_checksum(BatchTask *batch)
 typedef struct ReleaseArg
 {
 	BatchTask  *batch;
-	BatchState	state;
 	bool		cancelled;
-	int64		requeued;
+	int			from;
+	int			rows;
 } ReleaseArg;
+
+/* A crash must not let a job that goes on send this batch, part of whose rows wait already. */
+static void
+release_for_good(BatchTask *batch)
+{
+	const Batch *row = &batch->batch;
+
+	if (row->state > BATCH_UPLOADING && !jobstore_move_batch(row, row->state, BATCH_PREPARED))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile", row->no, row->job_id)));
+	spool_truncate(spool_path(row->job_id, row->no, SPOOL_REQUESTS, 0), 0);
+}
 
 static void
 release_slice(void *arg)
 {
 	ReleaseArg *release = (ReleaseArg *) arg;
-	Job		   *job = release->batch->job->job;
-	int			no = release->batch->batch.no;
+	BatchTask  *batch = release->batch;
+	JobControl	control = batch->job->job->control;
 
-	if (release->cancelled)
-		jobstore_close_batch(job, no, BATCH_CANCELLED, OUTCOME_CANCELLED, NULL, NULL);
-	else
-		release->requeued = jobstore_release_batch(job, no, BATCH_FAILED, false);
+	release->rows = jobstore_give_up_batch(batch->job->job, batch->batch.no, &release->from,
+										   release->cancelled ? BATCH_CANCELLED : BATCH_FAILED,
+										   release->cancelled ? OUTCOME_CANCELLED : OUTCOME_AGAIN, NULL, NULL);
+	/* what may have arrived there is looked for by whoever removes what is left, be it after a restart */
+	if (batch->batch.maybe_uploaded)
+		jobstore_save_batch(&batch->batch);
+	if (release->from > 0 && control != CONTROL_CANCEL && control != CONTROL_FAIL)
+		release_for_good(batch);
 }
 
-/* The batch will not run: its rows go back, or are cancelled with the job. */
 bool
 batch_release(BatchTask *batch)
 {
@@ -478,8 +483,10 @@ batch_release(BatchTask *batch)
 	memset(&release, 0, sizeof(release));
 	release.batch = batch;
 	release.cancelled = batch->job->job->control == CONTROL_CANCEL;
+	release.from = Max(batch->release_from, 1);
 	if (batch->batch.state == BATCH_UPLOADING)
 		batch->resumed = true;	/* a file may have arrived */
+	batch->batch.maybe_uploaded = batch->resumed && batch->batch.remote.input_uri == NULL;
 	verdict = pace_run(batch->job, NULL, "releasing a batch", release_slice, &release, &error);
 	if (verdict != SLICE_DONE)
 	{
@@ -487,12 +494,21 @@ batch_release(BatchTask *batch)
 		batch->due = batch->job->due;
 		return false;
 	}
-	batch->batch.state = release.cancelled ? BATCH_CANCELLED : BATCH_FAILED;
+	if (!release.cancelled)
+		batch->job->job->requeued += release.rows;
+	batch->release_from = release.from;
 	batch->due = 0;
-	batch->job->job->requeued += release.requeued;
 	http_free(batch->transfer);
 	batch->transfer = NULL;
 	batch->step = NULL;
+	if (release.from > 0)
+	{
+		if (batch->batch.state > BATCH_UPLOADING && batch->job->job->control != CONTROL_CANCEL &&
+			batch->job->job->control != CONTROL_FAIL)
+			batch->batch.state = BATCH_PREPARED;
+		return true;
+	}
+	batch->batch.state = release.cancelled ? BATCH_CANCELLED : BATCH_FAILED;
 	if (batch->job->filling == batch)
 		batch->job->filling = NULL;
 	spool_remove_batch(batch->job->job->id, batch->batch.no);

@@ -43,10 +43,14 @@ extern TimestampTz batch_queue_full(BatchTask *batch);
 /* This batch has ended at the provider: what waits for room there longest is tried at once. */
 extern void batch_left_queue(const BatchTask *batch);
 
-/* Is the request file what the ledger says?  If not, its rows are prepared anew. */
+/* Is the request file what the ledger says?  If not, it is being released, so that its rows are prepared anew. */
 extern bool batch_file_intact(BatchTask *batch);
 
-/* The batch will not run: its rows go back, or are cancelled with the job.  False: trouble. */
+/*
+ * The batch will not run: its rows go back, or are cancelled with the job, some
+ * thousand a call.  False: trouble.  What began it begins it again after a
+ * crash: what is wanted of the job, or a request file that is not whole.
+ */
 extern bool batch_release(BatchTask *batch);
 
 /* Is "not found" old enough to be believed? */

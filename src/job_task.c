@@ -83,7 +83,7 @@ jobtask_add_batch(JobTask *task, const Batch *batch)
 												   pstrdup(lfirst(lc)));
 	result->step_cxt = AllocSetContextCreate(cxt, "dess_batch step", ALLOCSET_SMALL_SIZES);
 	result->due = batch->next_poll_at;
-	result->resumed = batch->state == BATCH_UPLOADING;
+	result->resumed = batch->state == BATCH_UPLOADING || batch->maybe_uploaded;
 	/* an upload waits for nothing but room */
 	result->queue_full = batch->state == BATCH_UPLOADED && batch->next_poll_at > GetCurrentTimestamp();
 	MemoryContextSwitchTo(caller);
@@ -557,7 +557,7 @@ jobtask_end_failed(JobTask *task)
 		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
 
 		/* first its rows go back */
-		if (!batch_is_final(batch) && !batch_is_paid(batch))
+		if (!batch_is_final(batch) && (!batch_is_paid(batch) || batch->release_from > 0))
 			return;
 	}
 	end.task = task;

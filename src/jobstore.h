@@ -155,6 +155,7 @@ typedef struct Batch
 	TimestampTz created_at;
 	TimestampTz next_poll_at;	/* 0: none */
 	bool		remote_deleted;
+	bool		maybe_uploaded; /* a file may be at the provider under a name that is not known */
 } Batch;
 
 /* One row of a batch, as prepared. */
@@ -238,7 +239,7 @@ extern int64 jobstore_check_identity(void);
 /* Forgets jobs: finished before "before", and empty ones finished before "empty_before".  Bounded; true if more may be left. */
 extern bool jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed);
 /* Closes batches that jobs ended before "before" have left; bounded. */
-extern void jobstore_close_left(TimestampTz before);
+extern bool jobstore_close_left(TimestampTz before);	/* true: there is more */
 extern void jobstore_notify(int64 id, JobState state);
 
 /* ---- batches ---- */
@@ -268,9 +269,14 @@ extern void jobstore_add_results(const Job *job, int batch_no, const ItemResult 
 extern void jobstore_settle(const Job *job, char **keys, const Digest *hashes, const Outcome *outcomes, int n);
 /* settled[i] is set where keys[i] with hashes[i] is settled */
 extern void jobstore_find_settled(const Job *job, char **keys, const Digest *hashes, int n, bool *settled);
-/* Unfinished rows of a batch go back to "again" (release) or get an outcome; the batch ends in state.  Returns how many. */
-extern int64 jobstore_release_batch(const Job *job, int batch_no, BatchState state, bool count_attempt);
-extern int64 jobstore_close_batch(const Job *job, int batch_no, BatchState state, Outcome outcome, const char *error_code, const char *error);
+/*
+ * Unfinished rows of a batch, some thousand from number *from (first 1) on,
+ * get an outcome; with OUTCOME_AGAIN they wait to be sent, and this was no
+ * attempt.  *from becomes where to go on, or 0: the batch has ended in state.
+ * Returns how many rows it were.
+ */
+extern int	jobstore_give_up_batch(const Job *job, int batch_no, int *from, BatchState state, Outcome outcome,
+								   const char *error_code, const char *error);
 extern bool jobstore_close_again(const Job *job, Outcome outcome, int limit);	/* waiting rows of the job; false: there may be more */
 
 /* ---- again ---- */
@@ -283,7 +289,42 @@ extern void jobstore_again_insert(int64 job_id, char **keys, const int *attempts
 extern List *jobstore_again_take(int64 job_id, int limit);	/* of AgainRow *; they are deleted, those that count taken off "requeued" */
 extern void jobstore_again_return(int64 job_id, const AgainRow *row);	/* one that was taken goes back to its place */
 extern int64 jobstore_again_count(int64 job_id, int64 *counted_ones);
-extern int64 jobstore_list_only(const Job *job);	/* fills again from the ledger for "only" */
+extern int64 jobstore_list_only(const Job *job);	/* fills again from the ledger for "only", in one statement */
+/* The same for rows that were chosen; those with_hash are passed over later if their request still has that hash. */
+extern void jobstore_again_list(int64 job_id, char **keys, const Digest *hashes, const int *with_hash, int n);
+
+/* ---- jobstore_history.c: the rows of all jobs on a table and target, with its key ---- */
+#define HISTORY_SETTLED		(-1)	/* what is settled, whatever the job */
+#define HISTORY_WAITING		(-2)	/* rows of a job that wait to be sent once more */
+
+typedef struct HistorySource
+{
+	int64		job_id;
+	int			batch_no;		/* or one of the above */
+	int			rows;			/* about; 0: not known */
+} HistorySource;
+
+typedef struct HistoryRow
+{
+	char	   *key;			/* NULL: forgotten, or not one of these rows */
+	Digest		hash;
+	Outcome		outcome;		/* OUTCOME_NONE: in flight */
+	TimestampTz at;				/* of the outcome; DT_NOEND: in flight */
+	int			no;				/* in its batch */
+} HistoryRow;
+
+/* How far a source has been read; all zeros is its beginning. */
+typedef struct HistoryPlace
+{
+	bool		end;
+	int64		id;
+	char	   *key;			/* in the context of the call that set it */
+	Digest		hash;
+} HistoryPlace;
+
+extern int	jobstore_history_sources(const Job *job, HistorySource **sources);
+/* The next rows of a source: a few thousand, or a batch.  Returns how many. */
+extern int	jobstore_history_rows(const Job *job, const HistorySource *source, HistoryPlace *place, HistoryRow **rows);
 
 /* key_hash64() of the keys that other jobs have in flight on this table and target, ascending, in a palloc'd array; returns how many. */
 extern int	jobstore_load_rival_keys(const Job *job, uint64 **hashes);

@@ -77,6 +77,29 @@ jobstore_again_insert(int64 job_id, char **keys, const int *attempts, int n)
 }
 
 void
+jobstore_again_list(int64 job_id, char **keys, const Digest *hashes, const int *with_hash, int n)
+{
+	static Statement statement = {
+		.sql = "INSERT INTO dess_batch.again (job_id, key, attempts, counts, unless_hash) "
+		"SELECT $1, u.key, 0, false, CASE WHEN u.with_hash <> 0 THEN u.hash END "
+		"FROM unnest($2, $3, $4) WITH ORDINALITY AS u(key, hash, with_hash, i) ORDER BY u.i"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	if (n <= 0)
+		return;
+
+	ledger_open(&ledger);
+	arg_int64(&args, job_id);
+	arg_texts(&args, (const char *const *) keys, n);
+	arg_digests(&args, hashes, n);
+	arg_int32s(&args, with_hash, n);
+	ledger_run(&statement, &args);
+	ledger_close(&ledger);
+}
+
+void
 jobstore_again_return(int64 job_id, const AgainRow *row)
 {
 	static Statement statement = {
@@ -250,7 +273,8 @@ job_takes_new(const Job *job)
 /*
  * The last thing known of each key on this table and target: what a row that is
  * in flight will be is not known, so it is not listed.  Rows with "changed" are
- * passed over later if their request still has the hash it had.
+ * passed over later if their request still has the hash it had.  The worker
+ * does the same piece by piece, see prepare_only.c.
  */
 int64
 jobstore_list_only(const Job *job)

@@ -82,6 +82,11 @@ read_batch(const Ledger *ledger, uint64 row)
 	batch->requests = ledger_get_int32(row, ++c);
 	batch->bytes = ledger_get_int64(row, ++c, 0);
 	remote->input_uri = ledger_get_text(ledger, row, ++c);
+	if (remote->input_uri != NULL && remote->input_uri[0] == '\0')
+	{
+		batch->maybe_uploaded = true;
+		remote->input_uri = NULL;
+	}
 	remote->remote_id = ledger_get_text(ledger, row, ++c);
 	remote->remote_state = ledger_get_text(ledger, row, ++c);
 	name = ledger_get_text(ledger, row, ++c);
@@ -154,7 +159,7 @@ batch_args(Args *args, const Batch *batch)
 	arg_int64(args, batch->job_id);
 	arg_int32(args, batch->no);
 	arg_text(args, batch->token);
-	arg_text(args, remote->input_uri);
+	arg_text(args, remote->input_uri == NULL && batch->maybe_uploaded ? "" : remote->input_uri);
 	arg_text(args, remote->remote_id);
 	arg_words(args, remote->remote_state, ERROR_BYTES);
 	arg_text(args, remote_status_names[remote->status]);

@@ -18,6 +18,8 @@
 
 /* Bounds of one jobstore_purge(). */
 #define PURGE_JOBS			20
+#define PURGE_ROWS			200000
+#define PURGE_ANSWERS		10000
 #define PURGE_SETTLED		10000
 
 /* ---- a job's answers ---- */
@@ -39,42 +41,43 @@ static Statement remove_again = {
 static Statement select_left = {
 	.sql = "SELECT b.job_id, b.no FROM dess_batch.batch b JOIN dess_batch.job j ON j.id = b.job_id "
 	"WHERE " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") " AND NOT " JOB_IS_OPEN("j.") " "
-	"AND (j.id = $1 OR j.finished_at < $2) LIMIT $3"
+	"AND (j.id = $1 OR j.finished_at < $2) LIMIT 1"
 };
 
-static void
+/* Some thousand rows of such a batch; returns whether there may be more. */
+static bool
 close_left(int64 id, TimestampTz before)
 {
 	Ledger		ledger;
 	Args		args = {0};
-	int64		jobs[PURGE_JOBS];
-	int			numbers[PURGE_JOBS];
-	uint64		n;
+	int64		job_id = 0;
+	int			no = 0;
+	int			from = 1;
+	Job		   *job;
 
-	do
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	arg_time(&args, before);
+	if (ledger_run(&select_left, &args) > 0)
 	{
-		args.n = 0;
-		ledger_open(&ledger);
-		arg_int64(&args, id);
-		arg_time(&args, before);
-		arg_int64(&args, PURGE_JOBS);
-		n = ledger_run(&select_left, &args);
-		for (uint64 i = 0; i < n; i++)
-		{
-			jobs[i] = ledger_get_int64(i, 1, 0);
-			numbers[i] = ledger_get_int32(i, 2);
-		}
-		ledger_close(&ledger);
-		for (uint64 i = 0; i < n; i++)
-			jobstore_close_batch(jobstore_load_job(jobs[i]), numbers[i], BATCH_FAILED, OUTCOME_CANCELLED,
-								 "erased", "the job was given up before its results were fetched");
-	} while (n == PURGE_JOBS);
+		job_id = ledger_get_int64(0, 1, 0);
+		no = ledger_get_int32(0, 2);
+	}
+	ledger_close(&ledger);
+	if (job_id == 0)
+		return false;
+	/* what was closed before is passed over */
+	job = jobstore_load_job(job_id);
+	while (jobstore_give_up_batch(job, no, &from, BATCH_FAILED, OUTCOME_CANCELLED,
+								  "erased", "the job was given up before its results were fetched") == 0 && from > 0)
+		CHECK_FOR_INTERRUPTS();
+	return true;
 }
 
-void
+bool
 jobstore_close_left(TimestampTz before)
 {
-	close_left(0, before);
+	return close_left(0, before);
 }
 
 void
@@ -102,7 +105,8 @@ jobstore_erase(int64 id)
 	ledger_run(&delete_answers, &args);
 	ledger_run(&remove_again, &args);
 	ledger_close(&ledger);
-	close_left(id, 0);
+	while (close_left(id, 0))
+		CHECK_FOR_INTERRUPTS();
 }
 
 /* ---- a row ---- */
@@ -316,7 +320,8 @@ jobstore_forget_row(Oid source, List *key_columns, const char *key)
 /* ---- jobs ---- */
 
 static Statement select_old_jobs = {
-	.sql = "SELECT j.id FROM dess_batch.job j WHERE NOT " JOB_IS_OPEN("j.") " "
+	.sql = "SELECT j.id, (SELECT sum(b.items) FROM dess_batch.batch b WHERE b.job_id = j.id) "
+	"FROM dess_batch.job j WHERE NOT " JOB_IS_OPEN("j.") " "
 	"AND (j.finished_at < $1 OR j.finished_at < $2 AND j.state = 'done' AND j.requeued = 0 "
 	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND b.items > b.again)) "
 	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") ") "
@@ -324,11 +329,17 @@ static Statement select_old_jobs = {
 	"ORDER BY j.id LIMIT $4 FOR UPDATE SKIP LOCKED"
 };
 
+/* What has a tuple a row goes first, a piece at a time. */
+static Statement delete_rows[] = {
+	{.sql = "DELETE FROM dess_batch.answer a WHERE a.ctid = ANY (ARRAY("
+	"SELECT x.ctid FROM dess_batch.answer x WHERE x.job_id = ANY ($1) LIMIT $2))"},
+	{.sql = "DELETE FROM dess_batch.again w WHERE w.ctid = ANY (ARRAY("
+	"SELECT x.ctid FROM dess_batch.again x WHERE x.job_id = ANY ($1) LIMIT $2))"}
+};
+
 static Statement delete_jobs[] = {
-	{.sql = "DELETE FROM dess_batch.answer a WHERE a.job_id = ANY ($1)"},
 	{.sql = "DELETE FROM dess_batch.result r WHERE r.job_id = ANY ($1)"},
 	{.sql = "DELETE FROM dess_batch.item i WHERE i.job_id = ANY ($1)"},
-	{.sql = "DELETE FROM dess_batch.again w WHERE w.job_id = ANY ($1)"},
 	{.sql = "DELETE FROM dess_batch.batch b WHERE b.job_id = ANY ($1)"},
 	{.sql = "DELETE FROM dess_batch.job j WHERE j.id = ANY ($1)"}
 };
@@ -357,6 +368,23 @@ purge_settled(void)
 	return ledger_run(&delete_settled, &args);
 }
 
+/* Returns false if so many rows were deleted that the jobs must wait for the next time. */
+static bool
+delete_old_jobs(const int64 *ids, int n)
+{
+	Args		args = {0};
+
+	arg_int64s(&args, ids, n);
+	arg_int64(&args, PURGE_ANSWERS);
+	for (int i = 0; i < lengthof(delete_rows); i++)
+		if (ledger_run(&delete_rows[i], &args) == PURGE_ANSWERS)
+			return false;
+	args.n = 1;
+	for (int i = 0; i < lengthof(delete_jobs); i++)
+		ledger_run(&delete_jobs[i], &args);
+	return true;
+}
+
 /*
  * Jobs of roles whose rights the current user has; none with anything left at
  * its provider.  Also drops what settles rows of tables that were dropped.
@@ -367,9 +395,10 @@ jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed)
 	Oid			caller = GetUserId();
 	Ledger		ledger;
 	Args		args = {0};
-	Args		id_args = {0};
 	int64		ids[PURGE_JOBS];
-	uint64		n;
+	int64		rows = 0;
+	int			n = 0;
+	uint64		found;
 	bool		more;
 
 	ledger_open(&ledger);
@@ -377,17 +406,19 @@ jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed)
 	arg_time(&args, empty_before);
 	arg_oid(&args, caller);
 	arg_int64(&args, PURGE_JOBS);
-	n = ledger_run(&select_old_jobs, &args);
-	for (uint64 i = 0; i < n; i++)
-		ids[i] = ledger_get_int64(i, 1, 0);
-
-	if (n > 0)
+	found = ledger_run(&select_old_jobs, &args);
+	while (n < found && rows < PURGE_ROWS)
 	{
-		arg_int64s(&id_args, ids, n);
-		for (int i = 0; i < lengthof(delete_jobs); i++)
-			ledger_run(&delete_jobs[i], &id_args);
+		rows += ledger_get_int64(n, 2, 0);
+		ids[n] = ledger_get_int64(n, 1, 0);
+		n++;
 	}
-	more = n == PURGE_JOBS;
+	more = found == PURGE_JOBS || n < found;
+	if (n > 0 && !delete_old_jobs(ids, n))
+	{
+		more = true;
+		n = 0;
+	}
 	if (!more)
 		more = purge_settled() == PURGE_SETTLED;
 	ledger_close(&ledger);

@@ -195,11 +195,14 @@ integer_column(uint64 row, int column, int nitems, Oid type, int length, char al
 	return elements;
 }
 
-/* One tuple of items; returns how many.  *items grows with its number of places. */
+/*
+ * One tuple of items; returns how many there are now.  The first place is that
+ * of number before + 1; *items grows with its number of places.
+ */
 static int
-load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, JobItem **items, int *places)
+load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, int before, JobItem **items, int *places)
 {
-	int			first = ledger_get_int32(row, 1) - 1;
+	int			first = ledger_get_int32(row, 1) - 1 - before;
 	Datum	   *keys;
 	bool	   *forgotten;
 	int			n;
@@ -255,9 +258,9 @@ load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, JobItem **items,
 	return first + n;
 }
 
-/* Marks the numbers of one tuple of results. */
+/* Marks the numbers of one tuple of results, the first place being that of number before + 1. */
 static void
-mark_finished(uint64 row, bool *finished, int nitems)
+mark_finished(uint64 row, int before, bool *finished, int nitems)
 {
 	Datum	   *nos;
 	int			n;
@@ -266,15 +269,17 @@ mark_finished(uint64 row, bool *finished, int nitems)
 					  &nos, NULL, &n);
 	for (int i = 0; i < n; i++)
 	{
-		int			no = DatumGetInt32(nos[i]);
+		int			no = DatumGetInt32(nos[i]) - before;
 
 		if (no >= 1 && no <= nitems)
 			finished[no - 1] = true;
 	}
 }
 
-int
-jobstore_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished)
+/* Rows of the tuples that a statement of select_items' form finds, and which of them have a result. */
+static int
+load_items(Statement *statement, const Args *select_args, int64 job_id, int batch_no, int before,
+		   JobItem **items, bool **finished)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -285,32 +290,42 @@ jobstore_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished
 	uint64		n;
 
 	ledger_open(&ledger);
-	arg_int64(&args, job_id);
-	arg_int32(&args, batch_no);
 	tuple_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch items",
 										  ALLOCSET_DEFAULT_SIZES);
 	*items = MemoryContextAllocExtended(ledger.caller, places * sizeof(JobItem), MCXT_ALLOC_ZERO);
 
-	n = ledger_run(&select_items, &args);
+	n = ledger_run(statement, select_args);
 	connection = MemoryContextSwitchTo(tuple_context);
 	for (uint64 i = 0; i < n; i++)
 	{
-		nitems = load_item_tuple(&ledger, i, batch_no, items, &places);
+		nitems = load_item_tuple(&ledger, i, batch_no, before, items, &places);
 		MemoryContextReset(tuple_context);
 	}
 	MemoryContextSwitchTo(connection);
 
 	*finished = MemoryContextAllocZero(ledger.caller, nitems + 1);
+	arg_int64(&args, job_id);
+	arg_int32(&args, batch_no);
 	n = ledger_run(&select_finished, &args);
 	MemoryContextSwitchTo(tuple_context);
 	for (uint64 i = 0; i < n; i++)
 	{
-		mark_finished(i, *finished, nitems);
+		mark_finished(i, before, *finished, nitems);
 		MemoryContextReset(tuple_context);
 	}
 	MemoryContextSwitchTo(connection);
 	ledger_close(&ledger);
 	return nitems;
+}
+
+int
+jobstore_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished)
+{
+	Args		args = {0};
+
+	arg_int64(&args, job_id);
+	arg_int32(&args, batch_no);
+	return load_items(&select_items, &args, job_id, batch_no, 0, items, finished);
 }
 
 /* ---- results ---- */
@@ -508,34 +523,17 @@ jobstore_add_results(const Job *job, int batch_no, const ItemResult *results, in
 
 /* ---- rows that get no result from the provider ---- */
 
-/* Unfinished rows of a batch, numbered from 0 in "rank", for tuples of a thousand. */
-#define OPEN_ITEMS \
-	"WITH open AS MATERIALIZED (" \
-	"SELECT r.no, r.key, r.attempts, ((row_number() OVER (ORDER BY r.no) - 1) / 1000)::integer AS tuple " \
-	"FROM dess_batch.item_result r WHERE r.job_id = $1 AND r.batch_no = $2 AND r.outcome IS NULL), " \
-	"last AS MATERIALIZED (" \
-	"SELECT coalesce(max(r.seq), 0) AS seq FROM dess_batch.result r WHERE r.job_id = $1 AND r.batch_no = $2) "
+/* rows that are seen to at once; a tuple that begins among them is taken whole */
+#define PART_ROWS		5000
 
-static Statement release_items = {
-	.sql = OPEN_ITEMS
-	", waiting AS (INSERT INTO dess_batch.again (job_id, key, attempts, counts) "
-	"SELECT $1, o.key, greatest(o.attempts - CASE WHEN $3 THEN 0 ELSE 1 END, 0), true FROM open o ORDER BY o.no), "
-	"superseded AS (INSERT INTO dess_batch.result (job_id, batch_no, seq, nos, outcomes) "
-	"SELECT $1, $2, l.seq + 1 + o.tuple, array_agg(o.no ORDER BY o.no), "
-	"array_fill('again'::dess_batch.outcome, ARRAY[count(*)::integer]) "
-	"FROM open o, last l GROUP BY l.seq, o.tuple) "
-	"SELECT count(*) FROM open"
+static Statement select_item_part = {
+	.sql = "SELECT first_no, keys, hashes, same_as, held, attempts FROM dess_batch.item "
+	"WHERE job_id = $1 AND batch_no = $2 AND first_no >= $3 AND first_no < $4 ORDER BY first_no"
 };
 
-static Statement close_items = {
-	.sql = OPEN_ITEMS
-	", ended AS (INSERT INTO dess_batch.result (job_id, batch_no, seq, nos, outcomes, error_codes, errors) "
-	"SELECT $1, $2, l.seq + 1 + o.tuple, array_agg(o.no ORDER BY o.no), "
-	"array_fill($3::dess_batch.outcome, ARRAY[count(*)::integer]), "
-	"CASE WHEN $4 IS NOT NULL THEN array_fill($4, ARRAY[count(*)::integer]) END, "
-	"CASE WHEN $5 IS NOT NULL THEN array_fill($5, ARRAY[count(*)::integer]) END "
-	"FROM open o, last l GROUP BY l.seq, o.tuple) "
-	"SELECT count(*) FROM open"
+static Statement select_part_end = {
+	.sql = "SELECT min(i.first_no) FROM dess_batch.item i "
+	"WHERE i.job_id = $1 AND i.batch_no = $2 AND i.first_no >= $3"
 };
 
 static Statement end_batch = {
@@ -543,66 +541,68 @@ static Statement end_batch = {
 	"WHERE b.job_id = $1 AND b.no = $2"
 };
 
-static Statement add_requeued = {
-	.sql = "UPDATE dess_batch.job j SET requeued = j.requeued + $2 WHERE j.id = $1"
-};
-
-static void
-end_with_outcome(const Job *job, int batch_no, BatchState state, Outcome outcome, int64 n)
-{
-	Args		args = {0};
-	BatchCounters counters = {.of = {0}};
-
-	counters.of[outcome] = n;
-	counters.cost = "0";
-	batch_count(job->id, batch_no, &counters);
-
-	arg_int64(&args, job->id);
-	arg_int32(&args, batch_no);
-	arg_text(&args, batch_state_name(state));
-	ledger_run(&end_batch, &args);
-}
-
-int64
-jobstore_release_batch(const Job *job, int batch_no, BatchState state, bool count_attempt)
+/* Where the items of a batch go on from a number; 0: nowhere, and the batch has ended in state. */
+static int
+part_end(const Job *job, int batch_no, int from, BatchState state)
 {
 	Ledger		ledger;
 	Args		args = {0};
-	Args		job_args = {0};
-	int64		n;
+	Args		end_args = {0};
+	int			next;
 
 	ledger_open(&ledger);
 	arg_int64(&args, job->id);
 	arg_int32(&args, batch_no);
-	arg_bool(&args, count_attempt);
-	ledger_run(&release_items, &args);
-	n = ledger_get_int64(0, 1, 0);
-	end_with_outcome(job, batch_no, state, OUTCOME_AGAIN, n);
-
-	arg_int64(&job_args, job->id);
-	arg_int64(&job_args, n);
-	ledger_run(&add_requeued, &job_args);
+	arg_int32(&args, from);
+	ledger_run(&select_part_end, &args);
+	next = ledger_is_null(0, 1) ? 0 : ledger_get_int32(0, 1);
+	if (next == 0)
+	{
+		arg_int64(&end_args, job->id);
+		arg_int32(&end_args, batch_no);
+		arg_text(&end_args, batch_state_name(state));
+		ledger_run(&end_batch, &end_args);
+	}
 	ledger_close(&ledger);
-	return n;
+	return next;
 }
 
-int64
-jobstore_close_batch(const Job *job, int batch_no, BatchState state, Outcome outcome,
-					 const char *error_code, const char *error)
+int
+jobstore_give_up_batch(const Job *job, int batch_no, int *from, BatchState state, Outcome outcome,
+					   const char *error_code, const char *error)
 {
-	Ledger		ledger;
 	Args		args = {0};
-	int64		n;
+	JobItem    *items;
+	bool	   *finished;
+	int			before = *from - 1;
+	int			nitems;
+	ItemResult *results;
+	char	  **keys;
+	int		   *attempts;
+	int			n = 0;
 
-	ledger_open(&ledger);
 	arg_int64(&args, job->id);
 	arg_int32(&args, batch_no);
-	arg_text(&args, outcome_name(outcome));
-	arg_words(&args, error_code, ROW_WORD_BYTES);
-	arg_words(&args, error, ROW_ERROR_BYTES);
-	ledger_run(&close_items, &args);
-	n = ledger_get_int64(0, 1, 0);
-	end_with_outcome(job, batch_no, state, outcome, n);
-	ledger_close(&ledger);
+	arg_int32(&args, *from);
+	arg_int32(&args, *from + PART_ROWS);
+	nitems = load_items(&select_item_part, &args, job->id, batch_no, before, &items, &finished);
+	results = palloc0_array(ItemResult, nitems + 1);
+	keys = palloc_array(char *, nitems + 1);
+	attempts = palloc_array(int, nitems + 1);
+	for (int i = 0; i < nitems; i++)
+	{
+		if (finished[i])
+			continue;
+		results[n].no = before + i + 1;
+		results[n].outcome = outcome;
+		results[n].error_code = error_code;
+		results[n].error = error;
+		keys[n] = items[i].key;
+		attempts[n++] = Max(items[i].attempts - 1, 0);
+	}
+	jobstore_add_results(job, batch_no, results, n, 0);
+	if (outcome == OUTCOME_AGAIN)
+		jobstore_again_insert(job->id, keys, attempts, n);
+	*from = part_end(job, batch_no, before + nitems + 1, state);
 	return n;
 }

@@ -630,8 +630,11 @@ static void
 release_slice(void *arg)
 {
 	BatchTask  *batch = (BatchTask *) arg;
+	int			from = 1;
 
-	jobstore_release_batch(batch->job->job, batch->batch.no, BATCH_FAILED, false);
+	/* it has a thousand rows at most */
+	while (from > 0)
+		jobstore_give_up_batch(batch->job->job, batch->batch.no, &from, BATCH_FAILED, OUTCOME_AGAIN, NULL, NULL);
 }
 
 /* Everything that was sent is answered and merged: what was not sent goes back or ends. */

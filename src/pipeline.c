@@ -589,6 +589,8 @@ batch_work(BatchTask *batch)
 
 	if (batch->due > GetCurrentTimestamp() && batch->batch.state != BATCH_PREPARING)
 		return false;
+	if (batch->release_from > 0)
+		return pace_is_turn(batch->job) && batch_release(batch);
 	if (cancel_work(batch))
 		return true;
 	if (batch->transfer != NULL)

@@ -28,6 +28,7 @@ struct JobTask;
 struct MergeState;
 struct OnlineState;
 struct SampleState;
+struct OnlyState;
 struct CountState;
 struct Budget;
 
@@ -53,6 +54,8 @@ typedef struct BatchTask
 	int			fetches;		/* how often they lacked lines and were fetched again */
 	bool		cancel_sent;	/* the provider was told */
 	bool		resumed;		/* an upload may have had its effect without our knowing its name */
+	bool		file_intact;	/* as of the last look at the request file */
+	int			release_from;	/* it is being released, and this is the next row; 0: it is not */
 	bool		asked;			/* in creating: the batch is known not to exist at the provider */
 
 	TimestampTz due;			/* nothing happens before this */
@@ -96,6 +99,7 @@ typedef struct JobTask
 	bool		rivals_loaded;
 
 	struct SampleState *sample; /* while sample rows are being chosen */
+	struct OnlyState *only;		/* while rows are being chosen by what is known of them */
 	struct CountState *count;	/* while the rows still to come are being counted */
 
 	struct Budget *budget;		/* NULL until first needed */
@@ -167,6 +171,9 @@ extern void rivals_note_items(void);	/* a job has taken rows */
 
 /* ---- prepare_list.c: sample and only ---- */
 extern void prepare_list(JobTask *task);
+
+/* ---- prepare_only.c: only ---- */
+extern SliceVerdict prepare_only(JobTask *task, SliceError *error);
 
 /* ---- prepare_count.c: how many rows there will be ---- */
 extern bool count_wanted(const JobTask *task);

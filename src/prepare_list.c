@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * prepare_list.c
- *		Before stage 1, for jobs that name their rows: sample and only.
+ *		Before stage 1, for jobs that name their rows: sample, and who sees to only.
  *
  * Their keys are put into the ledger first, and taken from there by key; other
  * jobs go through the table in key order and need no list.
@@ -16,15 +16,8 @@
 #include "sample.h"
 #include "usercxt.h"
 
-static void
-only_slice(void *arg)
-{
-	JobTask    *task = (JobTask *) arg;
-
-	jobstore_job_started(task->job->id);
-	jobstore_list_only(task->job);
-	jobstore_set_listed(task->job->id);
-}
+/* keys that are put into the ledger in one slice */
+#define SAVE_ROWS		5000
 
 /* A sample while the table's keys are gone through, a page at a time. */
 typedef struct SampleState
@@ -33,6 +26,12 @@ typedef struct SampleState
 	Sample	   *sample;
 	char	   *last_key;
 	bool		end;
+
+	/* then they are put into the ledger */
+	bool		cleared;
+	char	  **keys;
+	int			saved;
+	bool		all_saved;
 } SampleState;
 
 static void
@@ -64,11 +63,28 @@ static void
 sample_save_slice(void *arg)
 {
 	JobTask    *task = (JobTask *) arg;
-	const Sample *sample = task->sample->sample;
+	SampleState *state = task->sample;
+	const Sample *sample = state->sample;
+	int			n = Min(sample->nkeys - state->saved, SAVE_ROWS);
 
 	jobstore_job_started(task->job->id);
-	jobstore_again_insert(task->job->id, sample_keys(sample), NULL, sample->nkeys);
-	jobstore_set_listed(task->job->id);
+	/* what an earlier attempt has left */
+	if (!state->cleared)
+		state->cleared = list_length(jobstore_again_take(task->job->id, SAVE_ROWS)) < SAVE_ROWS;
+	if (!state->cleared)
+		return;
+	if (state->keys == NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(state->cxt);
+
+		state->keys = sample_keys(sample);
+		MemoryContextSwitchTo(caller);
+	}
+	jobstore_again_insert(task->job->id, state->keys + state->saved, NULL, n);
+	state->saved += n;
+	state->all_saved = state->saved == sample->nkeys;
+	if (state->all_saved)
+		jobstore_set_listed(task->job->id);
 }
 
 /*
@@ -96,12 +112,12 @@ prepare_sample(JobTask *task, SliceError *error)
 		return pace_run(task, &task->scanning, "choosing sample rows", sample_slice, task, error);
 
 	verdict = pace_run(task, NULL, "choosing sample rows", sample_save_slice, task, error);
-	if (verdict == SLICE_DONE)
-	{
-		MemoryContextDelete(task->sample->cxt);
-		task->sample = NULL;
-		task->job->listed = true;
-	}
+	if (verdict == SLICE_DONE && !task->sample->all_saved)
+		return verdict;
+	/* after a failure the sample is chosen once more */
+	MemoryContextDelete(task->sample->cxt);
+	task->sample = NULL;
+	task->job->listed = verdict == SLICE_DONE;
 	return verdict;
 }
 
@@ -115,10 +131,7 @@ prepare_list(JobTask *task)
 	if (task->job->sample)
 		verdict = prepare_sample(task, &error);
 	else
-	{
-		verdict = pace_run(task, NULL, "choosing rows", only_slice, task, &error);
-		task->job->listed = verdict == SLICE_DONE;
-	}
+		verdict = prepare_only(task, &error);
 	if (verdict != SLICE_DONE)
 		jobtask_trouble(task, verdict, &error);
 	else if (task->job->listed && task->job->state == JOB_QUEUED)

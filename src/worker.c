@@ -156,25 +156,20 @@ purge_slice(void *arg)
 {
 	bool	   *more = (bool *) arg;
 	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz before = now - (int64) dess_job_retention * USECS_PER_MINUTE;
 
-	jobstore_close_left(now - (int64) dess_job_retention * USECS_PER_MINUTE);
-	*more = jobstore_purge(now - (int64) dess_job_retention * USECS_PER_MINUTE,
-						   now - EMPTY_JOB_SECONDS * USECS_PER_SEC, NULL);
+	*more = jobstore_close_left(before) ||
+		jobstore_purge(before, now - EMPTY_JOB_SECONDS * USECS_PER_SEC, NULL);
 }
 
-/* Forgets old jobs, a few a transaction. */
-static void
+/* Forgets some old jobs; returns whether there are more. */
+static bool
 worker_purge(void)
 {
-	bool		more = true;
+	bool		more = false;
 	SliceError	error;
 
-	while (more)
-	{
-		if (slice_run("forgetting old jobs", purge_slice, &more, &error) != SLICE_DONE)
-			return;
-		CHECK_FOR_INTERRUPTS();
-	}
+	return slice_run("forgetting old jobs", purge_slice, &more, &error) == SLICE_DONE && more;
 }
 
 static void
@@ -193,7 +188,14 @@ worker_exit_if_idle(void)
 	bool		work = true;
 	SliceError	error;
 
-	worker_purge();
+	while (worker_purge())
+	{
+		CHECK_FOR_INTERRUPTS();
+		/* who has come meanwhile does not wait */
+		pipeline_refresh();
+		if (!pipeline_is_idle())
+			return;
+	}
 	if (slice_run("giving up the lock", unlock_slice, NULL, &error) != SLICE_DONE)
 		proc_exit(1);
 	if (slice_run("looking for jobs", any_work_slice, &work, &error) != SLICE_DONE)
@@ -267,14 +269,11 @@ worker_purge_sometimes(void)
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (pipeline_is_idle())
-		purge_due = 0;
+		purge_due = 0;				/* it is done before the end */
 	else if (purge_due == 0)
 		purge_due = TimestampTzPlusMilliseconds(now, EMPTY_JOB_SECONDS * 1000);
 	else if (now >= purge_due)
-	{
-		purge_due = 0;
-		worker_purge();
-	}
+		purge_due = worker_purge() ? now : 0;
 }
 
 /* How many slices had run, and how often we had been woken, when the ledger was last looked at; and how long that took. */
@@ -442,6 +441,6 @@ dess_batch_worker_main(Datum main_arg)
 	slice_after_abort = worker_keep_lock;
 	http_init();
 	pipeline_init();
-	worker_purge();
+	purge_due = GetCurrentTimestamp();
 	worker_loop();
 }
