@@ -550,7 +550,7 @@ jobtask_end_failed(JobTask *task)
 	SliceError	error;
 	dlist_iter	iter;
 
-	if (task->job->control != CONTROL_FAIL)
+	if (task->job->control != CONTROL_FAIL && !task->barred)
 		return;
 	dlist_foreach(iter, &task->batches)
 	{
@@ -567,6 +567,24 @@ jobtask_end_failed(JobTask *task)
 }
 
 /*
+ * What is at the provider stays as it is, as where the table is gone, so that
+ * dess_batch_retry() can go on when the code is mended.
+ */
+void
+jobtask_bar(JobTask *task)
+{
+	const char *message = "code of the table (trigger, function) ended the worker: it may have caught its cancellation, or set exit_on_error";
+	char		code[6];
+
+	strlcpy(code, unpack_sql_state(ERRCODE_TRIGGERED_ACTION_EXCEPTION), sizeof(code));
+	task->barred = true;
+	if (task->job->control == CONTROL_CANCEL)
+		jobtask_note(task, code, message);
+	else
+		jobtask_fail(task, code, message);
+}
+
+/*
  * Ends the job if every row has its outcome.  Returns true if anything was
  * done about it.
  */
@@ -580,6 +598,14 @@ jobtask_try_finish(JobTask *task)
 
 	if (task->job->state != JOB_QUEUED && task->job->state != JOB_ACTIVE)
 		return false;
+	if (task->barred)
+	{
+		task->due = later(1000);
+		if (task->job->control != CONTROL_FAIL && task->job->control != CONTROL_CANCEL)
+			jobtask_bar(task);
+		jobtask_end_failed(task);
+		return task->job->state > JOB_ACTIVE;
+	}
 	if (task->job->control != CONTROL_CANCEL && task->job->control != CONTROL_FAIL &&
 		(!task->job->all_prepared || task->job->requeued > 0))
 		return false;

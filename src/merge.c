@@ -503,7 +503,10 @@ merge_slice(void *arg)
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	slice->table = jobtask_table(slice->task);
 	slice->rules = target_answer_rules(slice->table);
+	/* a line can have a hundred megabytes */
+	slice_begin_own_work();
 	merge_read_lines(slice);
+	slice_end_own_work();
 	for (int i = 0; i < slice->nentries; i++)
 		merge_classify(slice, &slice->entries[i]);
 	if (slice->nentries > 0)

@@ -322,7 +322,7 @@ pace_run(JobTask *task, Pace *pace, const char *activity,
 	else
 	{
 		pace->used = pace->rows;
-		verdict = slice_run_limited(what, fn, arg, pace_limit(pace, task), error);
+		verdict = slice_run_limited(what, fn, arg, task->job->id, pace_limit(pace, task), error);
 		ms = slice_ms;
 		if (verdict == SLICE_DONE)
 		{

@@ -593,7 +593,7 @@ batch_work(BatchTask *batch)
 		return pace_is_turn(batch->job) && batch_release(batch);
 	if (cancel_work(batch))
 		return true;
-	if (batch->transfer != NULL)
+	if (batch->transfer != NULL || (batch->job->barred && batch->batch.state < BATCH_DONE))
 		return false;
 	if (batch->step != NULL)
 		return step_continue(batch);

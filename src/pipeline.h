@@ -79,6 +79,7 @@ typedef struct JobTask
 	Channel    *channel;		/* NULL until first needed */
 	dlist_head	batches;		/* of BatchTask */
 	bool		seen;			/* by the refresh under way */
+	bool		barred;			/* its table's code has ended a worker: it ends, and that code runs no more */
 	bool		stale;			/* to be loaded anew: the ledger has more than this */
 
 	/* the user's table, opened when needed */
@@ -146,6 +147,7 @@ extern bool jobtask_may_send(const JobTask *task);
 extern BatchOptions *jobtask_options(JobTask *task);
 extern TargetTable *jobtask_table(JobTask *task);
 extern void jobtask_fail(JobTask *task, const char *code, const char *message);
+extern void jobtask_bar(JobTask *task);	/* its table's code has ended the worker before this one */
 extern void jobtask_pause(JobTask *task, const char *code, const char *message);
 extern void jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error);
 extern void jobtask_tell_trouble(JobTask *task, const char *code, const char *message);

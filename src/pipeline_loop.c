@@ -294,6 +294,19 @@ sweep_slice(void *arg)
 	spool_sweep(spool_is_claimed);
 }
 
+/* The job whose table's code ended the last worker must not end this one as well. */
+static void
+bar_culprit(void)
+{
+	JobTask    *task = jobtask_find(spool_culprit());
+
+	if (task != NULL)
+		jobtask_bar(task);
+	/* if that could not be written down, the next worker learns it again */
+	if (task == NULL || task->job->control == CONTROL_FAIL)
+		spool_forget_culprit();
+}
+
 void
 pipeline_init(void)
 {
@@ -303,6 +316,7 @@ pipeline_init(void)
 	if (slice_run("starting", init_slice, NULL, &error) != SLICE_DONE)
 		proc_exit(1);
 	pipeline_refresh();
+	bar_culprit();
 	(void) slice_run("sweeping the spool", sweep_slice, NULL, &error);
 }
 

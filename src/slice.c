@@ -9,7 +9,9 @@
  *
  * A slice has a time limit, because triggers and functions of the user's table
  * run in it.  Code that catches the cancellation is cancelled again and again;
- * if it goes on all the same, the process ends rather than stand still.
+ * if it goes on all the same, the process ends rather than stand still.  Code
+ * can also turn an error into the end of the process by itself (exit_on_error).
+ * Whose it was is noted, so that the next process does not meet it again.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +23,8 @@
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
+#include "tcop/tcopprot.h"
 #include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
@@ -31,6 +35,7 @@
 #include "slice.h"
 #include "spool.h"
 #include "txn.h"
+#include "wake.h"
 
 /* how often the clock is looked at; code that catches a cancellation is cancelled again so often */
 #define ALARM_MS			20
@@ -40,10 +45,13 @@ static MemoryContext slice_context = NULL;
 static TimeoutId slice_timeout = MAX_TIMEOUTS;
 static int	slice_limit;
 static TimestampTz slice_end;
+static TimestampTz slice_own_since = 0;	/* our own work, that of no table, goes on since; 0: it does not */
 static bool slice_patient;		/* it ends when somebody wakes the worker */
 static uint64 slice_wakes;
 static volatile sig_atomic_t slice_cancelled = 0;
 static volatile sig_atomic_t slice_disturbed = false;
+static volatile sig_atomic_t told_to_end = false;
+static int64 slice_job = 0;		/* whose table's code may run now; 0: nobody's */
 int64		slice_ms = 0;
 static bool lock_lost = false;
 static bool extension_seen = false;
@@ -85,8 +93,14 @@ slice_verdict(int sqlerrcode)
 static void
 slice_alarm(void)
 {
+	if (slice_own_since != 0)
+		return;
 	if (GetCurrentTimestamp() >= slice_end)
-		slice_cancelled++;
+	{
+		/* what nobody has looked at yet has not been caught either */
+		if (!QueryCancelPending)
+			slice_cancelled++;
+	}
 	else if (slice_patient && shmem_wake_count() != slice_wakes)
 		slice_disturbed = true;
 	else
@@ -109,6 +123,7 @@ slice_start_clock(int limit_ms, bool patient)
 		slice_timeout = RegisterTimeout(USER_TIMEOUT, slice_alarm);
 	slice_limit = limit_ms;
 	slice_end = TimestampTzPlusMilliseconds(now, limit_ms);
+	slice_own_since = 0;
 	slice_cancelled = 0;
 	slice_disturbed = false;
 	slice_patient = patient;
@@ -118,12 +133,55 @@ slice_start_clock(int limit_ms, bool patient)
 						 TimestampTzPlusMilliseconds(now, Min(limit_ms, SLICE_PATIENCE_MS)), ALARM_MS);
 }
 
+void
+slice_begin_own_work(void)
+{
+	slice_own_since = GetCurrentTimestamp();
+}
+
+void
+slice_end_own_work(void)
+{
+	slice_end += GetCurrentTimestamp() - slice_own_since;
+	slice_own_since = 0;
+}
+
 static void
 slice_stop_clock(void)
 {
 	disable_timeout(slice_timeout, false);
 	QueryCancelPending = false;
 }
+
+/* ---- code that ends the process ---- */
+
+static void
+slice_terminate(SIGNAL_ARGS)
+{
+	told_to_end = true;
+	die(postgres_signal_arg);
+}
+
+/* Locks have been released: the next process can take over. */
+static void
+slice_exit(int code, Datum arg)
+{
+	if (slice_job == 0 || told_to_end || !PostmasterIsAlive())
+		return;
+	ereport(LOG,
+			(errmsg("dess_batch worker was ended by code of the table (trigger, function) of job " INT64_FORMAT, slice_job)));
+	spool_note_culprit(slice_job);
+	(void) wake_start_worker(MyDatabaseId);
+}
+
+void
+slice_init(void)
+{
+	on_shmem_exit(slice_exit, (Datum) 0);
+	pqsignal(SIGTERM, slice_terminate);
+}
+
+/* ---- running ---- */
 
 static SliceVerdict
 slice_recover(SliceError *error)
@@ -164,7 +222,7 @@ slice_recover(SliceError *error)
 
 static SliceVerdict
 slice_execute(const char *activity, void (*fn) (void *arg), void *arg,
-			  int limit_ms, bool patient, SliceError *error)
+			  int64 job_id, int limit_ms, bool patient, SliceError *error)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	TimestampTz start = GetCurrentTimestamp();
@@ -191,12 +249,15 @@ slice_execute(const char *activity, void (*fn) (void *arg), void *arg,
 		extension_seen = true;
 		MemoryContextSwitchTo(slice_context);
 		slice_start_clock(limit_ms, patient);
+		slice_job = job_id;
 		fn(arg);
 		slice_stop_clock();
 		txn_commit();
+		slice_job = 0;
 	}
 	PG_CATCH();
 	{
+		slice_job = 0;
 		verdict = slice_recover(error);
 	}
 	PG_END_TRY();
@@ -218,12 +279,12 @@ slice_execute(const char *activity, void (*fn) (void *arg), void *arg,
 SliceVerdict
 slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error)
 {
-	return slice_execute(activity, fn, arg, SLICE_LIMIT_MS, false, error);
+	return slice_execute(activity, fn, arg, 0, SLICE_LIMIT_MS, false, error);
 }
 
 SliceVerdict
 slice_run_limited(const char *activity, void (*fn) (void *arg), void *arg,
-				  int limit_ms, SliceError *error)
+				  int64 job_id, int limit_ms, SliceError *error)
 {
-	return slice_execute(activity, fn, arg, limit_ms, true, error);
+	return slice_execute(activity, fn, arg, job_id, limit_ms, true, error);
 }

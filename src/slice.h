@@ -33,12 +33,22 @@ typedef struct SliceError
 extern SliceVerdict slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error);
 
 /*
- * The same for what a table's own code can make slow: after limit_ms it is
- * cancelled.  One that may take longer than others should have to wait is also
+ * The same for what the own code of a table, that of job job_id, can make slow:
+ * after limit_ms it is cancelled.  One that may take longer than others should have to wait is also
  * cancelled, as SLICE_AGAIN, when somebody wakes the worker.
  */
 extern SliceVerdict slice_run_limited(const char *activity, void (*fn) (void *arg), void *arg,
-									  int limit_ms, SliceError *error);
+									  int64 job_id, int limit_ms, SliceError *error);
+
+/* In a slice: what is done between these two is bounded by itself, and its time does not count. */
+extern void slice_begin_own_work(void);
+extern void slice_end_own_work(void);
+
+/*
+ * Called once by the worker: from then on, when such code ends the process, the
+ * job is noted for the next one, see spool_culprit(), which is started at once.
+ */
+extern void slice_init(void);
 
 /* A longer slice is one that a newcomer does not have to wait for. */
 #define SLICE_PATIENCE_MS	1200

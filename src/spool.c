@@ -331,6 +331,52 @@ spool_sweep(bool (*keep) (int64 job_id, int batch_no))
 	return sweep.bytes;
 }
 
+/* ---- who ended the worker ---- */
+
+static char *
+culprit_path(void)
+{
+	return psprintf("%s/ended_by", spool_directory());
+}
+
+void
+spool_note_culprit(int64 job_id)
+{
+	char		line[32];
+	int			length = snprintf(line, sizeof(line), INT64_FORMAT "\n", job_id);
+	int			fd;
+
+	spool_make_directory(LOG);
+	fd = BasicOpenFilePerm(culprit_path(), O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY, S_IRUSR | S_IWUSR);
+	if (fd < 0 || write(fd, line, length) != length)
+		ereport(LOG,
+				(spool_errcode(),
+				 errmsg("could not write file \"%s\": %m", culprit_path())));
+	if (fd >= 0)
+		close(fd);
+}
+
+int64
+spool_culprit(void)
+{
+	char		line[32];
+	int			fd = BasicOpenFile(culprit_path(), O_RDONLY | PG_BINARY);
+	ssize_t		length;
+
+	if (fd < 0)
+		return 0;
+	length = read(fd, line, sizeof(line) - 1);
+	close(fd);
+	line[Max(length, 0)] = '\0';
+	return strtoll(line, NULL, 10);
+}
+
+void
+spool_forget_culprit(void)
+{
+	spool_unlink(culprit_path());
+}
+
 /* ---- reading lines ---- */
 
 static void

@@ -47,6 +47,14 @@ extern void spool_remove_database(Oid database);
 /* Removes files of batches that keep() does not claim.  Returns the bytes that are left. */
 extern int64 spool_sweep(bool (*keep) (int64 job_id, int batch_no));
 
+/*
+ * The job whose table's code ended the process, kept for the next one; 0: none.
+ * It is written when the process ends, and never raises.
+ */
+extern void spool_note_culprit(int64 job_id);
+extern int64 spool_culprit(void);
+extern void spool_forget_culprit(void);
+
 /* Lines of a file, from an offset; lives in the context it was opened in and is closed with it. */
 typedef struct SpoolReader SpoolReader;
 

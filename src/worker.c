@@ -215,6 +215,7 @@ worker_start(Oid database)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	connected = true;
+	slice_init();
 
 	if (RecoveryInProgress() || IsBinaryUpgrade)
 		proc_exit(0);
@@ -226,6 +227,7 @@ worker_start(Oid database)
 	if (GetConfigOption("transaction_timeout", true, false) != NULL)
 		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("exit_on_error", "off", PGC_USERSET, PGC_S_OVERRIDE);
 }
 
 static void

@@ -149,6 +149,37 @@ subtest 'many rows that wait, and a cancel' => sub {
 	$simulator->post('faults/clear', {});
 };
 
+subtest 'rows chosen by what is known of them' => sub {
+	create_table('known', 300);
+	my $first = submit_job($node, q{'known', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'});
+	is(wait_for_job($node, $first), 'done', 'all are done');
+	sql(q{UPDATE known SET body = body || ' once more' WHERE id % 3 = 0});
+
+	# How many rows a job with "only" has.
+	my $rows_of = sub {
+		my ($only, $mode) = @_;
+		$mode //= 'batch';
+		my $job = submit_job($node, qq{'known', 'gpt-4o-mini', '{body}', 'answer', overwrite => true, server => 'openai', mode => '$mode', "only" => '$only'});
+		wait_for_job($node, $job);
+		return job_figures($node, $job);
+	};
+	is($rows_of->('{changed}'), 'done 100 100 0 0', 'those that are not what they were');
+	is($rows_of->('{changed}'), 'done 0 0 0 0', 'once');
+	is($rows_of->('{ok}'), 'done 300 300 0 0', 'each one once, whatever the number of jobs');
+	is($rows_of->('{refused,lost}'), 'done 0 0 0 0', 'none');
+
+	$simulator->post('settings', { run_ms => 60000 });
+	my $cancelled = submit_job($node, q{'known', 'gpt-4o-mini', '{body}!', 'answer', overwrite => true, where_sql => 'id <= 50', server => 'openai'});
+	until_true('it runs', "SELECT state = 'running' FROM dess_batch_jobs WHERE job_id = $cancelled");
+	is($rows_of->('{ok}', 'online'), 'done 250 250 0 0', 'not those that are in flight');
+	sql("SELECT dess_batch_cancel($cancelled)");
+	is(wait_for_job($node, $cancelled), 'cancelled', 'some are cancelled');
+	$simulator->post('settings', { run_ms => 20 });
+	is($rows_of->('{cancelled}'), 'done 50 50 0 0', 'and chosen for that');
+	sql("SELECT dess_batch_purge('0')");
+	is($rows_of->('{ok}'), 'done 0 0 0 0', 'what was forgotten is not known');
+};
+
 subtest 'a database that is dropped' => sub {
 	my $directory = $node->data_dir . '/dess_batch/' . sql(q{SELECT oid FROM pg_database WHERE datname = 'latin1'});
 
