@@ -18,6 +18,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -102,8 +103,8 @@ explain_failure(const Explain *explain)
 	const Job  *job = explain->job;
 	const char *code = explain->facts->error_code != NULL ? explain->facts->error_code : "";
 
-	if (strcmp(code, "42P01") == 0)
-		explain_say(explain, "A table that was dropped is gone for good: submit anew for another one.");
+	if (get_rel_name(job->source) == NULL)
+		explain_say(explain, "Table %s was dropped and is gone for good: submit anew for another one.", job->source_name);
 	else if (strcmp(code, "model_not_found") == 0)
 		explain_say(explain, "SELECT * FROM dess_batch_check(%s) tries the account. The model of a job cannot be changed: submit anew with one that the provider knows.",
 					quote_literal_cstr(job->server_name));

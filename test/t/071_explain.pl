@@ -242,7 +242,7 @@ my @situations = (
 			sql("DROP TABLE t$tables");
 			return $job;
 		},
-		words => qr/has failed.*42P01.*is gone for good.*submit anew/s,
+		words => qr/has failed.*42P01.*Table public\.t\d+ was dropped and is gone for good: submit anew/s,
 		remedy => sub { return job(); },
 	},
 	{
