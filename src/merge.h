@@ -40,6 +40,10 @@ typedef struct MergeState
 /* Loads the batch's items if they are not there yet; false: trouble, try later. */
 extern bool merge_begin(BatchTask *batch);
 
+/* Reads a line, in which bytes that are no UTF-8 are replaced; then *garbled is set.  False: it is no line of a result. */
+extern bool merge_parse_line(const BatchProvider *provider, const char *line, size_t length,
+							 BatchReply *reply, bool *garbled);
+
 /* Merges one group of lines of the current result file; *end: there were no more. */
 extern void merge_lines(BatchTask *batch, bool *end);
 

@@ -159,11 +159,8 @@ merge_find_request(MergeSlice *slice, const BatchReply *reply)
 	return entry->no;
 }
 
-/*
- * Reads a line.  Whose answer it is can be told even if the answer has bytes
- * that are no UTF-8; then they are replaced and *garbled is set.
- */
-static bool
+/* Whose answer a line is can be told even if the answer has bytes that are no UTF-8. */
+bool
 merge_parse_line(const BatchProvider *provider, const char *line, size_t length,
 				 BatchReply *reply, bool *garbled)
 {

@@ -113,12 +113,12 @@ online_read_answered(BatchTask *batch, OnlineState *state)
 	while ((line = spool_next_line(reader, &length, false)) != NULL)
 	{
 		BatchReply	reply;
-		const char *why;
+		bool		garbled;
 		MemoryContext caller = MemoryContextSwitchTo(scratch);
 		int			no = 0;
 
 		memset(&reply, 0, sizeof(reply));
-		if (provider->retrieve_and_merge_results(line, length, &reply, &why) && reply.custom_id != NULL)
+		if (merge_parse_line(provider, line, length, &reply, &garbled) && reply.custom_id != NULL)
 			no = batch_parse_custom_id(reply.custom_id, batch->batch.token);
 		if (no > 0 && no <= batch->merge->nitems)
 			state->answered[no - 1] = true;
@@ -446,10 +446,10 @@ online_settle(BatchTask *batch, OnlineRequest *request, const char *line, size_t
 	const BatchProvider *provider = batch->job->channel->account->provider;
 	MemoryContext caller = MemoryContextSwitchTo(request->cxt);
 	BatchReply	told;
-	const char *why;
+	bool		garbled;
 
 	memset(&told, 0, sizeof(told));
-	if (provider->retrieve_and_merge_results(line, length, &told, &why))
+	if (merge_parse_line(provider, line, length, &told, &garbled))
 		channel_settle_tokens(batch->job->channel, &request->ticket, told.input_tokens + told.output_tokens);
 	MemoryContextSwitchTo(caller);
 }

@@ -77,6 +77,26 @@ subtest 'an online row that somebody has locked' => sub {
 	is(sql('SELECT count(answer) FROM held'), 3, 'like the others');
 };
 
+subtest 'an online answer that is no UTF-8, when the worker ends' => sub {
+	create_table('garbled', 3);
+	$simulator->post('faults', { match => { prompt => 'garbled 2' }, answer => { content_kind => 'invalid_utf8' } });
+	my $served = $simulator->get('stats')->{rows_served};
+	$locker->query('BEGIN; SELECT FROM garbled FOR UPDATE');
+	my $job = submit_job($node, q{'garbled', 'gpt-4o-mini', '{body}', 'answer', server => 'openai', mode => 'online'});
+	wait_until('all are answered', sub { return $simulator->get('stats')->{rows_served} == $served + 3 });
+	my $results = $node->data_dir . "/dess_batch/*/$job-1.results*";
+	wait_until('the answers are in the spool', sub { return 3 == map { slurp_file($_) =~ /"custom_id"/g } glob $results });
+	my $pid = worker_pid();
+	sql("SELECT pg_terminate_backend($pid)");
+	until_true('the worker ends', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)");
+	$locker->query('COMMIT');
+	sql('SELECT dess_batch_start()');
+	is(wait_for_job($node, $job), 'done', 'the job is done');
+	is(sql("SELECT string_agg(outcome, ' ' ORDER BY row_key ->> 'id') FROM dess_batch_rows WHERE job_id = $job"), 'ok invalid ok', 'each row has its outcome');
+	is($simulator->get('stats')->{rows_served}, $served + 3, 'and no answer was bought twice');
+	$simulator->post('faults/clear', {});
+};
+
 subtest 'two batches that are refused at once' => sub {
 	create_table('refused', 4);
 	sql(q{ALTER SERVER openai OPTIONS (ADD max_batch_requests '2')});
