@@ -19,6 +19,7 @@
 
 #include <math.h>
 
+#include "access/transam.h"
 #include "port/pg_bitutils.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -472,7 +473,10 @@ resume_slice(void *arg)
 	JobTask    *task = (JobTask *) arg;
 
 	if (!jobstore_unpause(task->job->id))
+	{
+		task->version.xmin = InvalidTransactionId;
 		pipeline_refresh_soon();
+	}
 	else
 		task->job->control = CONTROL_RUN;
 }

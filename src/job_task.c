@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "common/pg_prng.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -149,27 +150,50 @@ jobtask_load_batches(JobTask *task)
 }
 
 /*
- * What the user asks for does not wait for a time that was set before: a look
- * at the provider, or the end of everything (cancelled).
+ * What the user asks for does not wait for a time that was set before; but a
+ * step that waits before it asks again has its reason.
  */
 static void
-jobtask_hurry(JobTask *task, bool cancelled)
+batch_hurry(BatchTask *batch)
 {
-	List	   *asked = task->job->online ? NIL : jobstore_asked_polls(task->job->id);
+	if (batch->step == NULL || batch->batch.state <= BATCH_UPLOADED)
+		batch->due = 0;
+}
+
+static void
+jobtask_hurry(JobTask *task)
+{
 	dlist_iter	iter;
 
-	if (cancelled)
-		task->due = 0;
+	task->due = 0;
+	dlist_foreach(iter, &task->batches)
+		batch_hurry(dlist_container(BatchTask, node, iter.cur));
+}
+
+void
+jobtask_ask_poll(JobTask *task, int batch_no)
+{
+	dlist_iter	iter;
+
+	if (task->job->online)
+		return;
 	dlist_foreach(iter, &task->batches)
 	{
 		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
 
-		/* a step that waits before it asks again has its reason */
-		if (batch->step != NULL && batch->batch.state > BATCH_UPLOADED)
-			continue;
-		if (cancelled || list_member_int(asked, batch->batch.no))
-			batch->due = 0;
+		if (batch->batch.no == batch_no)
+			batch_hurry(batch);
 	}
+}
+
+/* Are the values that we have those of this version? */
+static bool
+jobtask_is_current(const JobTask *task, const JobVersion *version)
+{
+	return !task->stale && TransactionIdIsValid(task->version.xmin) &&
+		task->version.xmin == version->xmin &&
+		ItemPointerEquals(unconstify(ItemPointerData *, &task->version.place),
+						  unconstify(ItemPointerData *, &version->place));
 }
 
 /*
@@ -178,18 +202,26 @@ jobtask_hurry(JobTask *task, bool cancelled)
  * loaded anew.  What an error leaves half done goes with the slice's memory.
  */
 void
-jobtask_refresh(JobTask *task, const Job *job)
+jobtask_refresh(JobTask *task, const JobVersion *version)
 {
-	MemoryContext job_cxt = AllocSetContextCreate(CurrentMemoryContext, "dess_batch job values",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(job_cxt);
-	Job		   *loaded = jobstore_load_job(job->id);
+	MemoryContext job_cxt;
+	MemoryContext caller;
+	Job		   *loaded;
 	bool		fresh;
 	bool		running;
 
+	if (task != NULL && jobtask_is_current(task, version))
+	{
+		task->seen = true;
+		task->rivals_loaded = false;
+		return;
+	}
+	job_cxt = AllocSetContextCreate(CurrentMemoryContext, "dess_batch job values", ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(job_cxt);
+	loaded = jobstore_load_job(version->id);
 	MemoryContextSwitchTo(caller);
 	if (loaded == NULL)
-		elog(ERROR, "job " INT64_FORMAT " vanished", job->id);
+		elog(ERROR, "job " INT64_FORMAT " vanished", version->id);
 	if (task != NULL && (task->stale || (task->job->state > JOB_ACTIVE && loaded->state <= JOB_ACTIVE)))
 	{
 		jobtask_drop(task);
@@ -205,6 +237,7 @@ jobtask_refresh(JobTask *task, const Job *job)
 		MemoryContextDelete(task->job_cxt);
 	task->job_cxt = job_cxt;
 	task->job = loaded;
+	task->version = *version;
 	task->seen = true;
 	task->rivals_loaded = false;
 	task->channel = channel_get(loaded->server, loaded->server_name, loaded->provider, loaded->owner);
@@ -220,8 +253,8 @@ jobtask_refresh(JobTask *task, const Job *job)
 		task->share.active_at = GetCurrentTimestamp();
 		pace_enqueue(task);
 	}
-	else
-		jobtask_hurry(task, running && loaded->control == CONTROL_CANCEL);
+	else if (running && loaded->control == CONTROL_CANCEL)
+		jobtask_hurry(task);
 }
 
 /* May requests of this job leave? */
@@ -475,8 +508,9 @@ jobtask_try_again(JobTask *task, const SliceError *error)
 void
 jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error)
 {
-	/* the memory may be ahead of the ledger: the batch under preparation is loaded again */
+	/* the memory may be ahead of the ledger: what it has is loaded again */
 	task->rivals_loaded = false;
+	task->version.xmin = InvalidTransactionId;
 
 	switch (verdict)
 	{

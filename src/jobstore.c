@@ -271,24 +271,6 @@ jobstore_insert_job(const Job *job)
 	return id;
 }
 
-/* Jobs of a statement that returns JOB_COLUMNS. */
-static List *
-load_jobs(Statement *statement, const Args *args, const Ledger *ledger)
-{
-	List	   *jobs = NIL;
-	uint64		n = ledger_run(statement, args);
-
-	for (uint64 i = 0; i < n; i++)
-	{
-		Job		   *job = read_job(ledger, i);
-		MemoryContext old = MemoryContextSwitchTo(ledger->caller);
-
-		jobs = lappend(jobs, job);
-		MemoryContextSwitchTo(old);
-	}
-	return jobs;
-}
-
 /*
  * Jobs with anything left to do: those that nothing keeps from going on; paused
  * ones with batches in the given states; and those with something to be removed
@@ -309,7 +291,7 @@ load_jobs(Statement *statement, const Args *args, const Ledger *ledger)
 
 /* What was begun for a paused job is brought to an end; but only what is paid for keeps a worker. */
 static Statement select_working_jobs = {
-	.sql = "SELECT " JOB_COLUMNS " FROM dess_batch.job j WHERE "
+	.sql = "SELECT j.id, j.xmin, j.ctid FROM dess_batch.job j WHERE "
 	WORKING_JOBS("'uploading', 'uploaded', 'creating', 'running', 'retrieving'") " ORDER BY j.id"
 };
 
@@ -322,18 +304,27 @@ static Statement select_job = {
 	.sql = "SELECT " JOB_COLUMNS " FROM dess_batch.job j WHERE j.id = $1"
 };
 
-List *
-jobstore_load_jobs(void)
+int
+jobstore_load_versions(JobVersion **versions)
 {
 	Ledger		ledger;
 	Args		args = {0};
-	List	   *jobs;
+	JobVersion *result;
+	uint64		n;
 
 	ledger_open(&ledger);
 	arg_home(&args);
-	jobs = load_jobs(&select_working_jobs, &args, &ledger);
+	n = ledger_run(&select_working_jobs, &args);
+	result = MemoryContextAllocHuge(ledger.caller, Max(n, 1) * sizeof(JobVersion));
+	for (uint64 i = 0; i < n; i++)
+	{
+		result[i].id = ledger_get_int64(i, 1, 0);
+		result[i].xmin = DatumGetTransactionId(ledger_datum(i, 2));
+		ItemPointerCopy((ItemPointer) DatumGetPointer(ledger_datum(i, 3)), &result[i].place);
+	}
 	ledger_close(&ledger);
-	return jobs;
+	*versions = result;
+	return (int) n;
 }
 
 bool
@@ -356,13 +347,14 @@ jobstore_load_job(int64 id)
 {
 	Ledger		ledger;
 	Args		args = {0};
-	List	   *jobs;
+	Job		   *job = NULL;
 
 	ledger_open(&ledger);
 	arg_int64(&args, id);
-	jobs = load_jobs(&select_job, &args, &ledger);
+	if (ledger_run(&select_job, &args) > 0)
+		job = read_job(&ledger, 0);
 	ledger_close(&ledger);
-	return jobs == NIL ? NULL : (Job *) linitial(jobs);
+	return job;
 }
 
 /* ---- other jobs on the same table and target ---- */

@@ -16,6 +16,7 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "storage/itemptr.h"
 #include "utils/jsonb.h"
 
 #include "digest.h"
@@ -207,9 +208,17 @@ extern const char *job_state_name(JobState state);
 extern bool keep_from_name(const char *name, KeepWhat *keep);
 
 /* ---- jobs ---- */
+/* Which version of a job's row it is; no two that were ever committed are alike. */
+typedef struct JobVersion
+{
+	int64		id;
+	TransactionId xmin;			/* invalid: none */
+	ItemPointerData place;
+} JobVersion;
+
 /* source_name is worked out here: qualified, so that it means the same in a copy of the ledger */
 extern int64 jobstore_insert_job(const Job *job);
-extern List *jobstore_load_jobs(void);	/* of Job *: those with anything left to do */
+extern int	jobstore_load_versions(JobVersion **versions);	/* jobs with anything left to do, by id */
 extern Job *jobstore_load_job(int64 id);	/* any job, or NULL */
 extern bool jobstore_any_work(void);
 /* Raises 55006 if another job in flight on the same table and target uses another key; before_id: only older ones, 0: all. */
@@ -330,6 +339,12 @@ extern int	jobstore_history_rows(const Job *job, const HistorySource *source, Hi
 extern int	jobstore_load_rival_keys(const Job *job, uint64 **hashes);
 
 /* ---- control, used by the functions of the SQL interface; they check rights ---- */
+typedef struct AskedPoll
+{
+	int64		job_id;
+	int			batch_no;
+} AskedPoll;
+
 extern Job *jobstore_control_job(int64 id);	/* raises 42704, 42501 */
 /*
  * Pause from run, cancel from run and pause; final jobs stay as they are.  A
@@ -339,7 +354,7 @@ extern void jobstore_set_control(int64 id, JobControl control);
 extern void jobstore_resume(int64 id, const char *max_cost);
 extern void jobstore_set_stage(int64 id, JobStage stage);	/* forward only */
 extern void jobstore_ask_poll(int64 id);
-extern List *jobstore_asked_polls(int64 id);	/* of int: numbers of running batches whose next look is due */
+extern List *jobstore_asked_polls(void);	/* of AskedPoll *: running batches whose next look is due */
 
 /*
  * Rows that ended with these outcomes (of char *; NIL: every failed one but

@@ -147,29 +147,31 @@ jobstore_ask_poll(int64 id)
 }
 
 List *
-jobstore_asked_polls(int64 id)
+jobstore_asked_polls(void)
 {
 	static Statement statement = {
-		.sql = "SELECT b.no FROM dess_batch.batch b "
-		"WHERE b.job_id = $1 AND b.state = 'running' AND b.next_poll_at <= now()"
+		.sql = "SELECT b.job_id, b.no FROM dess_batch.batch b "
+		"WHERE " BATCH_IS_OPEN("b.") " AND b.state = 'running' AND b.next_poll_at <= now()"
 	};
 	Ledger		ledger;
 	Args		args = {0};
-	List	   *numbers = NIL;
+	List	   *asked = NIL;
 	uint64		n;
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
 	n = ledger_run(&statement, &args);
 	for (uint64 i = 0; i < n; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(ledger.caller);
+		AskedPoll  *poll = palloc(sizeof(AskedPoll));
 
-		numbers = lappend_int(numbers, ledger_get_int32(i, 1));
+		poll->job_id = ledger_get_int64(i, 1, 0);
+		poll->batch_no = ledger_get_int32(i, 2);
+		asked = lappend(asked, poll);
 		MemoryContextSwitchTo(old);
 	}
 	ledger_close(&ledger);
-	return numbers;
+	return asked;
 }
 
 /* ---- retry ---- */

@@ -74,8 +74,9 @@ typedef struct JobTask
 {
 	dlist_node	node;
 	MemoryContext cxt;			/* as long as the job */
-	MemoryContext job_cxt;		/* the ledger's values; replaced at refresh */
+	MemoryContext job_cxt;		/* the ledger's values; replaced when it has others */
 	Job		   *job;
+	JobVersion	version;		/* of the ledger's row that they are from, or an older one */
 	Channel    *channel;		/* NULL until first needed */
 	dlist_head	batches;		/* of BatchTask */
 	bool		seen;			/* by the refresh under way */
@@ -139,7 +140,8 @@ extern TimestampTz pipeline_job_due(const JobTask *task, TimestampTz now);	/* wh
 /* ---- job_task.c: loading, ending and pausing jobs ---- */
 extern dlist_head pipeline_jobs;
 extern JobTask *jobtask_find(int64 id);
-extern void jobtask_refresh(JobTask *task, const Job *job);
+extern void jobtask_refresh(JobTask *task, const JobVersion *version);
+extern void jobtask_ask_poll(JobTask *task, int batch_no);	/* a look at the provider is due */
 extern BatchTask *jobtask_add_batch(JobTask *task, const Batch *batch);
 extern void jobtask_drop_batch(BatchTask *batch);
 extern void jobtask_drop(JobTask *task);

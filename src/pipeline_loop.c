@@ -238,16 +238,60 @@ spool_is_claimed(int64 job_id, int batch_no)
 	return false;
 }
 
+static int
+compare_tasks(const void *a, const void *b)
+{
+	int64		x = (*(JobTask *const *) a)->job->id;
+	int64		y = (*(JobTask *const *) b)->job->id;
+
+	return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/* All jobs in memory, by id. */
+static int
+sort_tasks(JobTask ***tasks)
+{
+	dlist_iter	iter;
+	int			n = 0;
+
+	dlist_foreach(iter, &pipeline_jobs)
+		n++;
+	*tasks = MemoryContextAllocHuge(CurrentMemoryContext, Max(n, 1) * sizeof(JobTask *));
+	n = 0;
+	dlist_foreach(iter, &pipeline_jobs)
+		(*tasks)[n++] = dlist_container(JobTask, node, iter.cur);
+	qsort(*tasks, n, sizeof(JobTask *), compare_tasks);
+	return n;
+}
+
+/* Jobs whose row is the one that we know are not read again: there may be many that wait. */
 static void
 refresh_slice(void *arg)
 {
+	JobVersion *versions;
+	JobTask   **tasks;
+	int			nversions = jobstore_load_versions(&versions);
+	int			ntasks = sort_tasks(&tasks);
+	int			t = 0;
 	ListCell   *lc;
 
-	foreach(lc, jobstore_load_jobs())
+	for (int v = 0; v < nversions; v++)
 	{
-		const Job  *job = lfirst(lc);
+		while (t < ntasks && tasks[t]->job->id < versions[v].id)
+			t++;
+		/* this may drop the task, which is not looked at again */
+		if (t < ntasks && tasks[t]->job->id == versions[v].id)
+			jobtask_refresh(tasks[t++], &versions[v]);
+		else
+			jobtask_refresh(NULL, &versions[v]);
+	}
+	foreach(lc, jobstore_asked_polls())
+	{
+		const AskedPoll *poll = lfirst(lc);
+		JobTask    *task = jobtask_find(poll->job_id);
 
-		jobtask_refresh(jobtask_find(job->id), job);
+		if (task != NULL)
+			jobtask_ask_poll(task, poll->batch_no);
 	}
 	triggered_refresh();
 }
