@@ -109,7 +109,8 @@ append_start(StringInfo sql, const TargetTable *table, int level)
 static void
 append_wanted(StringInfo sql, const TargetTable *table)
 {
-	append_where(sql, table);
+	/* not "IS TRUE", which no index can tell */
+	appendStringInfo(sql, "(%s)", table->where_sql != NULL ? table->where_sql : "true");
 	if (!table->overwrite)
 	{
 		appendStringInfoString(sql, " AND ");
