@@ -14,6 +14,9 @@
 #include "postgres.h"
 
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -45,6 +48,9 @@
 /* how often a busy worker looks for new work, and at most which part of its time it spends on that */
 #define LOOK_MS				200
 #define LOOK_SHARE			20
+
+/* how often memory that is free is given back */
+#define TRIM_MS				10000
 
 static bool connected = false;
 static Oid	wrapper_oid = InvalidOid;
@@ -278,6 +284,26 @@ worker_purge_sometimes(void)
 		purge_due = worker_purge() ? now : 0;
 }
 
+/*
+ * Gives memory back to the system.  What hundreds of jobs have held lies among
+ * what is still in use, so that free() alone gives back next to nothing.
+ */
+static void
+worker_trim_sometimes(void)
+{
+#ifdef __GLIBC__
+	static TimestampTz trimmed_at = 0;
+	static uint64 trimmed_slice = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (trimmed_slice == slice_count || !TimestampDifferenceExceeds(trimmed_at, now, TRIM_MS))
+		return;
+	trimmed_at = now;
+	trimmed_slice = slice_count;
+	(void) malloc_trim(0);
+#endif
+}
+
 /* How many slices had run, and how often we had been woken, when the ledger was last looked at; and how long that took. */
 static uint64 looked_at = 0;
 static uint64 woken_at = 0;
@@ -408,6 +434,7 @@ worker_loop(void)
 			busy = pipeline_work();
 			worker_purge_sometimes();
 		}
+		worker_trim_sometimes();
 		if (!pipeline_is_idle())
 			idle_since = GetCurrentTimestamp();
 		else if (dess_enabled &&
