@@ -184,9 +184,10 @@ sub sample
 			count(*) FILTER (WHERE state LIKE 'idle in transaction%'),
 			coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)) FILTER (WHERE backend_type = 'dess_batch worker'), 0),
 			(SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c
-			 WHERE relnamespace = 'dess_batch'::regnamespace AND relkind = 'r')
+			 WHERE relnamespace = 'dess_batch'::regnamespace AND relkind = 'r'),
+			(SELECT count(*) FROM dess_batch.job WHERE state IN ('queued', 'active'))
 		FROM pg_stat_activity}) // return;
-	my ($pid, $idle, $transaction, $ledger) = split /\|/, $look;
+	my ($pid, $idle, $transaction, $ledger, $open) = split /\|/, $look;
 	my ($memory, $descriptors) = held_by($pid);
 
 	$idle_in_transaction += $idle;
@@ -194,7 +195,7 @@ sub sample
 	return unless $pid && defined $memory;
 	my ($submitter) = $session{submit} ? held_by($session{submit}->pid) : ();
 	push @samples, { t => elapsed(), pid => $pid, memory => $memory, descriptors => $descriptors,
-		submitter => $submitter, ledger => $ledger };
+		submitter => $submitter, ledger => $ledger, open => $open };
 	return;
 }
 
@@ -337,14 +338,20 @@ sub within
 	return map { $_->{$what} } grep { $_->{t} >= $from && $_->{t} < $to } @samples;
 }
 
+# What is open is in memory: the second half is compared where no more jobs are open than in the first.
 my $middle = ($steady_from + $seconds) / 2;
+my $most_open = max(within($steady_from, $middle, 'open'));
+my @second = grep { $_->{t} >= $middle && $_->{t} < $end } @samples;
+my @comparable = grep { $_->{open} <= $most_open } @second;
+say_figure(sprintf('open jobs: at most %d in the first half, %d in the second', $most_open, max(map { $_->{open} } @second)));
+cmp_ok(scalar @comparable, '>=', @second / 2, 'jobs do not pile up');
 my %steady = map { $_->{pid} => 1 } grep { $_->{t} >= $steady_from } @samples;
 is(scalar(keys %steady), 1, 'one worker serves the last part');
 foreach my $what ([ 'memory', 1.1, 2048 ], [ 'descriptors', 1, 4 ], [ 'submitter', 1.1, 1024 ])
 {
 	my ($name, $factor, $slack) = @$what;
 	my $first = max(grep { defined } within($steady_from, $middle, $name));
-	my $second = max(grep { defined } within($middle, $end, $name));
+	my $second = max(grep { defined } map { $_->{$name} } @comparable);
 	say_figure("$name: at most $first in the first half, $second in the second");
 	cmp_ok($second, '<=', $first * $factor + $slack, "$name does not grow");
 }
@@ -353,8 +360,8 @@ cmp_ok($longest_transaction, '<', 30, sprintf('the longest transaction of the wo
 
 my $file = "$output/soak_samples.csv";
 open(my $csv, '>', $file) or die "could not open \"$file\": $!";
-print $csv "seconds,worker,memory_kb,descriptors,submitter_kb,ledger_bytes\n";
-printf $csv "%.1f,%d,%d,%d,%s,%d\n", @$_{qw(t pid memory descriptors)}, $_->{submitter} // '', $_->{ledger} foreach @samples;
+print $csv "seconds,worker,memory_kb,descriptors,submitter_kb,ledger_bytes,open_jobs\n";
+printf $csv "%.1f,%d,%d,%d,%s,%d,%d\n", @$_{qw(t pid memory descriptors)}, $_->{submitter} // '', @$_{qw(ledger open)} foreach @samples;
 close($csv) or die "could not write \"$file\": $!";
 my %plot = (x => 'minutes', marks => [ map { [ $_->[0] / 60, $_->[1] ] } @events ]);
 write_plot("$output/soak_memory.svg", %plot, title => 'Soak: private memory', y => 'MB',
