@@ -418,8 +418,7 @@ open_estimate(Estimate *estimate, Job *job)
 	}
 	estimate->until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), READ_MS);
 	estimate->seen = seen_create(CurrentMemoryContext, 1024, NULL);
-	if (jobstore_has_rival(job))
-		estimate->nrivals = jobstore_load_rival_keys(job, &estimate->rivals);
+	estimate->nrivals = jobstore_load_rival_keys(job, &estimate->rivals);
 }
 
 static void

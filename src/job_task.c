@@ -112,8 +112,6 @@ jobtask_drop(JobTask *task)
 
 	dlist_foreach_modify(iter, &task->batches)
 		jobtask_drop_batch(dlist_container(BatchTask, node, iter.cur));
-	if (task->rivals != NULL)
-		pfree(task->rivals);
 	pace_forget(task);
 	dlist_delete(&task->node);
 	MemoryContextDelete(task->cxt);
@@ -213,7 +211,6 @@ jobtask_refresh(JobTask *task, const JobVersion *version)
 	if (task != NULL && jobtask_is_current(task, version))
 	{
 		task->seen = true;
-		task->rivals_loaded = false;
 		return;
 	}
 	job_cxt = AllocSetContextCreate(CurrentMemoryContext, "dess_batch job values", ALLOCSET_SMALL_SIZES);
@@ -239,7 +236,6 @@ jobtask_refresh(JobTask *task, const JobVersion *version)
 	task->job = loaded;
 	task->version = *version;
 	task->seen = true;
-	task->rivals_loaded = false;
 	task->channel = channel_get(loaded->server, loaded->server_name, loaded->provider, loaded->owner);
 
 	if (fresh)
@@ -509,7 +505,6 @@ void
 jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error)
 {
 	/* the memory may be ahead of the ledger: what it has is loaded again */
-	task->rivals_loaded = false;
 	task->version.xmin = InvalidTransactionId;
 
 	switch (verdict)

@@ -399,29 +399,6 @@ jobstore_check_key(const Job *job, int64 before_id)
 				 errhint("Use the same key, or wait for that job.")));
 }
 
-static Statement any_rival = {
-	.sql = "SELECT EXISTS (SELECT FROM dess_batch.job j WHERE j.source = $2 "
-	"AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 AND (" JOB_IS_OPEN("j.") " OR EXISTS "
-	"(SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND NOT " BATCH_IS_FINAL("b.") ")))"
-};
-
-bool
-jobstore_has_rival(const Job *job)
-{
-	Ledger		ledger;
-	Args		args = {0};
-	bool		any;
-
-	ledger_open(&ledger);
-	arg_int64(&args, job->id);
-	arg_oid(&args, job->source);
-	arg_text(&args, job->target);
-	ledger_run(&any_rival, &args);
-	any = ledger_get_bool(0, 1);
-	ledger_close(&ledger);
-	return any;
-}
-
 /* ---- progress ---- */
 
 /* Runs an UPDATE of one job; false when it touched none.  The arguments may live in any context. */

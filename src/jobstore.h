@@ -239,8 +239,6 @@ extern void jobstore_set_failing(int64 id, const char *error_code, const char *e
 extern bool jobstore_pause(int64 id, const char *error_code, const char *error);
 extern bool jobstore_note_error(int64 id, const char *error_code, const char *error);
 
-/* Is there another job in flight on the same table and target? */
-extern bool jobstore_has_rival(const Job *job);
 
 /* Holds all jobs if this ledger came from elsewhere; returns how many. */
 extern int64 jobstore_check_identity(void);
@@ -335,8 +333,21 @@ extern int	jobstore_history_sources(const Job *job, HistorySource **sources);
 /* The next rows of a source: a few thousand, or a batch.  Returns how many. */
 extern int	jobstore_history_rows(const Job *job, const HistorySource *source, HistoryPlace *place, HistoryRow **rows);
 
-/* key_hash64() of the keys that other jobs have in flight on this table and target, ascending, in a palloc'd array; returns how many. */
-extern int	jobstore_load_rival_keys(const Job *job, uint64 **hashes);
+/* A batch of which another job on the same table and target has rows in flight. */
+typedef struct RivalBatch
+{
+	int64		job_id;
+	int			no;
+	int			items;
+	int			finished;
+} RivalBatch;
+
+extern int	jobstore_load_rival_batches(const Job *job, RivalBatch **batches);
+
+/* These return how many; key_hash64() of keys, ascending, in a palloc'd array. */
+extern int	jobstore_load_batch_keys(const RivalBatch *batch, int after, uint64 **hashes);	/* unfinished rows with a greater number */
+extern int	jobstore_load_rivals_waiting(const Job *job, uint64 **hashes);	/* rows of others to be sent once more */
+extern int	jobstore_load_rival_keys(const Job *job, uint64 **hashes);	/* all that others have in flight */
 
 /* ---- control, used by the functions of the SQL interface; they check rights ---- */
 typedef struct AskedPoll

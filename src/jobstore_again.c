@@ -412,22 +412,22 @@ compare_hashes(const void *a, const void *b)
 	return x < y ? -1 : x > y ? 1 : 0;
 }
 
-/* Unfinished rows of one batch. */
-static void
-add_batch_keys(HashArray *array, int64 job_id, int batch_no)
+static int
+hashes_of(HashArray *array, uint64 **hashes)
 {
-	JobItem    *items;
-	bool	   *finished;
-	int			n = jobstore_load_items(job_id, batch_no, &items, &finished);
-
-	for (int i = 0; i < n; i++)
-		if (!finished[i] && items[i].key != NULL)
-			add_hash(array, items[i].key);
+	if (array->n > INT_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many rows in flight")));
+	qsort(array->hashes, array->n, sizeof(uint64), compare_hashes);
+	*hashes = array->hashes;
+	return (int) array->n;
 }
 
 /* A job that failed may have left a batch at the provider: its rows are paid for and not bought again. */
 static Statement select_rival_batches = {
-	.sql = "SELECT b.job_id, b.no FROM dess_batch.job j JOIN dess_batch.batch b ON b.job_id = j.id "
+	.sql = "SELECT b.job_id, b.no, b.items, b.ok + b.missing + b.empty + b.failed + b.again "
+	"FROM dess_batch.job j JOIN dess_batch.batch b ON b.job_id = j.id "
 	"WHERE j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 "
 	"AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.")
 };
@@ -437,43 +437,140 @@ static Statement select_rival_waiting = {
 	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 AND w.counts"
 };
 
+static void
+rival_args(Args *args, const Job *job)
+{
+	arg_int64(args, job->id);
+	arg_oid(args, job->source);
+	arg_text(args, job->target);
+}
+
 int
-jobstore_load_rival_keys(const Job *job, uint64 **hashes)
+jobstore_load_rival_batches(const Job *job, RivalBatch **batches)
 {
 	Ledger		ledger;
 	Args		args = {0};
-	MemoryContext batch_context;
-	MemoryContext connection;
+	RivalBatch *result;
+	uint64		n;
+
+	ledger_open(&ledger);
+	rival_args(&args, job);
+	n = ledger_run(&select_rival_batches, &args);
+	result = MemoryContextAllocHuge(ledger.caller, Max(n, 1) * sizeof(RivalBatch));
+	for (uint64 i = 0; i < n; i++)
+	{
+		result[i].job_id = ledger_get_int64(i, 1, 0);
+		result[i].no = ledger_get_int32(i, 2);
+		result[i].items = ledger_get_int32(i, 3);
+		result[i].finished = ledger_get_int32(i, 4);
+	}
+	ledger_close(&ledger);
+	*batches = result;
+	return (int) n;
+}
+
+static Statement select_keys = {
+	.sql = "SELECT i.first_no, i.keys FROM dess_batch.item i "
+	"WHERE i.job_id = $1 AND i.batch_no = $2 AND i.first_no > $3"
+};
+
+static Statement select_finished_after = {
+	.sql = "SELECT no FROM dess_batch.result r, unnest(r.nos) no WHERE r.job_id = $1 AND r.batch_no = $2 AND no > $3"
+};
+
+/* Adds a tuple's keys, but for those of rows that have ended, by number above "after". */
+static void
+add_tuple_keys(HashArray *array, uint64 row, const bool *finished, int after, int items)
+{
+	int			first = ledger_get_int32(row, 1);
+	Datum	   *keys;
+	bool	   *forgotten;
+	int			n;
+
+	deconstruct_array(DatumGetArrayTypeP(ledger_datum(row, 2)), TEXTOID, -1, false, TYPALIGN_INT,
+					  &keys, &forgotten, &n);
+	for (int i = 0; i < n; i++)
+	{
+		int			no = first + i;
+
+		if (!forgotten[i] && !(no > after && no <= items && finished[no - after]))
+			add_hash(array, TextDatumGetCString(keys[i]));
+	}
+}
+
+int
+jobstore_load_batch_keys(const RivalBatch *batch, int after, uint64 **hashes)
+{
+	Ledger		ledger;
+	Args		args = {0};
 	HashArray	array = {NULL, 0, 1024};
+	MemoryContext tuple_context;
+	MemoryContext connection;
+	bool	   *finished = palloc0(Max(batch->items - after, 0) + 1);
 	uint64		n;
 
 	array.hashes = palloc_array(uint64, array.size);
 	ledger_open(&ledger);
-	batch_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch rivals",
-										  ALLOCSET_DEFAULT_SIZES);
-	arg_int64(&args, job->id);
-	arg_oid(&args, job->source);
-	arg_text(&args, job->target);
-
-	n = ledger_run(&select_rival_waiting, &args);
-	for (uint64 i = 0; i < n; i++)
-		add_hash(&array, TextDatumGetCString(ledger_datum(i, 1)));
-
-	n = ledger_run(&select_rival_batches, &args);
-	connection = MemoryContextSwitchTo(batch_context);
+	arg_int64(&args, batch->job_id);
+	arg_int32(&args, batch->no);
+	arg_int32(&args, after);
+	n = batch->finished > 0 ? ledger_run(&select_finished_after, &args) : 0;
 	for (uint64 i = 0; i < n; i++)
 	{
-		add_batch_keys(&array, ledger_get_int64(i, 1, 0), ledger_get_int32(i, 2));
-		MemoryContextReset(batch_context);
+		int			no = ledger_get_int32(i, 1);
+
+		if (no > after && no <= batch->items)
+			finished[no - after] = true;
+	}
+	n = ledger_run(&select_keys, &args);
+	tuple_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch rivals", ALLOCSET_DEFAULT_SIZES);
+	connection = MemoryContextSwitchTo(tuple_context);
+	for (uint64 i = 0; i < n; i++)
+	{
+		add_tuple_keys(&array, i, finished, after, batch->items);
+		MemoryContextReset(tuple_context);
 	}
 	MemoryContextSwitchTo(connection);
 	ledger_close(&ledger);
+	pfree(finished);
+	return hashes_of(&array, hashes);
+}
 
-	if (array.n > INT_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("too many rows in flight")));
-	qsort(array.hashes, array.n, sizeof(uint64), compare_hashes);
-	*hashes = array.hashes;
-	return (int) array.n;
+int
+jobstore_load_rivals_waiting(const Job *job, uint64 **hashes)
+{
+	Ledger		ledger;
+	Args		args = {0};
+	HashArray	array = {NULL, 0, 64};
+	uint64		n;
+
+	array.hashes = palloc_array(uint64, array.size);
+	ledger_open(&ledger);
+	rival_args(&args, job);
+	n = ledger_run(&select_rival_waiting, &args);
+	for (uint64 i = 0; i < n; i++)
+		add_hash(&array, TextDatumGetCString(ledger_datum(i, 1)));
+	ledger_close(&ledger);
+	return hashes_of(&array, hashes);
+}
+
+int
+jobstore_load_rival_keys(const Job *job, uint64 **hashes)
+{
+	HashArray	array = {NULL, 0, 0};
+	RivalBatch *batches;
+	int			nbatches = jobstore_load_rival_batches(job, &batches);
+
+	array.n = array.size = jobstore_load_rivals_waiting(job, &array.hashes);
+	for (int i = 0; i < nbatches; i++)
+	{
+		uint64	   *more;
+		int			n = jobstore_load_batch_keys(&batches[i], 0, &more);
+
+		array.hashes = repalloc_huge(array.hashes, Max(array.n + n, 1) * sizeof(uint64));
+		memcpy(array.hashes + array.n, more, n * sizeof(uint64));
+		array.n += n;
+		pfree(more);
+	}
+	return hashes_of(&array, hashes);
 }

@@ -95,10 +95,6 @@ typedef struct JobTask
 	struct requests_hash *requests;
 	BatchTask  *filling;
 	bool		filling_checked;	/* its file is what the ledger says */
-	uint64	   *rivals;			/* sorted digests of keys that other jobs have in flight */
-	int			nrivals;
-	uint64		rivals_generation;
-	bool		rivals_loaded;
 
 	struct SampleState *sample; /* while sample rows are being chosen */
 	struct OnlyState *only;		/* while rows are being chosen by what is known of them */
@@ -169,9 +165,8 @@ extern bool prepare_work(JobTask *task);	/* one slice; false: nothing to do now 
 extern bool prepare_close(JobTask *task);	/* the batch being filled goes as it is; false: there is none */
 
 /* ---- prepare_rivals.c: rows that other jobs have in flight ---- */
-extern void rivals_load(JobTask *task); /* in a transaction */
-extern bool rivals_have(const JobTask *task, const char *key);
-extern void rivals_note_items(void);	/* a job has taken rows */
+extern void rivals_load(const JobTask *task);	/* in a slice, until whose end they can be asked for */
+extern bool rivals_have(const char *key);
 
 /* ---- prepare_list.c: sample and only ---- */
 extern void prepare_list(JobTask *task);

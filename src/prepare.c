@@ -224,7 +224,7 @@ prepare_filter_settled(PrepareSlice *slice, const TargetRow *rows, int nrows, bo
 	for (int i = 0; i < nrows; i++)
 	{
 		passed_over[i] = !rows[i].wanted || (only_null && !rows[i].target_null) ||
-			rivals_have(slice->task, rows[i].key);
+			rivals_have(rows[i].key);
 		if (passed_over[i] || (job->overwrite && !only_null))
 			continue;
 		keys[n] = rows[i].key;
@@ -320,7 +320,7 @@ prepare_named_row(PrepareSlice *slice, const AgainRow *again, const TargetRow *r
 	const Job  *job = slice->task->job;
 	bool		settled = false;
 
-	if (row == NULL || !row->wanted || rivals_have(slice->task, row->key))
+	if (row == NULL || !row->wanted || rivals_have(row->key))
 		return true;
 	/* the table will be gone through for these */
 	if (row->target_null && job_takes_new(job))
@@ -557,7 +557,6 @@ prepare_remember(PrepareSlice *slice)
 		job->last_key = MemoryContextStrdup(task->job_cxt, slice->last_key);
 	if (slice->nitems > 0)
 	{
-		rivals_note_items();
 		if (slice->new_batch)
 		{
 			task->filling = jobtask_add_batch(task, slice->batch);

@@ -97,6 +97,15 @@ subtest 'an online answer that is no UTF-8, when the worker ends' => sub {
 	$simulator->post('faults/clear', {});
 };
 
+subtest 'a filter that an index serves' => sub {
+	create_table('filtered', 20_000);
+	sql('ANALYZE filtered');
+	my $job = submit_job($node, q{'filtered', 'gpt-4o-mini', '{body}', 'answer', server => 'openai', mode => 'online', where_sql => 'id BETWEEN 15001 AND 15010'});
+	is(wait_for_job($node, $job), 'done', 'the job is done');
+	is(job_figures($node, $job), 'done 10 10 0 0', 'with its rows');
+	is(sql("SELECT last_key FROM dess_batch.job WHERE id = $job"), '15010', 'and has looked at no others');
+};
+
 subtest 'two batches that are refused at once' => sub {
 	create_table('refused', 4);
 	sql(q{ALTER SERVER openai OPTIONS (ADD max_batch_requests '2')});
