@@ -545,6 +545,9 @@ merge_remember(MergeSlice *slice)
 	}
 	budget_note_spending();
 	state->offset = slice->offset_after;
+	state->rest = slice->rest;
+	if (state->rest != 0)
+		merge_close_reader(state);
 	task->job->requeued += slice->nagain;
 	if (slice->nagain > 0 && task->job->online)
 		task->again_due = later(1000 << Min(slice->max_again, 5));
@@ -663,6 +666,7 @@ merge_start_pass(BatchTask *batch)
 	merge_rewind(state);
 	state->file = 0;
 	state->offset = 0;
+	state->rest = 0;
 	state->locked_left = false;
 	state->passes++;
 	batch->due = later(sched_backoff_ms(state->passes, 1000, 30000, dice()));

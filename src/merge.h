@@ -30,6 +30,7 @@ typedef struct MergeState
 
 	int			file;			/* which result file, from 0 */
 	int64		offset;			/* of the first line not merged in it */
+	int			rest;			/* the first row that is left of that line, or 0: all are */
 	SpoolReader *reader;
 	MemoryContext reader_cxt;
 	bool		locked_left;	/* rows that others had locked were passed over */

@@ -46,6 +46,7 @@ typedef struct MergeSlice
 	int64		duplicates;
 	bool		end_of_file;
 	int64		offset_after;
+	int			rest;			/* the first row of the last line that is left for the next group, or 0 */
 	int			nlines;
 	int64		answers;		/* of the job so far, and how many of them failed */
 	int64		failed;

@@ -181,7 +181,10 @@ merge_parse_line(const BatchProvider *provider, const char *line, size_t length,
 	return provider->retrieve_and_merge_results(copy, length, reply, &why);
 }
 
-/* The rows that a line answers: the one whose request it was, and those with an equal one. */
+/*
+ * The rows that a line answers: the one whose request it was, and those with an
+ * equal one.  If they are many, the next group begins with the rest of them.
+ */
 static void
 merge_take_line(MergeSlice *slice, const char *line, size_t length)
 {
@@ -190,6 +193,7 @@ merge_take_line(MergeSlice *slice, const char *line, size_t length)
 	BatchReply *reply = palloc0_object(BatchReply);
 	char	   *raw = NULL;
 	bool		garbled;
+	bool		goes_on = slice->nlines == 0 && state->rest != 0;
 	int			first = 0;
 
 	if (length == 0)
@@ -202,7 +206,7 @@ merge_take_line(MergeSlice *slice, const char *line, size_t length)
 		slice->unmatched += state->passes == 0 ? 1 : 0;
 		return;
 	}
-	if (state->seen[first - 1])
+	if (state->seen[first - 1] && !goes_on)
 	{
 		slice->duplicates += state->passes == 0 ? 1 : 0;
 		return;
@@ -210,10 +214,15 @@ merge_take_line(MergeSlice *slice, const char *line, size_t length)
 	if (slice->task->job->keep == KEEP_REPLY)
 		raw = pnstrdup(line, length);
 
-	for (int no = first; no != 0; no = state->next_same[no])
+	for (int no = goes_on ? state->rest : first; no != 0; no = state->next_same[no])
 	{
 		MergeEntry *entry;
 
+		if (no != first && slice->nentries >= slice->task->writing.rows)
+		{
+			slice->rest = no;
+			return;
+		}
 		state->seen[no - 1] = true;
 		if (state->finished[no - 1])
 			continue;
@@ -246,8 +255,10 @@ merge_read_lines(MergeSlice *slice)
 		MemoryContextSwitchTo(caller);
 	}
 
-	while (slice->nlines < slice->task->writing.rows && spool_offset(state->reader) - start < GROUP_BYTES)
+	while (slice->rest == 0 && slice->nlines < slice->task->writing.rows &&
+		   spool_offset(state->reader) - start < GROUP_BYTES)
 	{
+		slice->offset_after = spool_offset(state->reader);
 		line = spool_next_line(state->reader, &length, whole);
 		if (line == NULL)
 		{
@@ -259,8 +270,9 @@ merge_read_lines(MergeSlice *slice)
 		merge_take_line(slice, line, length);
 		slice->nlines++;
 	}
-	slice->task->writing.used = slice->nlines;
-	slice->offset_after = spool_offset(state->reader);
+	slice->task->writing.used = Max(slice->nlines, slice->nentries);
+	if (slice->rest == 0)
+		slice->offset_after = spool_offset(state->reader);
 }
 
 void

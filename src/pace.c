@@ -329,7 +329,7 @@ pace_run(JobTask *task, Pace *pace, const char *activity,
 			task->share.refused = 0;
 			pace_went_well(pace, ms);
 		}
-		else if (verdict == SLICE_SLOW && pace->used <= 1)
+		else if (verdict == SLICE_SLOW && pace->rows <= 1)
 			pace_refuse_row(task);
 		else if (verdict == SLICE_SLOW)
 			pace_took_long(pace);
