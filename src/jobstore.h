@@ -463,7 +463,8 @@ extern TimestampTz jobstore_requests_due(void);
 
 /* The first that has waited long enough, all requests of its kind as one. */
 extern bool jobstore_find_request(TriggerRequest *request);
-extern void jobstore_drop_request(const TriggerRequest *request);
+extern void jobstore_drop_request(TriggerRequest *request);	/* updates also tells of those that came later */
+extern void jobstore_put_off_request(const TriggerRequest *request, TimestampTz until);
 
 /* Submits as the table's owner; raises what dess_batch_submit raises, and 22023 for what is no argument of it. */
 extern void jobstore_submit_request(const TriggerRequest *request);

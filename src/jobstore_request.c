@@ -13,6 +13,8 @@
 #include "postgres.h"
 
 #include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -93,11 +95,14 @@ jobstore_find_request(TriggerRequest *request)
 	return found;
 }
 
+/* What came after the request was found goes too. */
 void
-jobstore_drop_request(const TriggerRequest *request)
+jobstore_drop_request(TriggerRequest *request)
 {
 	static Statement statement = {
-		.sql = "DELETE FROM dess_batch.request WHERE source = $1 AND trigger_name = $2 AND arguments = $3"
+		.sql = "WITH gone AS (DELETE FROM dess_batch.request "
+		"WHERE source = $1 AND trigger_name = $2 AND arguments = $3 RETURNING updates) "
+		"SELECT coalesce(bool_or(g.updates), false) FROM gone g"
 	};
 	Ledger		ledger;
 	Args		args = {0};
@@ -107,10 +112,64 @@ jobstore_drop_request(const TriggerRequest *request)
 	arg_text(&args, request->trigger);
 	arg_list(&args, request->arguments);
 	ledger_run(&statement, &args);
+	request->updates = ledger_get_bool(0, 1);
+	ledger_close(&ledger);
+}
+
+void
+jobstore_put_off_request(const TriggerRequest *request, TimestampTz until)
+{
+	static Statement statement = {
+		.sql = "UPDATE dess_batch.request SET at = $4 - " QUIET " "
+		"WHERE source = $1 AND trigger_name = $2 AND arguments = $3"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+
+	ledger_open(&ledger);
+	arg_oid(&args, request->source);
+	arg_text(&args, request->trigger);
+	arg_list(&args, request->arguments);
+	arg_time(&args, until);
+	ledger_run(&statement, &args);
 	ledger_close(&ledger);
 }
 
 /* ---- a job ---- */
+
+/*
+ * Whoever may create triggers on a table says what its owner's job does: which
+ * functions where_sql calls, and where the texts go.  So that must be nobody who
+ * has not the owner's rights anyway.
+ */
+static void
+require_own_triggers(const TriggerRequest *request, Oid owner)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(request->source));
+	bool		isnull;
+	Datum		datum = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relacl, &isnull);
+	Acl		   *acl = isnull ? NULL : DatumGetAclPCopy(datum);
+
+	ReleaseSysCache(tuple);
+	for (int i = 0; acl != NULL && i < ACL_NUM(acl); i++)
+	{
+		const AclItem *item = &ACL_DAT(acl)[i];
+		Oid			grantee = item->ai_grantee;
+
+		if ((ACLITEM_GET_PRIVS(*item) & ACL_TRIGGER) == 0 ||
+			(grantee != ACL_ID_PUBLIC && has_privs_of_role(grantee, owner)))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("trigger \"%s\" may be somebody else's than the table owner's", request->trigger),
+				 errdetail("%s has the right to create triggers on the table, and what they ask for would be done as its owner.",
+						   grantee == ACL_ID_PUBLIC ? "PUBLIC" : GetUserNameFromId(grantee, false)),
+				 errhint("Run: REVOKE TRIGGER ON %s FROM %s;",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(request->source)),
+													get_rel_name(request->source)),
+						 grantee == ACL_ID_PUBLIC ? "PUBLIC" : quote_identifier(GetUserNameFromId(grantee, false)))));
+	}
+}
 
 /* The table's owner, or InvalidOid for a table that is gone. */
 static Oid
@@ -127,12 +186,13 @@ table_owner(Oid source)
 	return owner;
 }
 
-/* Where the extension's functions are, quoted. */
+/* Where the extension's functions are, quoted; raises 42725 where the one that is to be called might be another. */
 static char *
 extension_schema(void)
 {
 	static Statement statement = {
-		.sql = "SELECT quote_ident(n.nspname) FROM pg_catalog.pg_extension e "
+		.sql = "SELECT quote_ident(n.nspname), (SELECT count(*) FROM pg_catalog.pg_proc p "
+		"WHERE p.pronamespace = n.oid AND p.proname = 'dess_batch_submit') = 1 FROM pg_catalog.pg_extension e "
 		"JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'dess_batch'"
 	};
 	Ledger		ledger;
@@ -143,6 +203,10 @@ extension_schema(void)
 	if (ledger_run(&statement, &args) != 1)
 		elog(ERROR, "could not find the extension's schema");
 	schema = ledger_get_text(&ledger, 0, 1);
+	if (!ledger_get_bool(0, 2))
+		ereport(ERROR,
+				(errcode(ERRCODE_AMBIGUOUS_FUNCTION),
+				 errmsg("schema %s has more than one function \"dess_batch_submit\"", schema)));
 	ledger_close(&ledger);
 	return schema;
 }
@@ -215,6 +279,7 @@ jobstore_submit_request(const TriggerRequest *request)
 
 	if (!OidIsValid(owner))
 		return;
+	require_own_triggers(request, owner);
 	usercxt_enter(&user, owner);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");

@@ -13,6 +13,8 @@
 
 /* trouble with a request is repeated after this */
 #define REQUEST_RETRY_MS	5000
+/* and so is what takes longer than this */
+#define REQUEST_LIMIT_MS	5000
 
 static TimestampTz requests_due = DT_NOEND;
 
@@ -63,6 +65,16 @@ refuse_slice(void *arg)
 	requests_due = jobstore_requests_due();
 }
 
+/* So that others have their turn. */
+static void
+put_off_slice(void *arg)
+{
+	Submission *submission = arg;
+
+	jobstore_put_off_request(&submission->request, later(REQUEST_RETRY_MS));
+	requests_due = jobstore_requests_due();
+}
+
 /* Makes a job of the requests that are ripe first.  Returns whether there were any. */
 bool
 triggered_work(void)
@@ -75,12 +87,14 @@ triggered_work(void)
 		return false;
 	memset(&submission, 0, sizeof(submission));
 	submission.cxt = CurrentMemoryContext;
-	verdict = slice_run("submitting for a trigger", submit_slice, &submission, &submission.error);
+	verdict = slice_run_limited("submitting for a trigger", submit_slice, &submission,
+								0, REQUEST_LIMIT_MS, &submission.error);
 	if (verdict == SLICE_HOPELESS && submission.request.trigger != NULL)
 		verdict = slice_run("refusing a trigger", refuse_slice, &submission, &error);
 	if (verdict == SLICE_DONE)
 		pipeline_refresh_soon();
-	else
+	else if (submission.request.trigger == NULL ||
+			 slice_run("putting off a trigger", put_off_slice, &submission, &error) != SLICE_DONE)
 		requests_due = later(REQUEST_RETRY_MS);
 	return true;
 }

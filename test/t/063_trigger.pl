@@ -113,6 +113,8 @@ sql("ALTER TABLE notes ENABLE TRIGGER ask; COPY notes FROM '$copy'");
 settle();
 is(jobs_after($before), 1, 'a COPY of two hundred thousand rows makes one job');
 is(sql("SELECT done FROM dess_batch_jobs WHERE job_id > $before AND rows > 0"), 200000, 'which answers them all');
+is(sql("SELECT max(cardinality(nos)) <= 4000 AND (SELECT sum(requests) = 1 FROM dess_batch_jobs WHERE job_id > $before) FROM dess_batch.result WHERE job_id > $before"),
+	't', 'of one request, in groups that nobody has to wait for');
 
 # ---- wrong arguments
 
@@ -144,6 +146,31 @@ is(last_job(), $before, 'the same mistake again makes no other job');
 is(sql(q{SELECT count(*) FROM dess_batch_progress}) > 0, 1, 'failed jobs of triggers are in the views');
 sql('SELECT dess_batch_explain(job_id), length(dess_batch_report(job_id)) FROM dess_batch_jobs');
 pass('and can be explained and shown');
+
+# ---- one that cannot be submitted now does not keep others from their turn
+
+sql(q{CREATE FUNCTION full(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RAISE 'full' USING ERRCODE = '53400'; END $$;
+	CREATE TABLE stuck (id integer PRIMARY KEY, body text, answer text); ALTER TABLE stuck OWNER TO keeper;
+	CREATE TRIGGER ask AFTER INSERT ON stuck
+		FOR EACH STATEMENT EXECUTE FUNCTION dess_batch_trigger('gpt-6-luna', 'target=answer', 'where_sql=public.full(''x'')');
+	INSERT INTO stuck VALUES (1, 'x')});
+sql(q{INSERT INTO notes VALUES (70, 'behind it', 'x')});
+$node->poll_query_until('postgres', 'SELECT answer IS NOT NULL FROM notes WHERE id = 70') or die 'no answer';
+is(sql("SELECT count(*) FROM dess_batch.request WHERE source = 'stuck'::regclass"), 1, 'a request that meets trouble waits, and others do not');
+sql('DROP TABLE stuck');
+settle();
+
+# ---- whoever may create triggers would act as the table's owner
+
+sql(q{CREATE ROLE mallory; GRANT TRIGGER ON notes TO mallory});
+$before = last_job();
+sql(q{INSERT INTO notes VALUES (80, 'whose trigger?', 'x')});
+settle();
+like(sql("SELECT concat_ws(' ', state, error_code, error) FROM dess_batch_jobs WHERE job_id > $before"),
+	qr/^failed 42501 .*trigger "ask" may be somebody else's/, "where others may create triggers, nothing is done as the table's owner");
+sql(q{REVOKE TRIGGER ON notes FROM mallory; GRANT ALL ON notes TO postgres; INSERT INTO notes VALUES (81, 'mine', 'x')});
+settle();
+is(sql('SELECT count(answer) FROM notes WHERE id IN (80, 81)'), 2, 'until they may no longer');
 
 # ---- empty value, transition table, other kinds of triggers
 
