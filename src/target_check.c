@@ -32,6 +32,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "target_int.h"
 #include "txn.h"
@@ -49,11 +50,11 @@ typedef struct Check
 	TargetPending *pending;
 	int			npending;
 	TargetDigester *digester;
-	uintptr_t	number;			/* no other has it */
+	Datum	   *values;			/* of a row's columns */
+	bool	   *nulls;
 } Check;
 
 static Check *running = NULL;
-static uintptr_t checks = 0;
 
 PG_FUNCTION_INFO_V1(dess_batch_unchanged);
 
@@ -81,50 +82,59 @@ target_check_function(void)
 
 /* ---- called by the UPDATE ---- */
 
-/* Are the arguments a number and the columns of the table? */
+/* Are these the columns of the table? */
 static bool
-arguments_fit(FunctionCallInfo fcinfo, const TargetTable *table)
+columns_fit(TupleDesc desc, const TargetTable *table)
 {
-	if (PG_NARGS() != table->ncolumns + 1)
+	if (desc->natts != table->ncolumns)
 		return false;
-	for (int i = 0; i < table->ncolumns; i++)
+	for (int i = 0; i < desc->natts; i++)
 	{
-		Oid			type = get_fn_expr_argtype(fcinfo->flinfo, i + 1);
+		Oid			type = TupleDescAttr(desc, i)->atttypid;
 
-		if (!OidIsValid(type) || getBaseType(type) != table->columns[i].type)
+		if (type != table->columns[i].type && getBaseType(type) != table->columns[i].type)
 			return false;
 	}
 	return true;
 }
 
-/* dess_batch_unchanged(n, VARIADIC "any"): is the row with these columns what was sent as the nth one? */
+/* Takes the record apart; false where it is not one of the table's columns. */
+static bool
+read_columns(HeapTupleHeader record)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(record),
+											  HeapTupleHeaderGetTypMod(record));
+	bool		fit = columns_fit(desc, running->table);
+	HeapTupleData tuple;
+
+	if (fit)
+	{
+		tuple.t_len = HeapTupleHeaderGetDatumLength(record);
+		ItemPointerSetInvalid(&tuple.t_self);
+		tuple.t_tableOid = InvalidOid;
+		tuple.t_data = record;
+		heap_deform_tuple(&tuple, desc, running->values, running->nulls);
+	}
+	ReleaseTupleDesc(desc);
+	return fit;
+}
+
+/* dess_batch_unchanged(n, record): is the row with these columns what was sent as the nth one? */
 Datum
 dess_batch_unchanged(PG_FUNCTION_ARGS)
 {
-	Datum		values[FUNC_MAX_ARGS];
-	bool		nulls[FUNC_MAX_ARGS];
 	TargetWrite *write;
 	Digest		hash;
 	uint64		held;
-	int64		n;
+	int64		n = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
 
-	/* what the arguments are is looked at once for each UPDATE */
-	if (running == NULL ||
-		(fcinfo->flinfo->fn_extra != (void *) running->number && !arguments_fit(fcinfo, running->table)))
+	if (running == NULL || PG_ARGISNULL(1) || !read_columns(PG_GETARG_HEAPTUPLEHEADER(1)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("dess_batch_unchanged is called by the worker of dess_batch alone")));
-	fcinfo->flinfo->fn_extra = (void *) running->number;
-	n = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
 	if (n < 1 || n > running->npending)
 		PG_RETURN_BOOL(false);
-
-	for (int i = 0; i < running->table->ncolumns; i++)
-	{
-		values[i] = PG_GETARG_DATUM(i + 1);
-		nulls[i] = PG_ARGISNULL(i + 1);
-	}
-	target_digest_row(running->digester, values, nulls, &hash, &held);
+	target_digest_row(running->digester, running->values, running->nulls, &hash, &held);
 	write = running->pending[n - 1].write;
 	if (held != write->held)
 		write->verdict = WRITE_TARGET_CHANGED;
@@ -155,7 +165,14 @@ is_serious(int sqlerrcode)
 static ErrorData *
 try_running(TargetTable *table, TargetPending *pending, int npending)
 {
-	Check		check = {table, pending, npending, target_digester_begin(table), ++checks};
+	Check		check = {
+		.table = table,
+		.pending = pending,
+		.npending = npending,
+		.digester = target_digester_begin(table),
+		.values = palloc_array(Datum, table->ncolumns),
+		.nulls = palloc_array(bool, table->ncolumns)
+	};
 	ErrorData  *error;
 
 	running = &check;
@@ -199,7 +216,7 @@ write_at_once(TargetTable *table, TargetPending *pending, int npending)
 static bool
 may_try(TargetTable *table)
 {
-	if (table->foreign || table->ncolumns >= FUNC_MAX_ARGS)
+	if (table->foreign)
 		return false;
 	if (table->check_pause > 0)
 	{

@@ -162,7 +162,7 @@ extern void target_digester_end(TargetDigester *digester);
 
 /* ---- target_check.c ---- */
 
-/* The function that an UPDATE calls for each row, qualified and quoted; its arguments are a row's number and columns. */
+/* The function that an UPDATE calls for each row, qualified and quoted; its arguments are a row's number and a record of its columns. */
 extern char *target_check_function(void);
 
 /* ---- target_write.c ---- */

@@ -278,10 +278,10 @@ append_position(StringInfo sql, const TargetTable *table)
 static void
 append_check(StringInfo sql, const TargetTable *table)
 {
-	appendStringInfo(sql, " AND %s(v.n", target_check_function());
+	appendStringInfo(sql, " AND %s(v.n, ROW(", target_check_function());
 	for (int i = 0; i < table->ncolumns; i++)
-		appendStringInfo(sql, ", " TARGET_ALIAS ".%s", table->columns[i].quoted);
-	appendStringInfoChar(sql, ')');
+		appendStringInfo(sql, "%s" TARGET_ALIAS ".%s", i > 0 ? ", " : "", table->columns[i].quoted);
+	appendStringInfoString(sql, "))");
 }
 
 /*

@@ -87,10 +87,10 @@ is( $node->safe_psql('postgres', qq{
 	'stale gone', 'and are then what they have become');
 
 # its function is of no use to anybody else
-my ($result, $output, $error) = $node->psql('postgres', q{SELECT dess_batch_unchanged(1, 1, 'x'::text)});
+my ($result, $output, $error) = $node->psql('postgres', q{SELECT dess_batch_unchanged(1, ROW(1, 'x'::text))});
 like($error, qr/called by the worker of dess_batch alone/, 'the function answers to nobody else');
 copy_faculty('misused', 'BEFORE UPDATE ON misused FOR EACH ROW', q{
-	IF dess_batch_unchanged(1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10) THEN RETURN NULL; END IF; RETURN new;});
+	IF dess_batch_unchanged(1, ROW(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)) THEN RETURN NULL; END IF; RETURN new;});
 my $misused = run_on('misused');
 is(outcomes($node, $misused), "invalid $rows", 'nor to a trigger of the table that passes other types');
 is($node->safe_psql('postgres', "SELECT DISTINCT error_code FROM dess_batch_errors WHERE job_id = $misused"),
