@@ -128,7 +128,7 @@ CREATE TABLE dess_batch.batch (
 	remote_id		text,
 	remote_state	text,
 	remote_status	text,
-	remote_error	text[],			-- class, code and words, where remote_status is "failed"
+	remote_error	text[],			-- class, code and words, where remote_status is "failed", "expired" or "lost"
 	output_uris		text[],
 	remote_total	bigint,
 	remote_finished	bigint,
@@ -150,6 +150,9 @@ CREATE TABLE dess_batch.batch (
 	next_poll_at	timestamptz,
 	finished_at		timestamptz,
 	remote_deleted_at timestamptz,
+	account			text,			-- whose it is at the provider: digest of the secret or the project
+	remote_created_at timestamptz,	-- there
+	remote_cancelled_at timestamptz,	-- the provider was told
 	error_code		text,
 	error			text,
 	PRIMARY KEY (job_id, no)
@@ -451,7 +454,8 @@ FROM (
 									WHEN 'retrieving' THEN 6 END) AS least,
 				   min(x.next_poll_at) FILTER (WHERE x.state = 'running') AS next_poll_at,
 				   min(x.next_poll_at) FILTER (WHERE x.error_code IS NOT NULL AND x.next_poll_at > pg_catalog.now()
-											   AND x.state NOT IN ('done', 'cancelled', 'failed')) AS retry_at
+											   AND x.state NOT IN ('done', 'cancelled', 'failed')) AS retry_at,
+				   min(x.no) FILTER (WHERE x.error_code = 'other_account' AND x.state IN ('running', 'retrieving')) AS strange
 			FROM dess_batch.batch x
 			WHERE x.job_id = j.id
 		) b
@@ -518,6 +522,7 @@ SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, j.fin
 		   WHEN f.stands_still AND j.stage = 'upload' THEN 'dess_batch_create(' || j.id || ')'
 		   WHEN f.stands_still THEN 'dess_batch_retrieve(' || j.id || ')'
 		   WHEN j.error IS NOT NULL THEN j.error
+		   WHEN f.strange IS NOT NULL AND f.state <> 'cancelling' THEN 'the account that created batch ' || f.strange
 		   WHEN f.state = 'queued' THEN 'a worker'
 		   WHEN f.state = 'running' AND j.mode = 'online' THEN 'answers'
 		   WHEN f.state = 'running' THEN 'the provider' ||

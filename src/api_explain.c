@@ -442,6 +442,16 @@ explain_retrieving(const Explain *explain, const BatchGroup *group)
 					locker, explain->job->source_name, locker);
 }
 
+/* What the account sees no more: only the user can tell whose it is. */
+static void
+explain_strange(const Explain *explain, const BatchGroup *group)
+{
+	if (group->error_code == NULL || strcmp(group->error_code, CODE_OTHER_ACCOUNT) != 0)
+		return;
+	explain_say(explain, "Its rows are not bought again while it may exist: give server \"%s\" a secret and options of the project that it was created in (ALTER USER MAPPING, ALTER SERVER), and it is fetched by itself; SELECT dess_batch_cancel(" INT64_FORMAT ") gives it up.",
+				explain->job->server_name, explain->job->id);
+}
+
 static void
 explain_group(const Explain *explain, const BatchGroup *group)
 {
@@ -469,9 +479,11 @@ explain_group(const Explain *explain, const BatchGroup *group)
 			break;
 		case BATCH_RUNNING:
 			explain_running(explain, group);
+			explain_strange(explain, group);
 			break;
 		case BATCH_RETRIEVING:
 			explain_retrieving(explain, group);
+			explain_strange(explain, group);
 			break;
 		case BATCH_DONE:
 		case BATCH_CANCELLED:

@@ -21,9 +21,6 @@
 #define ACCOUNT_RETRY_MS	10000
 /* of a file, in one turn */
 #define CHECKSUM_BYTES		(32 * 1024 * 1024)
-/* "not found" is believed after this many looks over this time */
-#define NOT_FOUND_LOOKS		4
-#define NOT_FOUND_MS		(15 * 60 * 1000)
 
 /* ---- small database work ---- */
 
@@ -102,6 +99,9 @@ batch_put_back(BatchTask *batch, const StepError *why, TimestampTz due)
 	strlcpy(back.token, batch->batch.token, sizeof(back.token));
 	back.row.token = back.token;
 	back.row.remote.remote_id = NULL;
+	back.row.remote.status = REMOTE_UNKNOWN;
+	back.row.remote_created_at = 0;
+	back.row.remote_cancelled_at = 0;
 	back.row.next_poll_at = due;
 	verdict = slice_run("putting a batch back", put_back_slice, &back, &error);
 	if (verdict != SLICE_DONE)
@@ -112,6 +112,11 @@ batch_put_back(BatchTask *batch, const StepError *why, TimestampTz due)
 	}
 	strlcpy(batch->batch.token, back.token, BATCH_TOKEN_SIZE);
 	batch->batch.remote.remote_id = NULL;
+	batch->batch.remote.status = REMOTE_UNKNOWN;
+	batch->batch.remote_created_at = 0;
+	batch->batch.remote_cancelled_at = 0;
+	batch->cancel_sent = false;
+	batch->overdue = false;
 	batch->batch.state = BATCH_UPLOADED;
 	batch->batch.next_poll_at = due;
 	batch->due = due;
@@ -516,21 +521,6 @@ batch_release(BatchTask *batch)
 }
 
 /* ---- after a failure ---- */
-
-/* Is "not found" old enough to be believed? */
-bool
-batch_not_found_for_good(BatchTask *batch, const StepError *error)
-{
-	if (error->code == NULL || (strcmp(error->code, "404") != 0 && strcmp(error->code, "not_found") != 0))
-	{
-		batch->not_found = 0;
-		return false;
-	}
-	if (batch->not_found++ == 0)
-		batch->not_found_since = GetCurrentTimestamp();
-	return batch->not_found >= NOT_FOUND_LOOKS &&
-		TimestampDifferenceExceeds(batch->not_found_since, GetCurrentTimestamp(), NOT_FOUND_MS);
-}
 
 void
 batch_retry_step(BatchTask *batch, const StepError *error)

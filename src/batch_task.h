@@ -53,9 +53,6 @@ extern bool batch_file_intact(BatchTask *batch);
  */
 extern bool batch_release(BatchTask *batch);
 
-/* Is "not found" old enough to be believed? */
-extern bool batch_not_found_for_good(BatchTask *batch, const StepError *error);
-
 /* Some megabytes of the checksum that a step wants; true when it stands in the stage. */
 extern bool batch_checksum(BatchTask *batch);
 
@@ -64,5 +61,31 @@ extern void batch_retry_step(BatchTask *batch, const StepError *error);
 
 /* The provider takes smaller files than we thought: the rows are prepared again in smaller batches. */
 extern void batch_too_large(BatchTask *batch, const StepError *why);
+
+/* ---- batch_watch.c: batches at the provider ---- */
+
+/* A look at the provider has succeeded: what now depends on what it says. */
+extern void batch_looked_at(BatchTask *batch);
+
+/*
+ * Failed there without a result, for the provider's load: it is saved as that
+ * before its job is removed there; then the same file is submitted again later,
+ * unless ours ends.
+ */
+extern bool batch_was_turned_away(const BatchTask *batch);
+extern void batch_go_back(BatchTask *batch);
+
+/* The provider was asked by the account as it is now; what it answered is this account's. */
+extern void batch_asks(BatchTask *batch);
+extern void batch_was_seen(BatchTask *batch);
+
+/* Was the batch last seen by another account than the one that asks now? */
+extern bool batch_is_strange(const BatchTask *batch);
+
+/* Is "not found" old enough, and said by the right one, to be believed? */
+extern bool batch_not_found_for_good(BatchTask *batch, const StepError *error);
+
+/* A strange batch was not found: the same look is taken again, soon, and the user is told why.  False: it is not that. */
+extern bool batch_wait_for_account(BatchTask *batch, const StepError *error);
 
 #endif							/* DESS_BATCH_TASK_H */

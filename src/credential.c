@@ -609,3 +609,32 @@ account_fingerprint(const Account *account)
 				  facts.data, facts.len, &digest);
 	return digest_to_hex(&digest);
 }
+
+void
+account_identity(const Account *account, char identity[ACCOUNT_IDENTITY_SIZE])
+{
+	const char *secret = account->provider->authorize == NULL && account->secret != NULL ? account->secret : "";
+	StringInfoData facts;
+	Digest		digest;
+	char	   *hex;
+
+	initStringInfo(&facts);
+	appendStringInfoChar(&facts, '\0');
+	append_counted(&facts, account->provider->name);
+	append_counted(&facts, account->base_url != NULL ? account->base_url : "");
+	for (const ProviderOption *option = account->provider->options; option->name != NULL; option++)
+	{
+		const char *value = option->names_account ? account_option(account, option->name) : NULL;
+
+		if (value != NULL)
+		{
+			append_counted(&facts, option->name);
+			append_counted(&facts, value);
+		}
+	}
+	digest_sha256(secret, strlen(secret), facts.data, facts.len, &digest);
+	hex = digest_to_hex(&digest);
+	strlcpy(identity, hex, ACCOUNT_IDENTITY_SIZE);
+	pfree(hex);
+	pfree(facts.data);
+}

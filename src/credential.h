@@ -44,6 +44,13 @@ extern void account_wipe(Account *account);
 extern char *account_fingerprint(const Account *account);
 
 /*
+ * Which account at the provider this is, as far as can be told from here: a
+ * batch that is not found by another one may exist all the same.  A secret that
+ * is sent as it is belongs to this; one that only fetches tokens does not.
+ */
+extern void account_identity(const Account *account, char identity[ACCOUNT_IDENTITY_SIZE]);
+
+/*
  * Looks for the secret of an account whose other fields are filled in, and sets
  * secret, secret_source and secret_searched (credential_secret.c).
  */

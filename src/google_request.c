@@ -142,6 +142,15 @@ google_take_cancel(BatchStage *stage, const HttpReply *reply, StepResult *result
 	}
 }
 
+void
+google_take_removal(BatchStage *stage, const HttpReply *reply, StepResult *result)
+{
+	GoogleTurn	turn = google_take_reply(stage, reply, false, result);
+
+	if (turn == TURN_GOOD || (turn == TURN_OTHER && (reply->status == 404 || reply->status == 410)))
+		step_done(result);
+}
+
 /* The project that a login's file names, palloc'd, or NULL. */
 static char *
 quota_project(const Account *account)

@@ -78,6 +78,8 @@ jobtask_add_batch(JobTask *task, const Batch *batch)
 	result->batch.remote.input_uri = remote->input_uri ? pstrdup(remote->input_uri) : NULL;
 	result->batch.remote.remote_id = remote->remote_id ? pstrdup(remote->remote_id) : NULL;
 	result->batch.remote.remote_state = remote->remote_state ? pstrdup(remote->remote_state) : NULL;
+	result->batch.remote.error.code = remote->error.code ? pstrdup(remote->error.code) : NULL;
+	result->batch.remote.error.message = remote->error.message ? pstrdup(remote->error.message) : NULL;
 	result->batch.remote.output_uris = NIL;
 	foreach(lc, remote->output_uris)
 		result->batch.remote.output_uris = lappend(result->batch.remote.output_uris,

@@ -157,6 +157,9 @@ typedef struct Batch
 	TimestampTz next_poll_at;	/* 0: none */
 	bool		remote_deleted;
 	bool		maybe_uploaded; /* a file may be at the provider under a name that is not known */
+	char		account[ACCOUNT_IDENTITY_SIZE]; /* which sees the batch at the provider; "": not known */
+	TimestampTz remote_created_at;	/* there; 0: not yet */
+	TimestampTz remote_cancelled_at;	/* the provider was told to cancel it; 0: no */
 } Batch;
 
 /* One row of a batch, as prepared. */

@@ -45,7 +45,7 @@ static Statement select_batches = {
 	.sql = "SELECT b.job_id, b.no, b.state, b.token, b.items, b.requests, b.bytes, "
 	"b.input_uri, b.remote_id, b.remote_state, b.remote_status, b.output_uris, b.remote_error, "
 	"b.remote_total, b.remote_finished, b.polls, "
-	"b.created_at, b.next_poll_at, b.remote_deleted_at IS NOT NULL "
+	"b.created_at, b.next_poll_at, b.remote_deleted_at IS NOT NULL, b.account, b.remote_created_at, b.remote_cancelled_at "
 	"FROM dess_batch.batch b WHERE b.job_id = $1 AND " BATCH_IS_OPEN("b.") " ORDER BY b.no"
 };
 
@@ -100,6 +100,10 @@ read_batch(const Ledger *ledger, uint64 row)
 	batch->created_at = ledger_get_time(row, ++c);
 	batch->next_poll_at = ledger_get_time(row, ++c);
 	batch->remote_deleted = ledger_get_bool(row, ++c);
+	name = ledger_get_text(ledger, row, ++c);
+	strlcpy(batch->account, name != NULL ? name : "", ACCOUNT_IDENTITY_SIZE);
+	batch->remote_created_at = ledger_get_time(row, ++c);
+	batch->remote_cancelled_at = ledger_get_time(row, ++c);
 	return batch;
 }
 
@@ -133,7 +137,8 @@ arg_remote_error(Args *args, const BatchRemote *remote)
 {
 	const char *stored[3];
 
-	if (remote->status != REMOTE_FAILED)
+	if (remote->status != REMOTE_FAILED &&
+		!((remote->status == REMOTE_EXPIRED || remote->status == REMOTE_LOST) && remote->error.code != NULL))
 	{
 		arg_datum(args, TEXTARRAYOID, (Datum) 0, true);
 		return;
@@ -150,7 +155,7 @@ arg_count_or_null(Args *args, int64 count)
 	arg_datum(args, INT8OID, Int64GetDatum(count), count < 0);
 }
 
-/* $1 to $13, as BATCH_SAVES has them. */
+/* $1 to $16, as BATCH_SAVES has them. */
 static void
 batch_args(Args *args, const Batch *batch)
 {
@@ -169,13 +174,16 @@ batch_args(Args *args, const Batch *batch)
 	arg_count_or_null(args, remote->finished);
 	arg_int32(args, batch->polls);
 	arg_time(args, batch->next_poll_at);
+	arg_text(args, batch->account[0] != '\0' ? batch->account : NULL);
+	arg_time(args, batch->remote_created_at);
+	arg_time(args, batch->remote_cancelled_at);
 }
 
 #define BATCH_SAVES \
 	"token = coalesce($3, b.token), input_uri = $4, remote_id = $5, remote_state = $6, remote_status = $7, " \
 	"remote_error = $8, output_uris = CASE WHEN cardinality($9) > 0 THEN $9 END, remote_total = $10, " \
 	"remote_finished = $11, polled_at = CASE WHEN $12 > b.polls THEN clock_timestamp() ELSE b.polled_at END, " \
-	"polls = $12, next_poll_at = $13 "
+	"polls = $12, next_poll_at = $13, account = $14, remote_created_at = $15, remote_cancelled_at = $16 "
 
 void
 jobstore_insert_batch(const Batch *batch)
@@ -183,9 +191,9 @@ jobstore_insert_batch(const Batch *batch)
 	static Statement insert = {
 		.sql = "INSERT INTO dess_batch.batch (job_id, no, token, input_uri, remote_id, remote_state, remote_status, "
 		"remote_error, output_uris, remote_total, remote_finished, polls, next_poll_at, "
-		"state, items, requests, bytes, created_at) "
+		"account, remote_created_at, remote_cancelled_at, state, items, requests, bytes, created_at) "
 		"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN cardinality($9) > 0 THEN $9 END, $10, $11, $12, $13, "
-		"$14, $15, $16, $17, coalesce($18, now()))"
+		"$14, $15, $16, $17, $18, $19, $20, coalesce($21, now()))"
 	};
 	static Statement follow = {
 		.sql = "UPDATE dess_batch.job SET last_batch = $2 WHERE id = $1 AND last_batch < $2"
@@ -213,11 +221,11 @@ bool
 jobstore_move_batch(const Batch *batch, BatchState from, BatchState to)
 {
 	static Statement statement = {
-		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES ", state = $15, "
-		"error_code = CASE WHEN $15 IN ('uploaded', 'cancelled', 'failed') THEN b.error_code END, "
-		"error = CASE WHEN $15 IN ('uploaded', 'cancelled', 'failed') THEN b.error END, "
-		"finished_at = CASE WHEN $15 IN ('done', 'cancelled', 'failed') THEN now() ELSE b.finished_at END "
-		"WHERE b.job_id = $1 AND b.no = $2 AND b.state = $14"
+		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES ", state = $18, "
+		"error_code = CASE WHEN $18 IN ('uploaded', 'cancelled', 'failed') THEN b.error_code END, "
+		"error = CASE WHEN $18 IN ('uploaded', 'cancelled', 'failed') THEN b.error END, "
+		"finished_at = CASE WHEN $18 IN ('done', 'cancelled', 'failed') THEN now() ELSE b.finished_at END "
+		"WHERE b.job_id = $1 AND b.no = $2 AND b.state = $17"
 	};
 	Ledger		ledger;
 	Args		args = {0};

@@ -146,6 +146,12 @@ merge_classify(MergeSlice *slice, MergeEntry *entry)
 		case REPLY_CANCELLED:
 			merge_words(entry, &reply->error);
 			entry->result.outcome = OUTCOME_CANCELLED;
+			/* by us, because it did not end */
+			if (slice->batch->batch.remote.status == REMOTE_EXPIRED)
+			{
+				merge_words(entry, &slice->batch->batch.remote.error);
+				merge_again(slice, entry, OUTCOME_EXPIRED);
+			}
 			break;
 		case REPLY_FAILED:
 			merge_classify_failure(slice, entry);
@@ -537,7 +543,7 @@ merge_remember(MergeSlice *slice)
 		{
 			state->finished[entry->no - 1] = true;
 			state->nfinished++;
-			if (entry->reply->kind != REPLY_EXPIRED)
+			if (entry->reply->kind != REPLY_EXPIRED && entry->reply->kind != REPLY_CANCELLED)
 				state->nanswered++;
 			if (entry->own)
 				budget_note_answer(task, entry->result.input_tokens, entry->result.output_tokens);

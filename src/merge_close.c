@@ -180,5 +180,7 @@ merge_close(BatchTask *batch)
 	merge_end(batch);
 	if (batch->batch.remote.status == REMOTE_EXPIRED && nothing_came && jobtask_may_send(task))
 		jobtask_pause(task, "expired",
-					  psprintf("batch %d expired at the provider without one answer", batch->batch.no));
+					  psprintf(batch->batch.remote_cancelled_at != 0 ?
+							   "batch %d did not end at the provider, and was cancelled without one answer" :
+							   "batch %d expired at the provider without one answer", batch->batch.no));
 }

@@ -24,7 +24,8 @@
 #include "encoding.h"
 #include "guc.h"
 
-#define CANCEL_POLL_MS		2000
+/* for a job that has come to nothing */
+#define REMOVE_TRIES		3
 
 static void stage_done(BatchTask *batch);
 static void stage_failed(BatchTask *batch, const StepError *error);
@@ -63,6 +64,7 @@ step_begin(BatchTask *batch, StageStep step)
 	MemoryContextSwitchTo(caller);
 
 	batch->step = step;
+	batch->begun = step;
 	batch->checksum_at = -1;
 	batch_take_reply(batch, NULL);
 }
@@ -87,6 +89,7 @@ batch_take_reply(BatchTask *batch, HttpReply *reply)
 	{
 		case STEP_REQUEST:
 			channel_complete_request(&result.request, account);
+			batch_asks(batch);
 			if (result.request.sink_file != NULL)
 				result.request.sink_limit = (int64) dess_spool_limit * 1024 * 1024;
 			batch->transfer = http_start(&result.request, &batch->owner);
@@ -156,6 +159,9 @@ create_done(BatchTask *batch)
 		return;
 	}
 	batch->failures = 0;
+	batch_was_seen(batch);
+	if (batch->batch.remote_created_at == 0)
+		batch->batch.remote_created_at = GetCurrentTimestamp();
 	batch->batch.polls = 0;
 	batch->batch.next_poll_at = later(sched_poll_ms(0, task->channel->account->poll_interval * INT64CONST(1000), dice()));
 	if (batch_move(batch, BATCH_RUNNING, "saving a batch"))
@@ -202,91 +208,20 @@ create_work(BatchTask *batch)
 static bool
 status_work(BatchTask *batch)
 {
-	JobTask    *task = batch->job;
+	const BatchProvider *provider;
 
 	if (!batch_account_ready(batch))
 		return false;
-	if (task->job->control == CONTROL_CANCEL && !batch->cancel_sent)
-		step_begin(batch, task->channel->account->provider->cancel_batch_job);
+	provider = batch->job->channel->account->provider;
+	if (batch_was_turned_away(batch) && provider->remove_batch_job != NULL)
+		step_begin(batch, provider->remove_batch_job);
+	else if (batch_was_turned_away(batch))
+		batch_go_back(batch);
+	else if ((batch->job->job->control == CONTROL_CANCEL || batch->overdue) && !batch->cancel_sent)
+		step_begin(batch, provider->cancel_batch_job);
 	else
-		step_begin(batch, task->channel->account->provider->get_batch_status);
+		step_begin(batch, provider->get_batch_status);
 	return true;
-}
-
-static void
-status_poll_later(BatchTask *batch)
-{
-	const Account *account = batch->job->channel->account;
-	int64		ms = sched_poll_ms(batch->batch.polls - 1, account->poll_interval * INT64CONST(1000), dice());
-
-	if (batch->job->job->control == CONTROL_CANCEL)
-		ms = Min(ms, CANCEL_POLL_MS);
-	batch->batch.next_poll_at = later(ms);
-	batch->due = batch->batch.next_poll_at;
-}
-
-/* The batch ended without anything to read: what now depends on why. */
-static void
-status_batch_failed(BatchTask *batch)
-{
-	StepError	why = batch->batch.remote.error;
-	JobTask    *task = batch->job;
-
-	if (why.class == ERROR_RATE && task->job->control == CONTROL_RUN)
-	{
-		/* the provider's queue is full: the same file is submitted again later */
-		(void) batch_put_back(batch, &why, batch_queue_full(batch));
-		return;
-	}
-	batch_left_queue(batch);
-	if (why.class == ERROR_TOO_LARGE && task->job->control == CONTROL_RUN)
-	{
-		batch_too_large(batch, &why);
-		return;
-	}
-	if (why.class == ERROR_TEMPORARY || why.class == ERROR_RATE)
-	{
-		batch_move(batch, BATCH_RETRIEVING, "reading results");
-		return;
-	}
-	batch_save(batch, &why);
-	if (batch_release(batch) && task->job->control != CONTROL_CANCEL)
-		jobtask_fail(task, encoding_to_server_lossy(why.code), encoding_to_server_lossy(why.message));
-}
-
-static void
-status_done(BatchTask *batch)
-{
-	batch->not_found = 0;
-	batch->batch.polls++;
-	switch (batch->batch.remote.status)
-	{
-		case REMOTE_RUNNING:
-			batch->queue_full = 0;
-			/* FALLTHROUGH */
-		case REMOTE_UNKNOWN:
-		case REMOTE_QUEUED:
-			status_poll_later(batch);
-			batch_save(batch, NULL);
-			batch->failures = 0;
-			break;
-		case REMOTE_FAILED:
-			if (batch->batch.remote.output_uris == NIL)
-			{
-				status_batch_failed(batch);
-				break;
-			}
-			/* FALLTHROUGH */
-		case REMOTE_FINISHED:
-		case REMOTE_EXPIRED:
-		case REMOTE_CANCELLED:
-		case REMOTE_LOST:
-			batch_left_queue(batch);
-			batch->downloaded = 0;
-			batch->failures = 0;
-			batch_move(batch, BATCH_RETRIEVING, "reading results");
-			break;
-	}
 }
 
 /* ---- stage 5: retrieve and merge ---- */
@@ -353,9 +288,16 @@ clean_slice(void *arg)
 static void
 clean_done(BatchTask *batch, const StepError *refusal)
 {
+	static const StepError strange = {
+		.code = CODE_OTHER_ACCOUNT,
+		.message = "the account that created the batch is not the one in use: what it left at the provider could not be removed"
+	};
 	CleanArg	clean = {batch, refusal};
 	SliceError	error;
 
+	/* what this account does not find is not gone */
+	if (batch->batch.remote.status == REMOTE_LOST && batch_is_strange(batch))
+		clean.refusal = &strange;
 	if (slice_run("removing remote files", clean_slice, &clean, &error) == SLICE_DONE)
 		batch->batch.remote_deleted = true;
 	else
@@ -363,6 +305,25 @@ clean_done(BatchTask *batch, const StepError *refusal)
 }
 
 /* ---- what the end of a step means ---- */
+
+/* At a batch that runs three kinds of step are taken. */
+static void
+running_step_done(BatchTask *batch)
+{
+	const BatchProvider *provider = batch->job->channel->account->provider;
+
+	if (batch->begun == provider->cancel_batch_job)
+	{
+		batch->cancel_sent = true;
+		if (batch->batch.remote_cancelled_at == 0)
+			batch->batch.remote_cancelled_at = GetCurrentTimestamp();
+		batch->due = 0;
+	}
+	else if (batch->begun == provider->remove_batch_job)
+		batch_go_back(batch);
+	else
+		batch_looked_at(batch);
+}
 
 static void
 stage_done(BatchTask *batch)
@@ -378,15 +339,10 @@ stage_done(BatchTask *batch)
 			create_done(batch);
 			break;
 		case BATCH_RUNNING:
-			if (batch->job->job->control == CONTROL_CANCEL && !batch->cancel_sent)
-			{
-				batch->cancel_sent = true;
-				batch->due = 0;
-			}
-			else
-				status_done(batch);
+			running_step_done(batch);
 			break;
 		case BATCH_RETRIEVING:
+			batch_was_seen(batch);
 			batch->failures = 0;
 			batch->not_found = 0;
 			batch->downloaded++;
@@ -501,8 +457,18 @@ give_up_file(BatchTask *batch)
 static void
 paid_stage_failed(BatchTask *batch, const StepError *error)
 {
-	if (batch->job->job->control == CONTROL_CANCEL && !batch->cancel_sent &&
-		batch->batch.state == BATCH_RUNNING && error->class == ERROR_PERMANENT)
+	const BatchProvider *provider = batch->job->channel->account->provider;
+	bool		strange;
+
+	if (batch->begun == provider->remove_batch_job && batch->batch.state == BATCH_RUNNING &&
+		(error->class == ERROR_PERMANENT || batch->failures >= REMOVE_TRIES))
+	{
+		/* it stays there, and costs nothing */
+		batch_go_back(batch);
+		return;
+	}
+	if (batch->begun == provider->cancel_batch_job && batch->batch.state == BATCH_RUNNING &&
+		error->class == ERROR_PERMANENT)
 	{
 		/* it cannot be cancelled any more */
 		batch->cancel_sent = true;
@@ -524,8 +490,10 @@ paid_stage_failed(BatchTask *batch, const StepError *error)
 			give_up_file(batch);
 		return;
 	}
-	batch_retry_step(batch, error);
-	if (error->class == ERROR_AUTH && batch->job->job->control == CONTROL_FAIL)
+	strange = batch_wait_for_account(batch, error);
+	if (!strange)
+		batch_retry_step(batch, error);
+	if ((error->class == ERROR_AUTH || strange) && batch->job->job->control == CONTROL_FAIL)
 		jobtask_end_failed(batch->job);
 }
 

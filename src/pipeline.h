@@ -42,6 +42,7 @@ typedef struct BatchTask
 
 	/* the step under way */
 	StageStep	step;			/* NULL: none */
+	StageStep	begun;			/* the one that began last, under way or ended */
 	BatchStage	stage;
 	MemoryContext step_cxt;		/* reset when a step begins */
 	TransferOwner owner;		/* of the step's transfers */
@@ -52,7 +53,8 @@ typedef struct BatchTask
 	uint32		checksum;
 	int			downloaded;		/* result files that are in the spool */
 	int			fetches;		/* how often they lacked lines and were fetched again */
-	bool		cancel_sent;	/* the provider was told */
+	bool		cancel_sent;	/* the provider was told, by this process */
+	bool		overdue;		/* looked at when it should have ended long ago, and had not */
 	bool		resumed;		/* an upload may have had its effect without our knowing its name */
 	bool		file_intact;	/* as of the last look at the request file */
 	int			release_from;	/* it is being released, and this is the next row; 0: it is not */
@@ -64,6 +66,7 @@ typedef struct BatchTask
 	TimestampTz entered_at;		/* the provider was asked to create it */
 	int			not_found;		/* polls in a row that said so */
 	TimestampTz not_found_since;
+	char		seen_by[ACCOUNT_IDENTITY_SIZE]; /* the account that asked last */
 
 	struct MergeState *merge;
 	struct OnlineState *online;

@@ -59,6 +59,8 @@ typedef struct StepError
 #define CODE_BAD_REPLY		"bad_reply"
 #define CODE_NOT_FOUND		"not_found"
 #define CODE_UNCERTAIN		"uncertain"	/* nobody can tell whether the batch exists: ask the user */
+#define CODE_OTHER_ACCOUNT	"other_account"	/* the batch is another account's: ask the user */
+#define CODE_OVERDUE		"overdue"	/* the batch did not end at the provider */
 
 /*
  * An account: a server of the foreign-data wrapper (or a built-in one) as seen
@@ -92,6 +94,9 @@ typedef struct Account
 	double		max_cost_per_month;
 	List	   *options;		/* of DefElem: all options of the server */
 } Account;
+
+/* an account at the provider, told apart from others: hex digits */
+#define ACCOUNT_IDENTITY_SIZE	17
 
 extern PGDLLEXPORT const char *account_option(const Account *account, const char *name);	/* NULL if not set */
 
@@ -155,7 +160,7 @@ typedef struct BatchRemote
 	char	   *remote_state;	/* the provider's word */
 	RemoteStatus status;
 	List	   *output_uris;	/* of char *: result files, to be read in this order */
-	StepError	error;			/* with REMOTE_FAILED */
+	StepError	error;			/* with REMOTE_FAILED, and where it is known with REMOTE_EXPIRED and REMOTE_LOST */
 	int64		total;			/* the provider's own counts, -1: unknown */
 	int64		finished;
 } BatchRemote;
@@ -251,6 +256,7 @@ typedef struct BatchLimits
 {
 	int64		max_requests;
 	int64		max_bytes;
+	int			max_hours;		/* a batch that has not ended by then never will: the service's own limit and slack; 0: none */
 } BatchLimits;
 
 /* Server options that only this provider knows. */
@@ -261,6 +267,7 @@ typedef struct ProviderOption
 	bool		superuser_only;
 	/* NULL if the value is good, else what it should be ("chat/completions or responses") */
 	const char *(*check) (const char *value);
+	bool		names_account;	/* with another value, batches of before may be out of sight */
 } ProviderOption;
 
 typedef struct BatchProvider
@@ -309,6 +316,7 @@ typedef struct BatchProvider
 	StageStep	find_batch_job; /* after a crash: sets remote_id if the batch with this token exists; DONE without it: provably absent */
 	StageStep	cancel_batch_job;	/* optional: without it a batch goes on to its end */
 	StageStep	remove_remote;	/* optional: files and job of a batch that is merged; gone already is good */
+	StageStep	remove_batch_job;	/* optional: the job alone, which has ended with nothing; its request file stays */
 
 	/*
 	 * Online mode: the request for one prepared line (its body lies in that

@@ -21,6 +21,7 @@
 #define GEMINI_BASE_URL		"https://generativelanguage.googleapis.com/v1beta"
 #define GEMINI_VERSION		"v1beta"
 #define GEMINI_MAX_REQUESTS 10000
+#define GEMINI_MAX_HOURS	72		/* batches expire after 48 */
 #define GEMINI_MAX_BYTES	INT64CONST(2000000000)	/* 2 GB, taken as the smaller of its two meanings */
 
 #define RESTARTS			3		/* of uploads within one step */
@@ -604,6 +605,15 @@ gemini_remove(BatchStage *stage, const HttpReply *reply, StepResult *result)
 	remove_ask(stage, result);
 }
 
+static void
+gemini_remove_job(BatchStage *stage, const HttpReply *reply, StepResult *result)
+{
+	if (reply == NULL)
+		ask(stage, result, "DELETE", stage->remote->remote_id, "");
+	else
+		google_take_removal(stage, reply, result);
+}
+
 /* ---- online ---- */
 
 /* Raises only for a line that prepare_batch_file has not written. */
@@ -685,7 +695,7 @@ const BatchProvider gemini_provider = {
 	.secret_variables = gemini_variables,
 	.mapping_option = "api_key",
 	.built_in = true,
-	.limits = {GEMINI_MAX_REQUESTS, GEMINI_MAX_BYTES},
+	.limits = {GEMINI_MAX_REQUESTS, GEMINI_MAX_BYTES, GEMINI_MAX_HOURS},
 	.options = gemini_options,
 	.check_options = gemini_check_options,
 	.prepare_options = gemini_prepare_options,
@@ -698,6 +708,7 @@ const BatchProvider gemini_provider = {
 	.find_batch_job = gemini_find,
 	.cancel_batch_job = gemini_cancel,
 	.remove_remote = gemini_remove,
+	.remove_batch_job = gemini_remove_job,
 	.infer = gemini_infer,
 	.infer_result = gemini_write_result,
 	.check_account = gemini_check_account

@@ -71,6 +71,9 @@ extern void google_fail_look(StepResult *result, const HttpReply *reply);
 /* The reply to a cancellation; of what has ended by itself, the next look will tell how. */
 extern void google_take_cancel(BatchStage *stage, const HttpReply *reply, StepResult *result);
 
+/* The reply to the removal of a job: one that is gone already is good. */
+extern void google_take_removal(BatchStage *stage, const HttpReply *reply, StepResult *result);
+
 /* Adds the bearer token of an account, and the project that pays if its key file names one. */
 extern void google_add_token(const Account *account, HttpRequest *request);
 

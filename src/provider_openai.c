@@ -23,6 +23,7 @@
 /* the provider's 200 MB, taken as the smaller of its two meanings */
 #define OPENAI_MAX_BYTES	INT64CONST(200000000)
 #define OPENAI_MAX_REQUESTS 50000
+#define OPENAI_MAX_HOURS	36		/* batches expire after 24 */
 
 #define FILE_POLLS			24	/* 1, 2, 4, 8, 16, then 30 s each: ten minutes */
 #define FILE_POLLS_404		6
@@ -677,8 +678,8 @@ static const char *const openai_variables[] = {"OPENAI_API_KEY", NULL};
 
 static const ProviderOption openai_options[] = {
 	{"endpoint", false, false, check_endpoint},
-	{"organization", false, false, check_header_value},
-	{"openai_project", false, false, check_header_value},
+	{"organization", false, false, check_header_value, true},
+	{"openai_project", false, false, check_header_value, true},
 	{NULL, false, false, NULL}
 };
 
@@ -689,7 +690,7 @@ const BatchProvider openai_provider = {
 	.secret_variables = openai_variables,
 	.mapping_option = "api_key",
 	.built_in = true,
-	.limits = {OPENAI_MAX_REQUESTS, OPENAI_MAX_BYTES},
+	.limits = {OPENAI_MAX_REQUESTS, OPENAI_MAX_BYTES, OPENAI_MAX_HOURS},
 	.options = openai_options,
 	.check_options = openai_check,
 	.prepare_options = openai_prepare_options,

@@ -25,6 +25,7 @@
 
 #define VERTEX_MAX_REQUESTS 200000
 #define VERTEX_MAX_BYTES	INT64CONST(1000000000)	/* 1 GB, taken as the smaller of its two meanings */
+#define VERTEX_MAX_HOURS	120		/* jobs expire after 72 in the queue and 24 at work */
 #define MAX_OUTPUTS			10000
 #define LIST_PAGES			1000
 #define DEFAULT_PREFIX		"dess_batch"
@@ -606,6 +607,15 @@ vertex_remove(BatchStage *stage, const HttpReply *reply, StepResult *result)
 		remove_job(stage, NULL, result);	/* the bucket itself is gone */
 }
 
+static void
+vertex_remove_job(BatchStage *stage, const HttpReply *reply, StepResult *result)
+{
+	if (reply == NULL)
+		ask(stage, result, "DELETE", stage->remote->remote_id, "");
+	else
+		google_take_removal(stage, reply, result);
+}
+
 /* ---- online ---- */
 
 /* Raises only for a line that prepare_batch_file has not written. */
@@ -678,9 +688,9 @@ vertex_check_account(BatchStage *stage, const HttpReply *reply, StepResult *resu
 }
 
 static const ProviderOption vertex_options[] = {
-	{"project", true, false, check_project},
-	{"location", true, false, check_location},
-	{"bucket", true, false, check_bucket},
+	{"project", true, false, check_project, true},
+	{"location", true, false, check_location, true},
+	{"bucket", true, false, check_bucket, true},
 	{"prefix", false, false, check_prefix},
 	{"storage_url", false, false, NULL},
 	{"credentials_file", false, true, check_file},
@@ -691,7 +701,7 @@ const BatchProvider vertex_provider = {
 	.name = "vertex",
 	.usual_models = "gemini-*,publishers/google/models/*",
 	.mapping_option = "service_account_key",
-	.limits = {VERTEX_MAX_REQUESTS, VERTEX_MAX_BYTES},
+	.limits = {VERTEX_MAX_REQUESTS, VERTEX_MAX_BYTES, VERTEX_MAX_HOURS},
 	.options = vertex_options,
 	.check_options = gemini_check_options,
 	.prepare_options = gemini_prepare_options,
@@ -705,6 +715,7 @@ const BatchProvider vertex_provider = {
 	.find_batch_job = vertex_find,
 	.cancel_batch_job = vertex_cancel,
 	.remove_remote = vertex_remove,
+	.remove_batch_job = vertex_remove_job,
 	.infer = vertex_infer,
 	.infer_result = gemini_write_result,
 	.check_account = vertex_check_account

@@ -105,7 +105,7 @@ gemini_key(const Request *req, GError *e)
 	for (int i = 0; i < sim_options.nkeys; i++)
 	{
 		if (strcmp(sim_options.keys[i], req->secret) == 0)
-			return i;
+			return sim_options.key_projects[i];
 	}
 	return bad_key(e);
 }

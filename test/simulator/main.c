@@ -29,6 +29,7 @@ static const char usage_text[] =
 "  --data DIR        where files are spooled (default: a new one, removed at exit)\n"
 "  --keep-uploads DIR  every upload stays there as ID.jsonl, also when deleted\n"
 "  --key KEY         accepted key, repeatable (default: test-key)\n"
+"  --rotated-key KEY another one of the same project\n"
 "  --model NAME      one more model, repeatable\n"
 "  --bucket NAME     a bucket of Cloud Storage, repeatable (default: test-bucket)\n"
 "  --project NAME    of Google Cloud (default: test-project)\n"
@@ -97,6 +98,13 @@ apply_option(int c, char *value)
 			o->keep_dir = value;
 			break;
 		case 'k':
+			o->key_projects[o->nkeys % 64] = o->nkeys;
+			add_name(o->keys, &o->nkeys, value);
+			break;
+		case 'R':
+			if (o->nkeys == 0)
+				die("--rotated-key wants a --key before it");
+			o->key_projects[o->nkeys % 64] = o->key_projects[o->nkeys - 1];
 			add_name(o->keys, &o->nkeys, value);
 			break;
 		case 'm':
@@ -152,7 +160,7 @@ read_options(int argc, char **argv)
 {
 	static const struct option longs[] = {
 		{"port", 1, NULL, 'p'}, {"port-file", 1, NULL, 'f'}, {"data", 1, NULL, 'd'},
-		{"key", 1, NULL, 'k'}, {"model", 1, NULL, 'm'}, {"batch-ms", 1, NULL, 'b'},
+		{"key", 1, NULL, 'k'}, {"rotated-key", 1, NULL, 'R'}, {"model", 1, NULL, 'm'}, {"batch-ms", 1, NULL, 'b'},
 		{"set", 1, NULL, 's'}, {"latency-ms", 1, NULL, 'l'}, {"threads", 1, NULL, 't'},
 		{"seed", 1, NULL, 'r'}, {"parent", 1, NULL, 'P'},
 		{"bucket", 1, NULL, 'B'}, {"project", 1, NULL, 'j'},

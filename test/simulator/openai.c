@@ -71,7 +71,7 @@ openai_body(Request *req)
 	}
 }
 
-/* Index of the key that was shown, or -1 with the error. */
+/* Project of the key that was shown, or -1 with the error. */
 static int
 find_key(const Request *req, ApiError *e)
 {
@@ -93,7 +93,7 @@ find_key(const Request *req, ApiError *e)
 	for (int i = 0; i < sim_options.nkeys; i++)
 	{
 		if (strcmp(sim_options.keys[i], key) == 0)
-			return i;
+			return sim_options.key_projects[i];
 	}
 	len = strlen(key);
 	if (len > 12)

@@ -152,6 +152,7 @@ typedef struct Options
 	const char *data_dir;
 	const char *keep_dir;		/* uploads are kept here too, or NULL */
 	const char *keys[64];
+	int			key_projects[64];	/* whose files and batches each key sees */
 	int			nkeys;
 	const char *models[64];
 	int			nmodels;

@@ -15,7 +15,7 @@ my @layers = (
 	[qw(agreement answer http json provider template)],
 	[qw(credential gcs gemini google jobstore openai parameters provider_anthropic provider_body
 		  provider_error provider_gemini provider_google provider_openai provider_vertex sample sched target)],
-	[qw(batch_task budget channel job_task merge online pace pipeline prepare slice triggered)],
+	[qw(batch_task batch_watch budget channel job_task merge online pace pipeline prepare slice triggered)],
 	[qw(api dess_batch launcher report submit worker)]);
 
 my $longest_function = 75;

@@ -31,7 +31,7 @@ my @scenarios;
 # options), faults (reference to an array of the simulator's rules), settings
 # (reference to a hash of its settings), model, arguments (further SQL arguments
 # of dess_batch_submit), mode, key (what the user mapping says), base_url
-# (instead of the simulator's), check (called with the scenario, in a subtest,
+# (instead of the simulator's), flags (reference to an array: more of the simulator's), check (called with the scenario, in a subtest,
 # when the job stands still; with wait => 0 at once).
 sub scenario
 {
@@ -79,7 +79,7 @@ sub start
 	$s->{simulator} = start_simulator(
 		batch_ms => $s->{batch_ms} // 30,
 		google => $provider eq 'vertex',
-		arguments => [ '--threads', 2 ]);
+		arguments => [ '--threads', 2, @{ $s->{flags} // [] } ]);
 	$s->{simulator}->post('settings', $s->{settings}) if $s->{settings};
 	$s->{simulator}->post('faults', $s->{faults}) if $s->{faults};
 	create_server(
