@@ -9,6 +9,11 @@
  * from its start and what is finished is passed over; so is what others had
  * locked, which waits for the next pass.
  *
+ * Lines are taken as they come, in an order that providers do not keep.  To
+ * sort a batch's lines first would make things worse: as each group touches
+ * rows all over the batch's part of the table, the versions that one leaves
+ * behind are pruned by the next ones, which find room in the same page.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -22,7 +27,6 @@
 #include "usercxt.h"
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
-/* the next group has more lines if this one took less, fewer if it took more */
 /* how long rows wait that the provider's load has refused */
 #define DELAY_FIRST_MS		1000
 #define DELAY_CAP_MS		600000
