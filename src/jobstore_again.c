@@ -152,8 +152,9 @@ static int64
 take_behind(const Ledger *ledger, int64 job_id, int64 after, int limit, List **rows)
 {
 	static Statement statement = {
-		.sql = "WITH gone AS (DELETE FROM dess_batch.again a WHERE a.job_id = $1 AND a.id IN ("
-		"SELECT w.id FROM dess_batch.again w WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3) "
+		/* an array is made once; IN would be a join, made anew for each row where statistics say that there are few */
+		.sql = "WITH gone AS (DELETE FROM dess_batch.again a WHERE a.job_id = $1 AND a.id = ANY (ARRAY("
+		"SELECT w.id FROM dess_batch.again w WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3)) "
 		"RETURNING a.id, a.key, a.attempts::integer, a.counts, a.unless_hash) "
 		"SELECT * FROM gone ORDER BY id"
 	};

@@ -209,6 +209,21 @@ subtest 'rows chosen by what is known of them' => sub {
 	is($rows_of->('{ok}'), 'done 0 0 0 0', 'what was forgotten is not known');
 };
 
+# Statistics from a time when the table of waiting rows was empty made each page
+# of them take seconds.
+subtest 'many rows that wait, and old statistics' => sub {
+	create_table('queueing', 20000);
+	sql('ALTER TABLE dess_batch.again SET (autovacuum_enabled = off); VACUUM ANALYZE dess_batch.again');
+	$simulator->post('faults', { match => { method => 'POST', path => '/v1/batches' }, status => 400, error => { message => 'no', code => 'bad' } });
+	my $job = submit_job($node, q{'queueing', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'});
+	is(wait_for_job($node, $job), 'failed', 'its rows go back to the queue');
+	$simulator->post('faults/clear', {});
+	sql("SELECT dess_batch_retry($job)");
+	is(wait_for_job($node, $job), 'done', 'and are taken from there');
+	is(job_figures($node, $job), 'done 20000 20000 0 0', 'in good time');
+	sql('ALTER TABLE dess_batch.again RESET (autovacuum_enabled)');
+};
+
 subtest 'a database that is dropped' => sub {
 	my $directory = $node->data_dir . '/dess_batch/' . sql(q{SELECT oid FROM pg_database WHERE datname = 'latin1'});
 
