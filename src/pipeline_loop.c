@@ -304,7 +304,7 @@ pipeline_refresh(void)
 
 	dlist_foreach_modify(iter, &pipeline_jobs)
 		dlist_container(JobTask, node, iter.cur)->seen = false;
-	if (slice_run("looking for jobs", refresh_slice, NULL, &error) != SLICE_DONE)
+	if (slice_look("looking for jobs", refresh_slice, NULL, &error) != SLICE_DONE)
 	{
 		refresh_due = later(REFRESH_RETRY_MS);
 		return;

@@ -46,6 +46,7 @@ typedef struct ControlBlock
 
 static ControlBlock *control = NULL;
 static WorkerSlot *my_slot = NULL;
+static uint64 wakes_before = 0; /* while this worker was registered earlier */
 static shmem_request_hook_type previous_request_hook = NULL;
 static shmem_startup_hook_type previous_startup_hook = NULL;
 
@@ -148,6 +149,7 @@ shmem_unregister_worker(void)
 	if (my_slot == NULL)
 		return;
 	SpinLockAcquire(&control->mutex);
+	wakes_before = my_slot->wakes;
 	memset(my_slot, 0, sizeof(WorkerSlot));
 	SpinLockRelease(&control->mutex);
 	my_slot = NULL;
@@ -175,7 +177,7 @@ shmem_register_worker(Oid database)
 		my_slot->database = database;
 		my_slot->pid = MyProcPid;
 		my_slot->latch = MyLatch;
-		my_slot->wakes = 0;
+		my_slot->wakes = wakes_before;
 		my_slot->stop = false;
 	}
 	SpinLockRelease(&control->mutex);
@@ -208,7 +210,13 @@ shmem_wake_worker(Oid database)
 uint64
 shmem_wake_count(void)
 {
-	return my_slot != NULL ? ((volatile WorkerSlot *) my_slot)->wakes : 0;
+	return my_slot != NULL ? ((volatile WorkerSlot *) my_slot)->wakes : wakes_before;
+}
+
+bool
+shmem_counts_wakes(void)
+{
+	return my_slot != NULL;
 }
 
 bool

@@ -31,6 +31,9 @@ extern bool shmem_wake_worker(Oid database);
 /* How often this worker was woken; may be read in a signal handler.  Always 0 without preload. */
 extern uint64 shmem_wake_count(void);
 
+/* Does whoever has work for this worker raise that count?  False without preload, or where there are too many workers. */
+extern bool shmem_counts_wakes(void);
+
 /* Has somebody asked this worker to make room? */
 extern bool shmem_stop_requested(void);
 

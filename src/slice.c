@@ -129,6 +129,8 @@ slice_start_clock(int limit_ms, bool patient)
 	slice_patient = patient;
 	slice_wakes = shmem_wake_count();
 	QueryCancelPending = false;
+	if (limit_ms == 0)
+		return;
 	enable_timeout_every(slice_timeout,
 						 TimestampTzPlusMilliseconds(now, Min(limit_ms, SLICE_PATIENCE_MS)), ALARM_MS);
 }
@@ -280,6 +282,12 @@ SliceVerdict
 slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error)
 {
 	return slice_execute(activity, fn, arg, 0, SLICE_LIMIT_MS, false, error);
+}
+
+SliceVerdict
+slice_look(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error)
+{
+	return slice_execute(activity, fn, arg, 0, 0, false, error);
 }
 
 SliceVerdict

@@ -33,6 +33,13 @@ typedef struct SliceError
 extern SliceVerdict slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error);
 
 /*
+ * The same for a look at the ledger alone, without a time limit: PostgreSQL
+ * leaves the timer of a disabled one running, and the late signal sets the
+ * latch, which would ask for the next look.
+ */
+extern SliceVerdict slice_look(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error);
+
+/*
  * The same for what the own code of a table, that of job job_id, can make slow:
  * after limit_ms it is cancelled.  One that may take longer than others should have to wait is also
  * cancelled, as SLICE_AGAIN, when somebody wakes the worker.

@@ -90,8 +90,11 @@ void
 wake_lock_holder(Oid wrapper)
 {
 	LOCKTAG		tag;
-	LockData   *locks = GetLockStatusData();
+	LockData   *locks;
 
+	if (shmem_wake_worker(MyDatabaseId))
+		return;
+	locks = GetLockStatusData();
 	worker_locktag(&tag, MyDatabaseId, wrapper);
 	for (int i = 0; i < locks->nelements; i++)
 	{

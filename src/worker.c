@@ -322,15 +322,21 @@ worker_look(void)
 }
 
 /*
- * While there is much to do: looks for work whose announcement a slice may
- * have taken from the latch.
+ * May work have come in since the ledger was last looked at?  Where wake-ups
+ * are not counted, every slice may have taken one from the latch.
  */
+static bool
+worker_may_have_work(void)
+{
+	return shmem_counts_wakes() ? shmem_wake_count() != woken_at : slice_count != looked_at;
+}
+
+/* While there is much to do: looks for work now and then. */
 static void
 worker_look_around(void)
 {
-	if (slice_count == looked_at)
-		return;
-	if (shmem_wake_count() != woken_at || GetCurrentTimestamp() >= look_due)
+	if (worker_may_have_work() &&
+		(shmem_wake_count() != woken_at || GetCurrentTimestamp() >= look_due))
 		worker_look();
 }
 
@@ -342,7 +348,7 @@ worker_look_again(void)
 {
 	bool		busy;
 
-	if (slice_count == looked_at)
+	if (!worker_may_have_work())
 		return false;
 	worker_look();
 	busy = pipeline_work();
@@ -455,7 +461,8 @@ worker_loop(void)
 				worker_reload();
 			if (shmem_stop_requested())
 				proc_exit(0);
-			if (dess_enabled)
+			/* the alarm of a slice that has ended sets the latch as well */
+			if (dess_enabled && (!shmem_counts_wakes() || worker_may_have_work()))
 				worker_look();
 		}
 		MemoryContextReset(turn);

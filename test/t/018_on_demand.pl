@@ -70,6 +70,11 @@ subtest 'and wakes the one that is there' => sub {
 	is(workers(), $worker, 'it is still the same worker');
 };
 
+subtest 'which sleeps when it has nothing to do' => sub {
+	ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'dess_batch worker'
+		AND state = 'idle' AND state_change < clock_timestamp() - interval '4 seconds'}), 'for seconds');
+};
+
 subtest 'a restart of the server' => sub {
 	table('third', 20);
 	$simulator->post('settings', { run_ms => 600000 });

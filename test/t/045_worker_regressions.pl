@@ -236,6 +236,23 @@ subtest 'a database that is dropped' => sub {
 	ok(!-e $directory, 'they go with it');
 };
 
+subtest 'a worker that only waits sleeps' => sub {
+	# the alarm of each transaction came after its end, and was the reason for the next one
+	my $sleeps = q{count(*) = 1 FROM pg_stat_activity WHERE datname = 'postgres' AND backend_type = 'dess_batch worker'
+		AND state = 'idle' AND state_change < clock_timestamp() - interval '4 seconds'};
+
+	$simulator->post('settings', { run_ms => 3600000 });
+	sql(q{ALTER SERVER openai OPTIONS (SET poll_interval '3600')});
+	create_table('patient', 5);
+	my $job = submit_job($node, q{'patient', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'});
+	until_true('the batch runs', "SELECT state = 'running' FROM dess_batch_jobs WHERE job_id = $job");
+	ok($node->poll_query_until('postgres', "SELECT $sleeps"), 'for seconds while a batch runs');
+	sql("SELECT dess_batch_cancel($job)");
+	$simulator->post('settings', { run_ms => 20 });
+	is(wait_for_job($node, $job), 'cancelled', 'it hears of a cancellation all the same');
+	ok($node->poll_query_until('postgres', "SELECT $sleeps"), 'and for seconds without jobs');
+};
+
 $node->stop;
 $simulator->stop;
 done_testing();
