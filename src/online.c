@@ -24,7 +24,7 @@
 #include "encoding.h"
 #include "merge.h"
 
-#define GROUP_ANSWERS		300
+#define GROUP_ANSWERS		1000
 #define GROUP_DELAY_MS		250
 #define SENDS_A_TURN		256
 /* a pause that a server asks for is told from this length on */
