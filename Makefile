@@ -86,7 +86,7 @@ test-valgrind:
 	@test/run.sh valgrind
 
 bench:
-	@test/bootstrap.sh test
+	@test/bootstrap.sh bench
 	@$(MAKE) -s -j$$(nproc) --no-print-directory all simulator
 	@ROWS="$(ROWS)" test/bench/run.sh $(BENCH)
 

@@ -1,8 +1,8 @@
 #!/bin/bash
 #
 # Installs what building and showing (argument "demo"), testing (argument
-# "test") or testing under valgrind (argument "valgrind") need and is not there
-# yet.  Quick when nothing is missing.
+# "test"), testing under valgrind (argument "valgrind") or measuring (argument
+# "bench") need and is not there yet.  Quick when nothing is missing.
 #
 # Debian's PostgreSQL packages create and start a cluster "main" when they are
 # first installed.  That is switched off while they are being installed; a
@@ -15,6 +15,7 @@ OLDEST_POSTGRESQL=15
 
 BUILD_PACKAGES="gcc libc6-dev libcurl4-openssl-dev libcjson-dev libssl-dev libmicrohttpd-dev perl"
 VALGRIND_PACKAGES="valgrind libc6-dbg"
+BENCH_PACKAGES="curl nginx-light libnginx-mod-http-echo"
 TEST_PACKAGES="libipc-run-perl
 	nodejs
 	npm
@@ -91,10 +92,12 @@ apt()
 }
 
 no_main_cluster=/etc/postgresql-common/createcluster.d/dess_batch.conf
+no_services=/usr/sbin/policy-rc.d
 
 allow_main_cluster()
 {
 	[ ! -e "$no_main_cluster" ] || as_root rm -f "$no_main_cluster"
+	! grep -qs dess_batch "$no_services" || as_root rm -f "$no_services"
 }
 
 forbid_main_cluster()
@@ -103,6 +106,10 @@ forbid_main_cluster()
 	trap 'exit 1' HUP INT TERM
 	as_root mkdir -p "$(dirname "$no_main_cluster")"
 	echo 'create_main_cluster = false' | as_root tee "$no_main_cluster" >/dev/null
+	# nor is nginx started, which only benchmarks need; a rule that is there stays
+	[ -e "$no_services" ] && return
+	printf '#!/bin/sh\n# dess_batch: nothing is started\nexit 101\n' | as_root tee "$no_services" >/dev/null
+	as_root chmod 755 "$no_services"
 }
 
 install_packages()
@@ -142,6 +149,7 @@ purpose=${1:-test}
 wanted=$BUILD_PACKAGES
 [ "$purpose" = demo ] || wanted="$wanted $TEST_PACKAGES"
 [ "$purpose" != valgrind ] || wanted="$wanted $VALGRIND_PACKAGES"
+[ "$purpose" != bench ] || wanted="$wanted $BENCH_PACKAGES"
 
 if command -v dpkg-query >/dev/null
 then

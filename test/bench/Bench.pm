@@ -40,6 +40,7 @@ our @EXPORT = qw(
   seconds
   wal_bytes
   worker_pid
+  processor_seconds
   watch_memory
   peak_memory
   median
@@ -158,6 +159,17 @@ sub worker_pid
 		"SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'dess_batch worker%'");
 }
 
+# How long a process has had a processor, to the nanosecond; undef if it is gone.
+sub processor_seconds
+{
+	my ($pid) = @_;
+
+	open(my $file, '<', "/proc/$pid/schedstat") or return undef;
+	my ($nanoseconds) = split ' ', <$file> // '';
+	close $file;
+	return defined $nanoseconds ? $nanoseconds / 1e9 : undef;
+}
+
 # Looks every 5 ms at what a process has in memory of its own (RssAnon) and of
 # files (RssFile: programs and libraries); shared buffers are not counted.
 sub watch_memory
@@ -220,7 +232,8 @@ sub median
 # was measured; rows: references to hashes with work, ours, other (texts with
 # their units), ratio (text) and goal, met (of a goal); plots: references to
 # hashes with file (of the plot, without .svg), title, unit, and either bars
-# ([label, value, kind], kind "ours" or "other") and limit (a goal's value), or
+# ([label, value, kind], kind "ours" or "other"), limit (a goal's value) and
+# limit_word ("at most" unless told), or
 # lines ({label, kind, points => [[x, y], ...]}) and x_unit.
 sub bench_result
 {

@@ -78,8 +78,8 @@ sub draw_bars
 		push @elements,
 		  sprintf('<line x1="%.1f" y1="34" x2="%.1f" y2="%d" stroke="%s" stroke-dasharray="5 4"/>',
 			$x, $x, $y, $colour{goal}),
-		  sprintf('<text x="%.1f" y="%d" text-anchor="end" fill="%s">goal: at most %s</text>',
-			$x, $y + 14, $colour{goal}, number($plot->{limit}));
+		  sprintf('<text x="%.1f" y="%d" text-anchor="end" fill="%s">goal: %s %s</text>',
+			$x, $y + 14, $colour{goal}, $plot->{limit_word} // 'at most', number($plot->{limit}));
 	}
 	return svg($left + $room + 110, $y + 26, $plot->{title}, @elements);
 }
