@@ -220,7 +220,7 @@ CREATE TABLE dess_batch.again (
 	counts			boolean NOT NULL,	-- already one of the job's rows, contained in job.requeued
 	unless_hash		bytea,			-- passed over if its request still has this hash
 	PRIMARY KEY (job_id, id)
-) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
+) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 500);
 
 -- What triggers ask for, a row a transaction, until the worker has made a job of
 -- it.  It belongs to this database alone: a dump leaves it out.

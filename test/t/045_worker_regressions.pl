@@ -81,7 +81,8 @@ subtest 'an online answer that is no UTF-8, when the worker ends' => sub {
 	create_table('garbled', 3);
 	$simulator->post('faults', { match => { prompt => 'garbled 2' }, answer => { content_kind => 'invalid_utf8' } });
 	my $served = $simulator->get('stats')->{rows_served};
-	$locker->query('BEGIN; SELECT FROM garbled FOR UPDATE');
+	# nothing can be merged
+	$locker->query('BEGIN; LOCK TABLE dess_batch.result IN EXCLUSIVE MODE');
 	my $job = submit_job($node, q{'garbled', 'gpt-4o-mini', '{body}', 'answer', server => 'openai', mode => 'online'});
 	wait_until('all are answered', sub { return $simulator->get('stats')->{rows_served} == $served + 3 });
 	my $results = $node->data_dir . "/dess_batch/*/$job-1.results*";
