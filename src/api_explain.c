@@ -15,6 +15,7 @@
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
+#include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -105,6 +106,9 @@ explain_failure(const Explain *explain)
 
 	if (get_rel_name(job->source) == NULL)
 		explain_say(explain, "Table %s was dropped and is gone for good: submit anew for another one.", job->source_name);
+	else if (OidIsValid(job->server) && GetForeignServerExtended(job->server, FSV_MISSING_OK) == NULL)
+		explain_say(explain, "Server \"%s\" was dropped and is gone for good, even if another has its name now: SELECT dess_batch_erase(" INT64_FORMAT ") lets go of the job's rows, then submit anew.",
+					job->server_name, job->id);
 	else if (strcmp(code, "model_not_found") == 0)
 		explain_say(explain, "SELECT * FROM dess_batch_check(%s) tries the account. The model of a job cannot be changed: submit anew with one that the provider knows.",
 					quote_literal_cstr(job->server_name));
