@@ -292,6 +292,8 @@ foreach my $name ('drop_server', 'drop_role')
 	is(wait_for_job($node, $job{$name}), 'failed', "$name: the job fails");
 	like(error_of($job{$name}), qr/^42704: .*does not exist/, 'with the reason');
 }
+like(query("SELECT string_agg(e, ' ') FROM dess_batch_explain($job{drop_server}) e"),
+	qr/Server "drop_server" was dropped and is gone for good.*dess_batch_erase\($job{drop_server}\)/, 'drop_server: explain says what to do');
 until_true("SELECT error_code = '42501' FROM dess_batch_jobs WHERE job_id = $job{revoke_usage}", 'the trouble is noted');
 like(query("SELECT string_agg(e, ' ') FROM dess_batch_explain($job{revoke_usage}) e"),
 	qr/permission denied for foreign server "revoke_usage".*GRANT USAGE ON FOREIGN SERVER revoke_usage TO revoke_usage/,
