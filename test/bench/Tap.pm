@@ -2,7 +2,7 @@
 #		A proxy between the worker and a server, which notes when what passed.
 #
 # For each request: the moment when its first byte came, and the moment when
-# the last byte of its reply was handed on, by the clock that PostgreSQL's
+# the last byte of its reply was about to be handed on, by the clock that PostgreSQL's
 # timestamps come from.  Replies on a connection come in the order of requests.
 
 package Tap;
@@ -105,8 +105,9 @@ sub _serve
 					$open{$socket} = { request => $1, begun => $begun };
 					push @passed, $open{$socket};
 				}
-				_write($peer, $data);
+				# before it is handed on: nobody can act on it earlier
 				$open{$peer}{ended} = time if !$is_client && $open{$peer};
+				_write($peer, $data);
 			}
 		}
 	}
