@@ -214,7 +214,7 @@ do
 		isolation) run_regress "$part" \
 			"$pg_lib/pgxs/src/test/isolation/pg_isolation_regress" \
 			$(names .spec "${specs[@]}") ;;
-		tap) run_tap tap 2 "${tap[@]}" ;;
+		tap) run_tap tap 4 "${tap[@]}" ;;
 		long) PART_TIMEOUT=$LONG_TIMEOUT FILE_TIMEOUT=$LONG_FILE_TIMEOUT run_tap long 1 "${long[@]}" ;;
 		valgrind) run_valgrind ;;
 	esac
