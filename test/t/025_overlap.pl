@@ -41,14 +41,19 @@ sub submit
 	return ($table, submit_job($node, qq{'$table', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'}));
 }
 
-# The others are done, their rows written, and one batch is in this state.
+# The others are done, their rows written, and one batch is in this state: it
+# may come there after the others are done.
 sub others_are_done
 {
 	my ($table, $job, $state, $written) = @_;
+	my $others = BATCHES - 1;
 
-	until_true("all batches but one are done",
-		"SELECT count(*) = " . (BATCHES - 1) . " FROM dess_batch_batches WHERE job_id = $job AND state = 'done'");
-	is(sql("SELECT state FROM dess_batch_batches WHERE job_id = $job AND state <> 'done'"), $state, "all others are done while one is $state");
+	until_true("one batch is $state, all others are done",
+		"SELECT count(*) FILTER (WHERE state = 'done') = $others AND count(*) FILTER (WHERE state = '$state') = 1
+			FROM dess_batch_batches WHERE job_id = $job");
+	until_true("$written rows are written", "SELECT count(answer) >= $written FROM $table");
+	is(sql("SELECT string_agg(state, ' ' ORDER BY state) FROM dess_batch_batches WHERE job_id = $job"),
+		join(' ', sort(('done') x $others, $state)), "all others are done while one is $state");
 	is(sql("SELECT count(answer) FROM $table"), $written, 'and their rows are written');
 	return;
 }
