@@ -56,6 +56,7 @@ static bool connected = false;
 static Oid	wrapper_oid = InvalidOid;
 static bool holds_lock = false;
 static TimestampTz purge_due = 0;	/* 0: not planned */
+static bool purge_unfinished = false;	/* the last one left something to do */
 
 /*
  * A database that cannot be connected to (it may be gone) is no reason to be
@@ -175,7 +176,8 @@ worker_purge(void)
 	bool		more = false;
 	SliceError	error;
 
-	return slice_run("forgetting old jobs", purge_slice, &more, &error) == SLICE_DONE && more;
+	purge_unfinished = slice_run("forgetting old jobs", purge_slice, &more, &error) == SLICE_DONE && more;
+	return purge_unfinished;
 }
 
 static void
@@ -259,7 +261,7 @@ worker_timeout(TimestampTz idle_since)
 		busy = pipeline_timeout_ms();
 		if (purge_due == 0)
 			return busy;
-		idle = Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), purge_due), 1);
+		idle = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), purge_due);
 		return busy < 0 ? idle : Min(busy, idle);
 	}
 	idle = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
@@ -269,7 +271,8 @@ worker_timeout(TimestampTz idle_since)
 
 /*
  * Forgets old jobs now and then while there is other work; an idle worker does
- * it before it exits.
+ * it before it exits.  Closing what an old job has left at its provider makes
+ * work, so that goes on at once.
  */
 static void
 worker_purge_sometimes(void)
@@ -278,6 +281,8 @@ worker_purge_sometimes(void)
 
 	if (pipeline_is_idle())
 		purge_due = 0;				/* it is done before the end */
+	else if (purge_unfinished)
+		purge_due = worker_purge() ? now : 0;
 	else if (purge_due == 0)
 		purge_due = TimestampTzPlusMilliseconds(now, EMPTY_JOB_SECONDS * 1000);
 	else if (now >= purge_due)

@@ -135,7 +135,7 @@ settings(run_ms => 20);
 $job = submit_job($node, q{'kept', 'gpt-6-luna', prompt => '{body}', target => 'answer', missing => NULL});
 is(wait_for_job($node, $job), 'done', 'a job to be forgotten');
 sql(q{UPDATE dess_batch.job SET finished_at = finished_at - interval '2 days'});
-sql(q{ALTER SYSTEM SET dess_batch.job_retention = '1d'; SELECT pg_reload_conf(); SELECT dess_batch_start()});
+sql(q{ALTER SYSTEM SET dess_batch.job_retention = '1d'; ALTER SYSTEM SET dess_batch.idle_timeout = '1s'});
 $node->restart;
 my $next = submit_job($node, q{'kept', 'gpt-6-luna', prompt => '{body}', target => 'answer'});
 wait_for_job($node, $next);
