@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
@@ -436,6 +437,16 @@ estimate_rows(Estimate *estimate)
 	extrapolate(estimate, factor);
 }
 
+/* Without a price there is no cost; whoever asks is told how to set one. */
+static void
+say_no_price(const Job *job)
+{
+	ereport(NOTICE,
+			(errmsg("no price is known for model \"%s\", so the cost is not known", job->model),
+			 errhint("INSERT INTO dess_batch.price (model, input, cached, output, source) VALUES (%s, ..., ..., ..., '...'), in US dollars for a million tokens.",
+					 quote_literal_cstr(job->model))));
+}
+
 Datum
 dess_batch_estimate(PG_FUNCTION_ARGS)
 {
@@ -465,6 +476,8 @@ dess_batch_estimate(PG_FUNCTION_ARGS)
 		values[5] = price_of_tokens(price, input, cached, output);
 		values[6] = DateADTGetDatum(price->date);
 	}
+	else
+		say_no_price(estimate.job);
 	nulls[5] = nulls[6] = price == NULL;
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
 }
