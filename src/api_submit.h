@@ -35,6 +35,7 @@ extern char *submit_column_list(const List *columns);	/* quoted, for messages */
 extern void submit_check_columns(Relation rel, const List *names, const char *argument);
 /* These need key_columns, and write what they find out into the job. */
 extern void submit_resolve_target(Relation rel, Job *job, char *target);
+extern void submit_check_properties(const Job *job, const char *prompt, const char *system_prompt);
 extern void submit_resolve_missing(Relation rel, Job *job);	/* NULL where the target cannot hold the default word */
 extern void submit_resolve_input(Relation rel, Job *job, List *input_columns);
 

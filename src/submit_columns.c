@@ -289,6 +289,71 @@ resolve_target_columns(Relation rel, Job *job)
 	job->target = buf.data;
 }
 
+static bool
+speaks_of_json(const char *text)
+{
+	for (; text != NULL && *text != '\0'; text++)
+	{
+		if (pg_strncasecmp(text, "json", 4) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* A schema of strings for the properties of target_columns; NULL if all of them are special. */
+static char *
+schema_of_strings(const Job *job)
+{
+	JsonDoc    *doc = parse_argument(job->target_columns);
+	JsonValue  *member;
+	StringInfoData properties;
+	StringInfoData required;
+
+	initStringInfo(&properties);
+	initStringInfo(&required);
+	for (member = json_first(json_root(doc)); member != NULL; member = json_next(member))
+	{
+		const char *property = name_from_json(json_name(member));
+		const char *comma = properties.len > 0 ? ", " : "";
+
+		if (property[0] == '$')
+			continue;
+		appendStringInfoString(&properties, comma);
+		json_append_cstring(&properties, property);
+		appendStringInfoString(&properties, ": {\"type\": \"string\"}");
+		appendStringInfoString(&required, comma);
+		json_append_cstring(&required, property);
+	}
+	json_free(doc);
+	if (properties.len == 0)
+		return NULL;
+	return psprintf("{\"type\": \"object\", \"properties\": {%s}, \"required\": [%s], \"additionalProperties\": false}",
+					properties.data, required.data);
+}
+
+/*
+ * Properties are taken from answers in JSON.  Where neither a schema nor a word
+ * of the caller's (prompt, system_prompt, parameters) asks for it, all answers
+ * would be paid for and none would fit.  Raises 22023.
+ */
+void
+submit_check_properties(const Job *job, const char *prompt, const char *system_prompt)
+{
+	char	   *schema;
+
+	if (job->target_columns == NULL || job->response_schema != NULL || speaks_of_json(prompt) ||
+		speaks_of_json(system_prompt) || speaks_of_json(job->parameters))
+		return;
+	schema = schema_of_strings(job);
+	if (schema != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"target_columns\" needs argument \"response_schema\""),
+				 errdetail("Its properties are taken from answers in JSON, and neither a schema nor the prompt asks for JSON."),
+				 errhint("For example: response_schema => %s; or ask for a JSON object in the prompt.",
+						 quote_literal_cstr(schema))));
+}
+
 /* Writes where the answers go into the job. */
 void
 submit_resolve_target(Relation rel, Job *job, char *target)

@@ -37,6 +37,9 @@
 /* from which on a table's fillfactor is looked at */
 #define MANY_ROWS		100000
 
+/* of a label or a model: both are in every view, and in the key of dess_batch.usage */
+#define MAX_NAME_BYTES	1000
+
 /* Arguments in the order of the SQL declaration. */
 typedef enum SubmitArg
 {
@@ -135,6 +138,16 @@ refuse_null(FunctionCallInfo fcinfo, SubmitArg arg, const char *argument)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("argument \"%s\" must not be null", argument)));
+}
+
+static void
+refuse_long(const char *value, const char *argument)
+{
+	if (value != NULL && strlen(value) > MAX_NAME_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" is too long", argument),
+				 errdetail("It has %zu bytes, and may have %d.", strlen(value), MAX_NAME_BYTES)));
 }
 
 static void
@@ -373,6 +386,8 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 	job->source = PG_GETARG_OID(ARG_SOURCE);
 	job->model = arg_text(fcinfo, ARG_MODEL);
 	job->label = arg_text(fcinfo, ARG_LABEL);
+	refuse_long(job->model, "model");
+	refuse_long(job->label, "label");
 	job->overwrite = arg_bool(fcinfo, ARG_OVERWRITE, false);
 	job->response_schema = arg_jsonb(fcinfo, ARG_RESPONSE_SCHEMA);
 	job->target_columns = arg_jsonb(fcinfo, ARG_TARGET_COLUMNS);
@@ -401,6 +416,7 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 	job->key_columns = target_resolve_key(job->source, key, &job->key_kinds);
 	submit_resolve_target(rel, job, arg_name(fcinfo, ARG_TARGET));
 	submit_resolve_missing(rel, job);
+	submit_check_properties(job, arg_text(fcinfo, ARG_PROMPT), arg_text(fcinfo, ARG_SYSTEM_PROMPT));
 	resolve_prompt(job, arg_text(fcinfo, ARG_PROMPT), arg_text(fcinfo, ARG_SYSTEM_PROMPT));
 	submit_resolve_input(rel, job, arg_list(fcinfo, ARG_INPUT_COLUMNS, NAMEOID, "input_columns"));
 	if (!PG_ARGISNULL(ARG_WHERE_SQL))

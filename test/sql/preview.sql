@@ -208,7 +208,7 @@ SELECT row_key FROM dess_batch_preview('people', 'gpt-4o-mini', '{name}');
 -- several targets: rows where all are null
 CREATE TABLE several (id integer PRIMARY KEY, a text, b text, c text);
 INSERT INTO several VALUES (1, 'a', NULL, NULL), (2, 'a', 'b', NULL), (3, 'a', 'b', 'c');
-SELECT row_key FROM dess_batch_preview('several', 'gpt-4o-mini', '{a}', target_columns => '{"x": "b", "y": "c"}');
+SELECT row_key FROM dess_batch_preview('several', 'gpt-4o-mini', '{a} in JSON', target_columns => '{"x": "b", "y": "c"}');
 SELECT row_key FROM dess_batch_preview('several', 'gpt-4o-mini', '{a}', NULL);
 -- what is wrong is wrong here as well
 SELECT * FROM dess_batch_preview('several', 'gpt-4o-mini', '{z}', 'b');

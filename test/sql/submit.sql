@@ -122,6 +122,10 @@ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', mode => 'online', keep => 're
 SELECT key || ': ' || value FROM dess_batch_jobs, jsonb_each(args) WHERE job_id = :job ORDER BY key COLLATE "C";
 SELECT label, mode FROM dess_batch_jobs WHERE job_id = :job;
 SELECT prompt_sha256 = encode(sha256(E'Be brief.\nWhere is {firstname} {lastname}?'), 'hex') FROM dess_batch_jobs WHERE job_id = :job;
+-- a label is for reading: one that is too long is refused; bytes count
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', label => repeat('x', 1001)) $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', label => repeat('ä', 501)) $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o' || repeat('x', 1000)) $$);
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', 'Where is {firstname}?') AS job \gset
 SELECT prompt_sha256 = encode(sha256('Where is {firstname}?'), 'hex') FROM dess_batch_jobs WHERE job_id = :job;
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{lost,changed,expired}', max_failed => 1, max_rows => 1) AS job \gset
@@ -252,8 +256,14 @@ CALL refused($$ SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', target_c
 CALL refused($$ SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', target_columns => '{"a": "id"}') $$);
 CALL refused($$ SELECT dess_batch_submit('"My Faculty"', 'gpt-4o-mini', '{Full Name}', target_columns => '{"a": "serial"}') $$);
 CALL refused($$ SELECT dess_batch_submit('"My Faculty"', 'gpt-4o-mini', '{Full Name}', target_columns => '{"a": "length"}') $$);
+-- properties need answers in JSON: a schema, or words that ask for it
+CALL refused($$ SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', target_columns => '{"colour": "colour", "it''s \"n\"": "int_", "$job": "num"}') $$);
+CALL refused($$ SELECT dess_batch_submit('typed', 'gpt-4o-mini', target_columns => '{"colour": "colour"}') $$);
+SELECT count(dess_batch_submit('typed', 'gpt-4o-mini', prompt, target_columns => '{"colour": "colour"}', system_prompt => system, parameters => parameters::jsonb)) AS accepted
+FROM (VALUES ('{a} as Json', NULL, '{}'), ('{a}', 'Answer in JSON.', '{}'),
+	('{a}', NULL, '{"extra": {"response_format": {"type": "json_object"}}}')) v(prompt, system, parameters);
 -- target is ignored, even one that is not there
-SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', 'no_such_column',
+SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a} in JSON', 'no_such_column',
 	target_columns => '{"colour": "colour", "n": "int_", "$answer": "text_", "$outcome": "v7", "$job": "num", "$model": "c10"}') AS job \gset
 SELECT target FROM dess_batch_jobs WHERE job_id = :job;
 SELECT args(:job, 'target', 'target_columns', 'missing');
@@ -355,8 +365,8 @@ CALL refused($$ SELECT dess_batch_submit('key_two', 'gpt-4o-mini', '{a}', 'b', '
 CALL refused($$ SELECT dess_batch_submit('key_two', 'gpt-4o-mini', '{a}', 'c', '{l}') $$);
 CALL refused($$ SELECT dess_batch_submit('key_two', 'gpt-4o-mini', '{a}', NULL, '{l}') $$);
 CALL refused($$ SELECT dess_batch_submit('key_two', 'gpt-4o-mini', '{a}', NULL, '{k}') $$);
-CALL refused($$ SELECT dess_batch_submit('key_two', 'gpt-4o-mini', '{a}', target_columns => '{"x": "b"}', key => '{l}') $$);
-CALL refused($$ SELECT dess_batch_submit('key_two', 'gpt-4o-mini', '{a}', target_columns => '{"x": "b", "y": "c"}', key => '{l}') $$);
+CALL refused($$ SELECT dess_batch_submit('key_two', 'gpt-4o-mini', '{a} in JSON', target_columns => '{"x": "b"}', key => '{l}') $$);
+CALL refused($$ SELECT dess_batch_submit('key_two', 'gpt-4o-mini', '{a} in JSON', target_columns => '{"x": "b", "y": "c"}', key => '{l}') $$);
 
 -- --------------------------------------------------------------- the prompt
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', 'Where is {first_name}?') $$);
@@ -517,7 +527,7 @@ SET ROLE regress_dess_app;
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', '{firstname} {notes}') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', '{firstname}', where_sql => 'notes IS NULL') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', '{firstname}', where_sql => 'id IN (SELECT id FROM typed)') $$);
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', '{firstname}', target_columns => '{"a": "department_llm", "b": "department_gpt"}') $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', '{firstname} in JSON', target_columns => '{"a": "department_llm", "b": "department_gpt"}') $$);
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', '{firstname}', where_sql => 'firstname > ''A''') AS job \gset
 SELECT owner, submitted_by = session_user FROM dess_batch_jobs WHERE job_id = :job;
 -- a trial needs no UPDATE

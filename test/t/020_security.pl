@@ -244,7 +244,7 @@ query('GRANT SELECT (note) ON alice.notes TO mallory');
 refused('mallory', q{SELECT dess_batch_submit('alice.notes', 'gpt-4o-mini', '{note}', 'remark', server => 'openai')},
 	'42501', '\(remark\)', 'a column that may not be written is named');
 refused('mallory',
-	q{SELECT dess_batch_submit('alice.notes', 'gpt-4o-mini', '{note}', server => 'openai',
+	q{SELECT dess_batch_submit('alice.notes', 'gpt-4o-mini', '{note} in JSON', server => 'openai',
 		target_columns => '{"a": "department_llm", "$answer": "remark"}')},
 	'42501', '\(remark\)', 'nor may it be one of several');
 
