@@ -7,31 +7,37 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "report.h"
 #include "target.h"
+#include "txn.h"
 #include "usercxt.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_report);
 
+typedef struct WrittenAnswers
+{
+	const Job  *job;
+	ReportTable *samples;
+} WrittenAnswers;
+
 /* Answers that were written and not kept are what the table holds now. */
 static void
-read_written(const Job *job, ReportTable *samples)
+read_written(void *arg)
 {
+	WrittenAnswers *written = arg;
+	const Job  *job = written->job;
 	UserContext user;
 	TargetTable *table;
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	table = target_open(job);
-	for (int i = 0; i < samples->nrows; i++)
+	for (int i = 0; i < written->samples->nrows; i++)
 	{
-		char	  **row = samples->rows[i];
+		char	  **row = written->samples->rows[i];
 
 		if (row[RS_ANSWER] == NULL &&
 			(strcmp(row[RS_OUTCOME], "ok") == 0 || strcmp(row[RS_OUTCOME], "missing") == 0))
@@ -44,35 +50,11 @@ read_written(const Job *job, ReportTable *samples)
 static void
 try_read_written(const Job *job, ReportTable *samples)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	WrittenAnswers written = {job, samples};
+	char	   *why;
 
-	if (job->target == NULL || get_rel_name(job->source) == NULL)
-		return;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		read_written(job, samples);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
-			ReThrowError(error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
+	if (job->target != NULL && get_rel_name(job->source) != NULL)
+		(void) txn_try(read_written, &written, &why);
 }
 
 Datum

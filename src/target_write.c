@@ -26,6 +26,7 @@
 
 #include "json.h"
 #include "target_int.h"
+#include "txn.h"
 
 #define MESSAGE_BYTES	200
 
@@ -278,32 +279,30 @@ target_write(TargetTable *table, TargetWrite *writes, int nwrites)
 	target_end(nestlevel);
 }
 
+typedef struct TypeInput
+{
+	Oid			type;
+	int32		typmod;
+	const char *text;
+} TypeInput;
+
+static void
+read_input(void *arg)
+{
+	TypeInput  *input = arg;
+	Oid			function;
+	Oid			param;
+
+	getTypeInputInfo(input->type, &function, &param);
+	(void) OidInputFunctionCall(function, unconstify(char *, input->text), param, input->typmod);
+}
+
 /* A domain's constraint is code of whoever owns it, so the caller has become the right user. */
 bool
 target_type_takes(Oid type, int32 typmod, const char *text)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool takes = true;
-	Oid			input;
-	Oid			param;
+	TypeInput	input = {type, typmod, text};
+	char	   *why;
 
-	getTypeInputInfo(type, &input, &param);
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		(void) OidInputFunctionCall(input, unconstify(char *, text), param, typmod);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		takes = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return takes;
+	return txn_try(read_input, &input, &why);
 }

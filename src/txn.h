@@ -28,6 +28,14 @@ extern void ledger_enter(UserContext *context);
 extern void ledger_leave(UserContext *context);
 
 /*
+ * Runs fn(arg) in a subtransaction of the open transaction, in the caller's
+ * memory context (txn_try.c).  Returns false, with what it did undone and *why
+ * in sentences, palloc'd, where it raises.  Cancelling and the lack of
+ * resources are raised all the same.
+ */
+extern bool txn_try(void (*fn) (void *arg), void *arg, char **why);
+
+/*
  * Procedures (txn_procedure.c).  A CALL in a transaction block, in a function
  * or under an exception handler is atomic: it cannot commit.  Otherwise, between
  * begin and end, commit ends the transaction, with what the caller did before

@@ -234,6 +234,15 @@ CALL refused($$ SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', 'jsonb_'
 CALL refused($$ SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', 'short', missing => 'none') $$);
 CALL refused($$ SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', 'shouted', missing => 'none') $$);
 CALL refused($$ SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', 'texts', missing => 'none') $$);
+-- canceled is not the same as not taken
+CREATE FUNCTION waits(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN true; END';
+CREATE DOMAIN slow AS text CHECK (waits(value));
+CREATE TABLE slowly_typed (id integer PRIMARY KEY, a text, slow slow);
+SET statement_timeout = '100ms';
+\set VERBOSITY sqlstate
+SELECT dess_batch_submit('slowly_typed', 'gpt-4o-mini', '{a}', 'slow');
+\set VERBOSITY default
+RESET statement_timeout;
 SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', 'v3', missing => 'n/a') AS job \gset
 SELECT args(:job, 'missing');
 SELECT dess_batch_submit('typed', 'gpt-4o-mini', '{a}', 'int_', missing => '-1') AS job \gset

@@ -1,0 +1,74 @@
+/*-------------------------------------------------------------------------
+ *
+ * txn_try.c
+ *		Work whose errors are told in words instead of being raised.
+ *
+ * The subtransaction is there to be rolled back: that alone makes an error
+ * harmless.  It also gives back who we were and the settings of before.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "lib/stringinfo.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "txn.h"
+
+/* Message, detail and hint of an error as one text. */
+static char *
+error_in_words(const ErrorData *error)
+{
+	StringInfoData words;
+
+	initStringInfo(&words);
+	appendStringInfoString(&words, error->message != NULL ? error->message : "unknown error");
+	if (error->detail != NULL)
+		appendStringInfo(&words, ". %s", error->detail);
+	if (error->hint != NULL)
+		appendStringInfo(&words, "%s %s", error->detail != NULL ? "" : ".", error->hint);
+	return words.data;
+}
+
+/* Is the error about the session or the server rather than about what was tried? */
+static bool
+must_be_raised(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES;
+}
+
+bool
+txn_try(void (*fn) (void *arg), void *arg, char **why)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		fn(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	if (error == NULL)
+		return true;
+	if (must_be_raised(error))
+		ReThrowError(error);
+	*why = error_in_words(error);
+	FreeErrorData(error);
+	return false;
+}
