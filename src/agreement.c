@@ -13,8 +13,12 @@
  */
 #ifndef FRONTEND
 #include "postgres.h"
+
+#include "miscadmin.h"
 #else
 #include "postgres_fe.h"
+
+#define CHECK_FOR_INTERRUPTS()	((void) 0)
 #endif
 
 #include "common/unicode_norm.h"
@@ -38,17 +42,25 @@ agreement_class_name(AgreementClass class)
 	return class_names[class];
 }
 
+/* characters that are decomposed together */
+#define LONGEST_PIECE	256
+
 /* ---- letters ---- */
 
-/* The decomposed characters of the name, 0 at their end, palloc'd. */
+/*
+ * The decomposed characters of the name's next piece, 0 at their end, palloc'd.
+ * To bring marks into order takes the square of their number, so a piece ends
+ * before a blank, over which nothing is moved, and where there is none all the
+ * same.
+ */
 static pg_wchar *
-decompose(const char *name)
+decompose_piece(const char **name)
 {
-	pg_wchar   *input = palloc((strlen(name) + 1) * sizeof(pg_wchar));
+	pg_wchar	input[LONGEST_PIECE + 1];
 	int			n = 0;
 
-	while (*name != '\0')
-		input[n++] = text_next_char(&name);
+	while (**name != '\0' && n < LONGEST_PIECE && (n < LONGEST_PIECE / 2 || **name != ' '))
+		input[n++] = text_next_char(name);
 	input[n] = 0;
 	return unicode_normalize(UNICODE_NFKD, input);
 }
@@ -129,13 +141,11 @@ append_char(StringInfo out, pg_wchar c)
 	appendStringInfoString(out, bytes);
 }
 
-/* The name's letters and digits in lower case; blanks for everything between them. */
+/* A piece's letters and digits in lower case; blanks for everything between them. */
 static void
-append_letters(StringInfo out, const char *name)
+append_letters(StringInfo out, const pg_wchar *chars)
 {
-	pg_wchar   *chars = decompose(name);
-
-	for (pg_wchar *p = chars; *p != 0; p++)
+	for (const pg_wchar *p = chars; *p != 0; p++)
 	{
 		pg_wchar	c = text_fold_char(*p);
 		const char *other = spelled_out(c);
@@ -152,7 +162,19 @@ append_letters(StringInfo out, const char *name)
 		else
 			append_char(out, c);
 	}
-	free_decomposed(chars);
+}
+
+static void
+append_name(StringInfo out, const char *name)
+{
+	while (*name != '\0')
+	{
+		pg_wchar   *chars = decompose_piece(&name);
+
+		append_letters(out, chars);
+		free_decomposed(chars);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 /* ---- words ---- */
@@ -239,7 +261,7 @@ agreement_normalize(const char *name)
 	if (name == NULL)
 		return result.data;
 	initStringInfo(&letters);
-	append_letters(&letters, name);
+	append_name(&letters, name);
 	words = split_words(letters.data, &nwords);
 	if (says_nothing(words, nwords))
 		return result.data;
@@ -260,18 +282,12 @@ agreement_normalize(const char *name)
 
 /* ---- comparison ---- */
 
-/* Do the words of the one stand in the other, side by side? */
+/* Do the words of the one stand in the other, side by side?  One search: each one more could take as long as the whole. */
 static bool
 contains_words(const char *text, const char *words)
 {
-	size_t		length = strlen(words);
-
-	for (const char *p = text; (p = strstr(p, words)) != NULL; p++)
-	{
-		if ((p == text || p[-1] == ' ') && (p[length] == ' ' || p[length] == '\0'))
-			return true;
-	}
-	return false;
+	return strlen(words) < strlen(text) &&
+		strstr(psprintf(" %s ", text), psprintf(" %s ", words)) != NULL;
 }
 
 AgreementClass

@@ -7,6 +7,8 @@
  */
 #include "postgres_fe.h"
 
+#include <unistd.h>
+
 #include "agreement.h"
 #include "tap.h"
 
@@ -79,6 +81,55 @@ static const Pair pairs[] = {
 	{NULL, NULL, "neither"}
 };
 
+/* n times the text, malloc'd. */
+static char *
+repeated(const char *text, int n)
+{
+	size_t		length = strlen(text);
+	char	   *result = malloc(length * n + 1);
+
+	for (int i = 0; i < n; i++)
+		memcpy(result + i * length, text, length);
+	result[length * n] = '\0';
+	return result;
+}
+
+/* A megabyte that repeats itself is compared in a moment; the alarm ends what takes minutes. */
+static void
+test_long_names(void)
+{
+	char	   *text = repeated("a", 1000000);
+	char	   *words = repeated("a", 500000);
+	char	   *marks = repeated("\u05C1", 500000);
+	char	   *together = malloc(1000002);
+
+	alarm(60);
+	is_text(agreement_class_name(agreement_compare(text, words)), "different",
+			"half of a word is no word of it");
+	is_text(agreement_class_name(agreement_compare(words, text)), "different", "nor the other way round");
+	arena_reset();
+
+	/* of the second kind each goes before all of the first */
+	sprintf(together, "%s", marks);
+	for (int i = 500000; i < 1000000; i += 2)
+		memcpy(together + i, "\u05B0", 2);
+	together[1000000] = '\0';
+	ok(strlen(agreement_normalize(together)) == 1000000, "marks out of order are all there");
+	arena_reset();
+
+	free(together);
+	together = repeated("l\u2019a women\u2019s \uFF30 ", 20000);
+	ok(strstr(agreement_normalize(together), "s women") == NULL &&
+	   strlen(agreement_normalize(together)) == strlen("l a womens p ") * 20000 - 1,
+	   "a long name is read as a short one");
+	arena_reset();
+	alarm(0);
+	free(text);
+	free(words);
+	free(marks);
+	free(together);
+}
+
 int
 main(void)
 {
@@ -96,5 +147,6 @@ main(void)
 		is_text(agreement_class_name(agreement_compare(a, b)), pairs[i].class, "\"%s\" and \"%s\"", a, b);
 		arena_reset();
 	}
+	test_long_names();
 	return done_testing();
 }
