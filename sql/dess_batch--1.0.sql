@@ -146,6 +146,7 @@ CREATE TABLE dess_batch.batch (
 	reasoning_tokens bigint NOT NULL DEFAULT 0,
 	cost			numeric DEFAULT 0,	-- of these tokens; NULL: a price was not known
 	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	moved_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),	-- into its state
 	polled_at		timestamptz,
 	next_poll_at	timestamptz,
 	finished_at		timestamptz,
@@ -404,6 +405,12 @@ RETURN pg_catalog.pg_has_role(owner, 'USAGE')
 	OR statistics_only AND pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON FUNCTION dess_batch.may_see(oid, boolean) IS 'whether the caller has the rights of that role, or reads all statistics';
 
+CREATE FUNCTION dess_batch.home()
+RETURNS text
+AS 'MODULE_PATHNAME', 'dess_batch_home'
+LANGUAGE C STRICT STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION dess_batch.home() IS 'cluster and database that the ledger is in; jobs whose home is another one are held';
+
 -- All figures of a job in one snapshot.
 CREATE VIEW dess_batch.figures AS
 SELECT f.*,
@@ -422,7 +429,7 @@ FROM (
 		   b.*,
 		   CASE
 			   WHEN j.state IN ('done', 'cancelled', 'failed') THEN j.state
-			   WHEN j.control = 'hold' THEN 'held'
+			   WHEN j.control = 'hold' OR j.home <> dess_batch.home() THEN 'held'
 			   WHEN j.control = 'cancel' THEN 'cancelling'
 			   WHEN j.control = 'pause' THEN 'paused'
 			   WHEN j.state = 'queued' THEN 'queued'
@@ -437,6 +444,7 @@ FROM (
 				   coalesce(sum(x.ok + x.missing + x.empty), 0)::bigint AS done,
 				   coalesce(sum(x.failed), 0)::bigint AS failed,
 				   coalesce(sum(x.ok + x.missing + x.failed) FILTER (WHERE x.no > 0), 0)::bigint AS answered,
+				   coalesce(sum(x.ok + x.missing) FILTER (WHERE x.no > 0), 0)::bigint AS answered_well,
 				   -- answers that are merged, or that the provider says it has
 				   coalesce(sum(CASE WHEN x.state = 'retrieving' AND j.mode = 'batch' THEN x.items - x.again
 									 WHEN x.state = 'running' AND x.requests > 0 AND x.remote_finished > 0
@@ -530,17 +538,22 @@ SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, j.fin
 			   coalesce(', next look ' || pg_catalog.to_char(f.next_poll_at, 'HH24:MI:SS'), '')
 		   WHEN f.state = 'cancelling' THEN 'the provider'
 		   WHEN f.retry_at IS NOT NULL THEN 'the provider, again at ' || pg_catalog.to_char(f.retry_at, 'HH24:MI:SS')
+		   WHEN f.state IN ('uploading', 'creating') THEN 'the provider'
 		   ELSE 'the worker'
 	   END AS waiting_for
 FROM dess_batch.job j
 	JOIN dess_batch.figures f ON f.job_id = j.id
 	CROSS JOIN LATERAL (
+		-- rows that were given up were not worked at
+		SELECT j.state IN ('cancelled', 'failed') OR j.control IN ('cancel', 'fail') AS given_up
+	) g
+	CROSS JOIN LATERAL (
 		SELECT CASE WHEN NOT f.rows_known THEN NULL
 					WHEN f.rows = 0 THEN 100.0
-					ELSE pg_catalog.trunc(100.0 * (f.done + f.failed) / f.rows, 1) END AS percent
+					ELSE pg_catalog.trunc(100.0 * (f.done + CASE WHEN g.given_up THEN 0 ELSE f.failed END) / f.rows, 1) END AS percent
 	) p
 	CROSS JOIN LATERAL (
-		SELECT f.answered::double precision AS answered, f.reached::double precision AS reached,
+		SELECT (CASE WHEN g.given_up THEN f.answered_well ELSE f.answered END)::double precision AS answered, f.reached::double precision AS reached,
 			   f.rows - f.done - f.failed - (f.reached - f.answered) AS waits,
 			   extract(epoch FROM coalesce(j.finished_at, pg_catalog.clock_timestamp()) - j.started_at)::double precision AS seconds
 	) t;
@@ -938,11 +951,11 @@ COMMENT ON FUNCTION dess_batch_agreement_rows(regclass, name, name, text) IS
 -- -------------------------------------------------------------------- rights
 
 /*
- * The views call two functions of the ledger's schema as whoever reads them.
+ * The views call three functions of the ledger's schema as whoever reads them.
  * Names stand here without arguments: where somebody has left a function of
  * such a name, to be called by mistake, CREATE EXTENSION stops.
  */
-GRANT EXECUTE ON FUNCTION dess_batch.row_key, dess_batch.may_see TO PUBLIC;
+GRANT EXECUTE ON FUNCTION dess_batch.row_key, dess_batch.may_see, dess_batch.home TO PUBLIC;
 GRANT EXECUTE ON FUNCTION dess_batch_validator,
 	dess_batch_submit, dess_batch_prepare, dess_batch_preview, dess_batch_estimate, dess_batch_trigger,
 	dess_batch_upload, dess_batch_create, dess_batch_retrieve, dess_batch_status,

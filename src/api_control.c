@@ -44,6 +44,7 @@ PG_FUNCTION_INFO_V1(dess_batch_pause);
 PG_FUNCTION_INFO_V1(dess_batch_resume);
 PG_FUNCTION_INFO_V1(dess_batch_retry);
 PG_FUNCTION_INFO_V1(dess_batch_adopt);
+PG_FUNCTION_INFO_V1(dess_batch_home);
 PG_FUNCTION_INFO_V1(dess_batch_erase);
 PG_FUNCTION_INFO_V1(dess_batch_forget);
 PG_FUNCTION_INFO_V1(dess_batch_purge);
@@ -340,6 +341,13 @@ dess_batch_adopt(PG_FUNCTION_ARGS)
 	jobstore_adopt(id);
 	wake_at_commit();
 	PG_RETURN_VOID();
+}
+
+/* For the views: a copy of a ledger shows its jobs as held before a worker has seen it. */
+Datum
+dess_batch_home(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(jobstore_home()));
 }
 
 /* ---- forgetting ---- */

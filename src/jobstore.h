@@ -378,6 +378,8 @@ extern List *jobstore_asked_polls(void);	/* of AskedPoll *: running batches whos
  * 55000 while the job is held or being cancelled.
  */
 extern int64 jobstore_retry(const Job *job, List *outcomes);
+
+extern char *jobstore_home(void);	/* where this ledger is, as job.home has it */
 extern void jobstore_adopt(int64 id);	/* 0: all that the caller has the rights of */
 extern void jobstore_erase(int64 id);	/* raises 55000 unless the job is final */
 extern List *jobstore_source_keys(Oid source);	/* every key that is known of this table: of List * of char * */

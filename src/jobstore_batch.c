@@ -221,7 +221,7 @@ bool
 jobstore_move_batch(const Batch *batch, BatchState from, BatchState to)
 {
 	static Statement statement = {
-		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES ", state = $18, "
+		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES ", state = $18, moved_at = clock_timestamp(), "
 		"error_code = CASE WHEN $18 IN ('uploaded', 'cancelled', 'failed') THEN b.error_code END, "
 		"error = CASE WHEN $18 IN ('uploaded', 'cancelled', 'failed') THEN b.error END, "
 		"finished_at = CASE WHEN $18 IN ('done', 'cancelled', 'failed') THEN now() ELSE b.finished_at END "

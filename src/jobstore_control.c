@@ -35,7 +35,29 @@ raise_held(int64 id)
 			 errhint("Call dess_batch_adopt(" INT64_FORMAT ") first, if it is to go on here.", id)));
 }
 
-/* Nobody but superusers has the rights of a role that was dropped. */
+/* Is it a job of the cluster or database that this ledger was copied from? */
+static bool
+is_strange(int64 id)
+{
+	static Statement statement = {
+		.sql = "SELECT FROM dess_batch.job j WHERE j.id = $1 AND j.home <> $2"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	bool		strange;
+
+	ledger_open(&ledger);
+	arg_int64(&args, id);
+	arg_home(&args);
+	strange = ledger_run(&statement, &args) > 0;
+	ledger_close(&ledger);
+	return strange;
+}
+
+/*
+ * Nobody but superusers has the rights of a role that was dropped.  A copy's
+ * jobs are held from the start, not only when a worker has written it down.
+ */
 Job *
 jobstore_control_job(int64 id)
 {
@@ -48,6 +70,8 @@ jobstore_control_job(int64 id)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for job " INT64_FORMAT, id),
 				 errdetail("Only roles with the rights of role \"%s\" may control it.", job->owner_name)));
+	if (is_strange(id))
+		job->control = CONTROL_HOLD;
 	return job;
 }
 

@@ -32,13 +32,16 @@ arg_system_identifier(Args *args)
 	arg_text(args, identifier);
 }
 
+char *
+jobstore_home(void)
+{
+	return psprintf(UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId);
+}
+
 void
 arg_home(Args *args)
 {
-	char		home[64];
-
-	snprintf(home, sizeof(home), UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId);
-	arg_text(args, home);
+	arg_text(args, jobstore_home());
 }
 
 static Statement insert_identity = {

@@ -62,6 +62,22 @@ sub state_of
 	return $node->safe_psql($database, "SELECT state FROM dess_batch_jobs WHERE job_id = $job");
 }
 
+sub explanation
+{
+	my ($node, $database, $job) = @_;
+	return $node->safe_psql($database, "SELECT string_agg(e, ' ') FROM dess_batch_explain($job) e");
+}
+
+# A worker looks at the copy, and writes down that it holds its jobs.
+sub held
+{
+	my ($node, $database, $job) = @_;
+
+	$node->safe_psql($database, 'SELECT dess_batch_start()');
+	ok($node->poll_query_until($database, "SELECT control = 'hold' FROM dess_batch.job WHERE id = $job"), "$database: the job is held");
+	return;
+}
+
 # ---- pg_dump and pg_restore, into the same cluster and into another
 
 my $node = start_node('original');
@@ -82,10 +98,11 @@ foreach my $to ([ $node, 'restored', 'the same cluster' ], [ $other, 'elsewhere'
 
 	$where->safe_psql('postgres', "CREATE DATABASE $database");
 	command_ok([ 'pg_restore', '--exit-on-error', '-d', $where->connstr($database), $dump ], "pg_restore into $name");
-	$where->safe_psql($database, 'SELECT dess_batch_start()');
-	$where->poll_query_until($database, "SELECT state = 'held' FROM dess_batch_jobs WHERE job_id = $job")
-	  or die 'the job is not held';
-	pass('its job is held');
+	is($where->safe_psql($database, "SELECT state, waiting_for FROM dess_batch_progress WHERE job_id = $job"),
+		"held|dess_batch_adopt($job)", 'its job is held before a worker has looked');
+	like(explanation($where, $database, $job), qr/It is held, .*dess_batch_adopt\($job\).*nobody looks at it here\.$/s, 'and so it is explained');
+	unlike(explanation($where, $database, $job), qr/No worker|cannot be used|next look/, 'without what is not its trouble');
+	held($where, $database, $job);
 	like($where->safe_psql($database, "SELECT string_agg(e, ' ') FROM dess_batch_explain($job) e"), qr/dess_batch_adopt\($job\)/,
 		'and says how to take it over');
 	is($where->safe_psql($database, 'SELECT sum(input_tokens), sum(cost) FROM dess_batch_usage'), $usage, 'usage is there');
@@ -117,8 +134,11 @@ furnish($node, 'model', 20);
 $job = away($node, 'model');
 $batches = created();
 $node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE model');
-$node->safe_psql('copy', 'SELECT dess_batch_start()');
-$node->poll_query_until('copy', "SELECT state = 'held' FROM dess_batch_jobs WHERE job_id = $job") or die 'the job is not held';
+{
+	my ($status, $out, $err) = $node->psql('copy', "SELECT dess_batch_cancel($job)");
+	like($err, qr/job $job is held.*dess_batch_adopt\($job\)/s, 'a copy holds its job at once');
+}
+held($node, 'copy', $job);
 is(let_end($node, 'model', $job), 'done', 'a database that was a template ends its job');
 is(answered($node, 'model'), 20, 'with all answers');
 is(state_of($node, 'copy', $job), 'held', 'the copy still holds it');
@@ -151,8 +171,7 @@ $node->stop;
 }
 my $seen = asked();
 $upgraded->start;
-$upgraded->safe_psql('postgres', 'SELECT dess_batch_start()');
-$upgraded->poll_query_until('postgres', "SELECT state = 'held' FROM dess_batch_jobs WHERE job_id = $job") or die 'the job is not held';
+held($upgraded, 'postgres', $job);
 is(asked(), $seen, 'an upgraded cluster neither polls nor pays');
 $upgraded->safe_psql('postgres', 'SELECT dess_batch_adopt()');
 is(let_end($upgraded, 'postgres', $job), 'done', 'adopted, the job ends');

@@ -90,6 +90,17 @@ subtest 'a batch with a part done at the provider' => sub {
 	is(wait_for_job($node, $job), 'cancelled', 'it is cancelled');
 };
 
+subtest 'a job that is cancelled before it has an answer' => sub {
+	$simulator->post('faults', { batch => { stuck_at => 'in_progress', fraction => 0 }, times => 1 });
+	my $job = submit_job($node, q{'faculty', 'gpt-6-luna', overwrite => true});
+
+	ok(wait_for_progress($job, q{state = 'running'}), 'it is running');
+	sql("SELECT dess_batch_cancel($job)");
+	is(wait_for_job($node, $job), 'cancelled', 'it is cancelled');
+	is(progress($job, 'percent, bar, rows, done, failed, rows_per_second'), '10.0|##..................|240|24|216|0.0',
+		'what was given up was not worked at');
+};
+
 # What psql prints to a screen.
 sub psql_screen
 {
