@@ -187,6 +187,36 @@ explain_budget_pause(const Explain *explain)
 	return true;
 }
 
+/* What other jobs have under way is reserved in the server's budgets. */
+static void
+explain_reservations(const Explain *explain)
+{
+	List	   *spenders = jobstore_load_spenders(explain->job, MAX_GROUPS);
+	StringInfoData line;
+	ListCell   *lc;
+
+	if (spenders == NIL)
+		return;
+	initStringInfo(&line);
+	foreach(lc, spenders)
+	{
+		const Spender *spender = lfirst(lc);
+
+		appendStringInfo(&line, "%s" INT64_FORMAT " batch%s of job " INT64_FORMAT, line.len > 0 ? ", " : "",
+						 spender->batches, spender->batches == 1 ? "" : "es", spender->job_id);
+	}
+	explain_say(explain, "What is under way for others is reserved as well, and free again when it has been merged: %s.", line.data);
+	foreach(lc, spenders)
+	{
+		const Spender *spender = lfirst(lc);
+
+		if (!spender->stands_still)
+			break;
+		explain_say(explain, "Job " INT64_FORMAT " keeps its reservation until somebody lets it go on: SELECT dess_batch_retrieve(" INT64_FORMAT "), or SELECT dess_batch_cancel(" INT64_FORMAT ").",
+					spender->job_id, spender->job_id, spender->job_id);
+	}
+}
+
 /* What the job may spend, and how much of it is spent. */
 static void
 explain_budget(const Explain *explain)
@@ -207,6 +237,9 @@ explain_budget(const Explain *explain)
 	if (account != NULL && account->max_cost_per_month >= 0)
 		explain_say(explain, "Server \"%s\" has spent %.10g of %.10g US dollars this month (max_cost_per_month, UTC).",
 					account->server, spending.month, account->max_cost_per_month);
+	if (account != NULL && OidIsValid(account->server_oid) &&
+		(account->max_cost_per_day >= 0 || account->max_cost_per_month >= 0))
+		explain_reservations(explain);
 }
 
 static void
@@ -349,6 +382,18 @@ group_subject(const BatchGroup *group)
 	return psprintf(INT64_FORMAT " batches, from number %d, are", group->batches, group->first_no);
 }
 
+/* When what is being done was begun; "" while something is waited for. */
+static char *
+group_since(const BatchGroup *group)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz since = Max(group->moved_at, group->next_poll_at);
+
+	if (since > now)
+		return "";
+	return psprintf(" since %s (" INT64_FORMAT " s)", timestamptz_to_str(since), (int64) ((now - since) / USECS_PER_SEC));
+}
+
 /* What went wrong with it last, and when it is tried again; "" if nothing did. */
 static char *
 group_trouble(const BatchGroup *group)
@@ -415,8 +460,8 @@ explain_running(const Explain *explain, const BatchGroup *group)
 	initStringInfo(&line);
 	if (explain->job->online)
 	{
-		explain_say(explain, "%s being answered, " INT64_FORMAT " rows are left%s.",
-					group_subject(group), group->rows_left, group_trouble(group));
+		explain_say(explain, "%s being answered%s, " INT64_FORMAT " rows are left%s.",
+					group_subject(group), group_since(group), group->rows_left, group_trouble(group));
 		return;
 	}
 	appendStringInfo(&line, "%s at the provider", group_subject(group));
@@ -425,7 +470,11 @@ explain_running(const Explain *explain, const BatchGroup *group)
 	if (group->remote_finished >= 0)
 		appendStringInfo(&line, ", " INT64_FORMAT " of " INT64_FORMAT " requests are finished",
 						 group->remote_finished, group->requests);
-	if (group->next_poll_at > GetCurrentTimestamp())
+	if (explain->job->control == CONTROL_HOLD)
+		appendStringInfoString(&line, "; nobody looks at it here");
+	else if (group->next_poll_at <= GetCurrentTimestamp())
+		appendStringInfo(&line, "; it is being looked at%s", group_since(group));
+	else
 		appendStringInfo(&line, "; the next look is at %s, SELECT dess_batch_status(" INT64_FORMAT ") looks at once",
 						 timestamptz_to_str(group->next_poll_at), explain->job->id);
 	if (group->error_code != NULL || group->error != NULL)
@@ -439,8 +488,8 @@ explain_retrieving(const Explain *explain, const BatchGroup *group)
 {
 	int			locker = jobstore_find_locker(explain->job->source);
 
-	explain_say(explain, "%s fetched and merged, " INT64_FORMAT " rows are left%s.",
-				group_subject(group), group->rows_left, group_trouble(group));
+	explain_say(explain, "%s being fetched and merged%s, " INT64_FORMAT " rows are left%s.",
+				group_subject(group), group_since(group), group->rows_left, group_trouble(group));
 	if (locker != 0)
 		explain_say(explain, "Rows that another transaction has locked wait for its end; process %d has a lock on %s, see pg_stat_activity. SELECT pg_terminate_backend(%d) ends it.",
 					locker, explain->job->source_name, locker);
@@ -468,7 +517,7 @@ explain_group(const Explain *explain, const BatchGroup *group)
 			explain_prepared(explain, group);
 			break;
 		case BATCH_UPLOADING:
-			explain_say(explain, "%s being uploaded%s.", group_subject(group), group_trouble(group));
+			explain_say(explain, "%s being uploaded%s%s.", group_subject(group), group_since(group), group_trouble(group));
 			break;
 		case BATCH_UPLOADED:
 			if (explain->job->stage > STAGE_UPLOAD)
@@ -476,7 +525,7 @@ explain_group(const Explain *explain, const BatchGroup *group)
 							group_subject(group), group_trouble(group));
 			break;
 		case BATCH_CREATING:
-			explain_say(explain, "%s being created%s.", group_subject(group), group_trouble(group));
+			explain_say(explain, "%s being created%s%s.", group_subject(group), group_since(group), group_trouble(group));
 			if (group->error_code != NULL && strcmp(group->error_code, CODE_UNCERTAIN) == 0)
 				explain_say(explain, "Whether the provider has it cannot be found out, and a second one would be paid: look for \"dess_batch job " INT64_FORMAT "\" in the provider's console; SELECT dess_batch_cancel(" INT64_FORMAT ") gives it up.",
 							explain->job->id, explain->job->id);
@@ -509,13 +558,30 @@ explain_spool(const Explain *explain)
 				explain->facts->spool_bytes / (1024 * 1024), dess_spool_limit);
 }
 
+/* Is it the provider's turn to answer? */
+static bool
+group_asks(const BatchGroup *group)
+{
+	return (group->state == BATCH_UPLOADING || group->state == BATCH_CREATING ||
+			group->state == BATCH_RUNNING || group->state == BATCH_RETRIEVING) &&
+		group->next_poll_at <= GetCurrentTimestamp();
+}
+
 static void
 explain_batches(const Explain *explain)
 {
+	const Account *account = explain->account;
+	bool		asks = false;
 	ListCell   *lc;
 
 	foreach(lc, jobstore_load_groups(explain->job->id, MAX_GROUPS))
+	{
 		explain_group(explain, lfirst(lc));
+		asks = asks || group_asks(lfirst(lc));
+	}
+	if (asks && account != NULL)
+		explain_say(explain, "A request that makes no progress for %d s is given up and made again later: option request_timeout of server \"%s\".",
+					account->request_timeout, account->server);
 	if (explain->facts->waiting_rows > 0)
 		explain_say(explain, INT64_FORMAT " row%s sent in a later batch.",
 					explain->facts->waiting_rows, explain->facts->waiting_rows == 1 ? " waits to be" : "s wait to be");

@@ -423,7 +423,16 @@ typedef struct BatchGroup
 	int64		requests;
 	int64		remote_finished;	/* -1: unknown */
 	TimestampTz next_poll_at;	/* of the first one that has one; 0: none */
+	TimestampTz moved_at;		/* into their state, the first of them */
 } BatchGroup;
+
+/* Another job of the same server with batches that may still cost. */
+typedef struct Spender
+{
+	int64		job_id;
+	int64		batches;
+	bool		stands_still;	/* it is to go no further than it has come */
+} Spender;
 
 /* What the ledger knows of one sending of a row. */
 typedef struct RowTrace
@@ -435,6 +444,7 @@ typedef struct RowTrace
 
 extern JobFacts *jobstore_load_facts(int64 id); /* NULL: no such job */
 extern List *jobstore_load_groups(int64 id, int limit); /* of BatchGroup *, at most limit */
+extern List *jobstore_load_spenders(const Job *job, int limit); /* of Spender *, those that stand still first */
 /* The same of one that has been at work on a user's table for ms; since: when it began, 0 if it is not at such work. */
 extern int	jobstore_find_slow_worker(int64 ms, TimestampTz *since);
 extern int	jobstore_find_worker(void); /* process id of this database's worker; 0: none runs */

@@ -65,7 +65,7 @@ jobstore_load_facts(int64 id)
 static Statement select_groups = {
 	.sql = "SELECT b.state, b.remote_state, b.error_code, b.error, count(*), min(b.no), "
 	"sum(b.items - b.ok - b.missing - b.empty - b.failed - b.again)::bigint, sum(b.requests)::bigint, "
-	"sum(b.remote_finished)::bigint, min(b.next_poll_at) "
+	"sum(b.remote_finished)::bigint, min(b.next_poll_at), min(b.moved_at) "
 	"FROM dess_batch.batch b WHERE b.job_id = $1 AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") " "
 	"GROUP BY b.state, b.remote_state, b.error_code, b.error ORDER BY min(b.no) LIMIT $2"
 };
@@ -99,6 +99,7 @@ read_group(const Ledger *ledger, uint64 row)
 	group->requests = ledger_get_int64(row, 8, 0);
 	group->remote_finished = ledger_get_int64(row, 9, -1);
 	group->next_poll_at = ledger_get_time(row, 10);
+	group->moved_at = ledger_get_time(row, 11);
 	return group;
 }
 
@@ -124,6 +125,43 @@ jobstore_load_groups(int64 id, int limit)
 	}
 	ledger_close(&ledger);
 	return groups;
+}
+
+/* ---- others who draw on the same budgets ---- */
+
+List *
+jobstore_load_spenders(const Job *job, int limit)
+{
+	static Statement statement = {
+		.sql = "SELECT j.id, count(*), f.stands_still FROM dess_batch.job j "
+		"JOIN dess_batch.figures f ON f.job_id = j.id JOIN dess_batch.batch b ON b.job_id = j.id "
+		"WHERE j.server = $1 AND j.id <> $2 AND j.control <> 'hold' AND " JOB_IS_OPEN("j.") " AND " BATCH_IS_OPEN("b.") " "
+		"AND b.state IN ('uploading', 'creating', 'running', 'retrieving') "
+		"GROUP BY j.id, f.stands_still ORDER BY f.stands_still DESC, j.id LIMIT $3"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	List	   *spenders = NIL;
+	uint64		n;
+
+	ledger_open(&ledger);
+	arg_oid(&args, job->server);
+	arg_int64(&args, job->id);
+	arg_int64(&args, limit);
+	n = ledger_run(&statement, &args);
+	for (uint64 i = 0; i < n; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(ledger.caller);
+		Spender    *spender = palloc(sizeof(Spender));
+
+		spender->job_id = ledger_get_int64(i, 1, 0);
+		spender->batches = ledger_get_int64(i, 2, 0);
+		spender->stands_still = ledger_get_bool(i, 3);
+		spenders = lappend(spenders, spender);
+		MemoryContextSwitchTo(old);
+	}
+	ledger_close(&ledger);
+	return spenders;
 }
 
 /* ---- the worker and locks ---- */

@@ -181,6 +181,44 @@ my @situations = (
 		},
 	},
 	{
+		name => "a budget of the server's that a job which stands still has reserved",
+		begin => sub {
+			server('thrifty', max_cost_per_day => '0.0008');
+			sql('CREATE TABLE first_come (id integer PRIMARY KEY, body text, answer text)');
+			sql(q{INSERT INTO first_come SELECT i, 'row ' || i FROM generate_series(1, 3) i});
+			$holder = sql(q{SELECT dess_batch_prepare('first_come', 'gpt-6-luna', prompt => '{body}', target => 'answer', server => 'thrifty')});
+			foreach my $next ('upload', 'create')
+			{
+				$node->poll_query_until('postgres', "SELECT string_agg(e, ' ') ~ 'SELECT dess_batch_$next' FROM dess_batch_explain($holder) e");
+				sql("SELECT dess_batch_$next($holder)");
+			}
+			$node->poll_query_until('postgres', "SELECT string_agg(e, ' ') ~ 'SELECT dess_batch_retrieve' FROM dess_batch_explain($holder) e");
+			return job(q{server => 'thrifty'});
+		},
+		words => qr/has spent 0 of 0\.0008 US dollars today.*reserved as well.*: 1 batch of job (\d+)\.\nJob \1 keeps its reservation.*SELECT dess_batch_retrieve\(\1\)/s,
+		remedy => sub {
+			my ($job, $words) = @_;
+			is($node->safe_psql('postgres', "SELECT done FROM dess_batch_jobs WHERE job_id = $job"), 0, 'until then the job waits');
+			remedy(qr/(SELECT dess_batch_retrieve\(\d+\))/)->($job, $words);
+			is(wait_for_job($node, $holder), 'done', 'the other job ends');
+		},
+	},
+	{
+		name => 'an upload that the provider does not answer',
+		begin => sub {
+			$simulator->post('faults', { match => { method => 'POST', path => '/v1/files' }, delay_ms => 60000, times => 1 });
+			server('slow', request_timeout => 6);
+			return job(q{server => 'slow'});
+		},
+		words => qr/Batch 1 is being uploaded since \d{4}-.* \(\d+ s\)\.\nA request that makes no progress for 6 s is given up and made again later: option request_timeout of server "slow"/,
+		# that is what happens
+		remedy => sub {
+			my ($job) = @_;
+			is(sql("SELECT waiting_for FROM dess_batch_progress WHERE job_id = $job"), 'the provider', 'dess_batch_progress says who is awaited');
+			return;
+		},
+	},
+	{
 		name => 'a job that somebody has paused',
 		begin => sub { my $job = job(q{server => 'openai', label => 'paused'}); sql("SELECT dess_batch_pause($job)"); return $job; },
 		words => qr/It is paused\. (SELECT dess_batch_resume\(\d+\))/,
