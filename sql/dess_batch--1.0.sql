@@ -463,7 +463,7 @@ FROM (
 				   min(x.next_poll_at) FILTER (WHERE x.state = 'running') AS next_poll_at,
 				   min(x.next_poll_at) FILTER (WHERE x.error_code IS NOT NULL AND x.next_poll_at > pg_catalog.now()
 											   AND x.state NOT IN ('done', 'cancelled', 'failed')) AS retry_at,
-				   min(x.no) FILTER (WHERE x.error_code = 'other_account' AND x.state IN ('running', 'retrieving')) AS strange
+				   min(x.no) FILTER (WHERE x.error_code = 'other_account' AND x.state IN ('creating', 'running', 'retrieving')) AS strange
 			FROM dess_batch.batch x
 			WHERE x.job_id = j.id
 		) b

@@ -529,6 +529,7 @@ explain_group(const Explain *explain, const BatchGroup *group)
 			if (group->error_code != NULL && strcmp(group->error_code, CODE_UNCERTAIN) == 0)
 				explain_say(explain, "Whether the provider has it cannot be found out, and a second one would be paid: look for \"dess_batch job " INT64_FORMAT "\" in the provider's console; SELECT dess_batch_cancel(" INT64_FORMAT ") gives it up.",
 							explain->job->id, explain->job->id);
+			explain_strange(explain, group);
 			break;
 		case BATCH_RUNNING:
 			explain_running(explain, group);

@@ -79,8 +79,11 @@ extern void batch_go_back(BatchTask *batch);
 extern void batch_asks(BatchTask *batch);
 extern void batch_was_seen(BatchTask *batch);
 
-/* Was the batch last seen by another account than the one that asks now? */
+/* Was the batch last seen, or its creation last asked for, by another account than the one that asks now? */
 extern bool batch_is_strange(const BatchTask *batch);
+
+/* The account in use has no such batch, and another one was to make it: it is looked for again, and the user is told why. */
+extern void batch_wait_for_creator(BatchTask *batch);
 
 /* Is "not found" old enough, and said by the right one, to be believed? */
 extern bool batch_not_found_for_good(BatchTask *batch, const StepError *error);

@@ -8,6 +8,7 @@
  * key of another project.  A batch is given up as lost, and its rows are bought
  * again, only when the account that says so is the one that saw it last: a new
  * key of the same project sees it, and becomes that account at its first look.
+ * Likewise only the account that was to make a batch can tell that it did not.
  *
  * A batch that did not end in the time that the service allows itself, and some
  * slack, is cancelled there and treated as expired.  The time of its creation
@@ -98,6 +99,20 @@ batch_wait_for_account(BatchTask *batch, const StepError *error)
 						   error->message != NULL ? error->message : "");
 	batch_retry_step(batch, &why);
 	return true;
+}
+
+void
+batch_wait_for_creator(BatchTask *batch)
+{
+	static const StepError why = {
+		.class = ERROR_TEMPORARY,
+		.code = CODE_OTHER_ACCOUNT,
+		.message = "the secret or the project has changed since the batch was asked for, and the account in use does not have it",
+		.retry_after_ms = -1
+	};
+
+	batch->failures = Min(batch->failures, STRANGE_FAILURES - 1);
+	batch_retry_step(batch, &why);
 }
 
 /* ---- batches that do not end ---- */

@@ -21,6 +21,7 @@
 
 #include "batch_task.h"
 #include "budget.h"
+#include "credential.h"
 #include "encoding.h"
 #include "guc.h"
 
@@ -143,6 +144,42 @@ upload_work(BatchTask *batch)
 
 /* ---- stage 3: create ---- */
 
+/* Commits that the account as it is now is going to be asked for the batch. */
+static bool
+create_commit(BatchTask *batch)
+{
+	char		before[ACCOUNT_IDENTITY_SIZE];
+
+	strlcpy(before, batch->batch.account, sizeof(before));
+	account_identity(batch->job->channel->account, batch->batch.account);
+	if (batch_move(batch, BATCH_CREATING, "creating a batch"))
+		return true;
+	strlcpy(batch->batch.account, before, sizeof(before));
+	return false;
+}
+
+/* The provider does not have this batch.  What another account has made is not to be seen. */
+static void
+create_absent(BatchTask *batch)
+{
+	JobTask    *task = batch->job;
+	bool		strange = batch_is_strange(batch);
+
+	if (strange && task->job->control != CONTROL_CANCEL)
+	{
+		batch_wait_for_creator(batch);
+		jobtask_end_failed(task);
+	}
+	else if (task->job->control == CONTROL_CANCEL || task->job->control == CONTROL_FAIL)
+	{
+		if (strange)
+			batch->batch.remote.status = REMOTE_LOST;
+		batch_release(batch);
+	}
+	else
+		batch->asked = true;
+}
+
 /* The provider was asked whether it has this batch, or has made it. */
 static void
 create_done(BatchTask *batch)
@@ -151,11 +188,7 @@ create_done(BatchTask *batch)
 
 	if (batch->batch.remote.remote_id == NULL)
 	{
-		/* provably absent */
-		if (task->job->control == CONTROL_CANCEL || task->job->control == CONTROL_FAIL)
-			batch_release(batch);
-		else
-			batch->asked = true;
+		create_absent(batch);
 		return;
 	}
 	batch->failures = 0;
@@ -179,7 +212,7 @@ create_work(BatchTask *batch)
 		if (!jobtask_may_send(task) || task->job->stage < STAGE_CREATE || !batch_account_ready(batch) ||
 			!budget_takes_batch(batch))
 			return false;
-		if (!batch_move(batch, BATCH_CREATING, "creating a batch"))
+		if (!create_commit(batch))
 			return false;
 		batch->asked = true;
 	}
@@ -195,6 +228,9 @@ create_work(BatchTask *batch)
 	provider = task->channel->account->provider;
 	if (batch->asked && jobtask_may_send(task))
 	{
+		batch_asks(batch);
+		if (batch_is_strange(batch) && !create_commit(batch))
+			return false;
 		batch->entered_at = GetCurrentTimestamp();
 		step_begin(batch, provider->create_batch_job);
 	}

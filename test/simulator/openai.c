@@ -4,7 +4,8 @@
  *
  * Order of the checks is that of the service: unknown path, key, method, body.
  * Files and batches belong to the key that made them (a key stands for a
- * project); another key gets the same 404 as for what never existed.
+ * project, with the headers that name one); another gets the same 404 as for
+ * what never existed.
  */
 #include "openai.h"
 
@@ -71,6 +72,29 @@ openai_body(Request *req)
 	}
 }
 
+/*
+ * Files and batches belong to a project: the key's, unless headers name another
+ * organization or project of the key's user.
+ */
+static int
+named_project(const Request *req, int project)
+{
+	static const char *const headers[] = {"openai-organization", "openai-project"};
+	uint32_t	hash = 2166136261u;
+	bool		named = false;
+
+	for (int i = 0; i < 2; i++)
+	{
+		const char *name = req_header(req, headers[i]);
+
+		named = named || (name != NULL && *name != '\0');
+		for (; name != NULL && *name; name++)
+			hash = (hash ^ (unsigned char) *name) * 16777619u;
+		hash *= 16777619u;
+	}
+	return named ? (int) (64 + (hash & 0x3fffff) * 64) + project : project;
+}
+
 /* Project of the key that was shown, or -1 with the error. */
 static int
 find_key(const Request *req, ApiError *e)
@@ -93,7 +117,7 @@ find_key(const Request *req, ApiError *e)
 	for (int i = 0; i < sim_options.nkeys; i++)
 	{
 		if (strcmp(sim_options.keys[i], key) == 0)
-			return sim_options.key_projects[i];
+			return named_project(req, sim_options.key_projects[i]);
 	}
 	len = strlen(key);
 	if (len > 12)
