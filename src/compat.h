@@ -29,6 +29,13 @@
 	pg_database_ownercheck(database, role)
 #endif
 
+/* The i-th entry of pg_stat_activity, counted from 1, has another name since PostgreSQL 16. */
+#if PG_VERSION_NUM >= 160000
+#define compat_local_beentry(i) pgstat_get_local_beentry_by_index(i)
+#else
+#define compat_local_beentry(i) pgstat_fetch_stat_local_beentry(i)
+#endif
+
 /* A wait event set for the life of the process belongs to no resource owner, since PostgreSQL 17. */
 #if PG_VERSION_NUM >= 170000
 #define compat_create_wait_event_set(size) CreateWaitEventSet(NULL, size)

@@ -10,6 +10,10 @@
  * who has held up the others rests, the longer the worse it was, unless nobody
  * else has anything to do.
  *
+ * The machine belongs to all sessions of the server.  While more of them are at
+ * work than there are processors, every job's tables rest after a slice, so that
+ * this process uses no more than its equal part.  Requests and replies go on.
+ *
  * A single row that needs more than SLICE_PATIENCE_MS has to wait until the
  * other jobs leave the time.  It then may take SLICE_LIMIT_MS, but gives way to
  * whoever wakes the worker.
@@ -23,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "pipeline.h"
+#include "sessions.h"
 
 /* slices that take no longer than this may grow, if they need not be this quick */
 #define QUICK_MS		75
@@ -37,6 +42,8 @@
 #define REST_FROM_MS	100
 #define REST_DIVISOR	100
 #define REST_CAP_MS		20000
+/* how long the other sessions may have the machine after one slice */
+#define YIELD_CAP_MS	1000
 /* a job that did something this long ago has something to do */
 #define ACTIVE_MS		3000
 /* time used is worth half after this */
@@ -46,6 +53,7 @@
 
 static JobTask *ran = NULL;		/* who had the turn in this round */
 static bool denied;				/* somebody else wanted it */
+static TimestampTz yield_until = 0; /* until when the machine is left to other sessions */
 
 void
 pace_init(Pace *pace, int first, int most)
@@ -154,8 +162,9 @@ bool
 pace_is_turn(JobTask *task)
 {
 	Share	   *share = &task->share;
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (share->rest_until > GetCurrentTimestamp() && others_are_active(task))
+	if (yield_until > now || (share->rest_until > now && others_are_active(task)))
 	{
 		share->waits = true;
 		return false;
@@ -200,7 +209,7 @@ pace_due(const JobTask *task)
 {
 	if (!task->share.waits)
 		return DT_NOEND;
-	return Min(task->share.rest_until, others_active_at(task) + ACTIVE_MS * INT64CONST(1000));
+	return Max(Min(task->share.rest_until, others_active_at(task) + ACTIVE_MS * INT64CONST(1000)), yield_until);
 }
 
 static void
@@ -212,6 +221,15 @@ charge(Share *share, int64 ms)
 	share->at = now;
 	if (ms >= REST_FROM_MS)
 		share->rest_until = now + Min(ms * ms / REST_DIVISOR, REST_CAP_MS) * 1000;
+}
+
+/* After a slice of ms: the other sessions have the rest of the time. */
+static void
+yield_to_sessions(int64 ms)
+{
+	double		share = sessions_share();
+
+	yield_until = GetCurrentTimestamp() + Min((int64) (ms * 1000 * (1 / share - 1)), YIELD_CAP_MS * INT64CONST(1000));
 }
 
 /* ---- rows ---- */
@@ -335,6 +353,7 @@ pace_run(JobTask *task, Pace *pace, const char *activity,
 			pace_took_long(pace);
 	}
 	charge(&task->share, ms);
+	yield_to_sessions(ms);
 	ran = task;
 	return verdict;
 }

@@ -11,7 +11,7 @@ use Test::More;
 # underscore in it, is listed; it includes headers of its own layer and below.
 my @layers = (
 	[qw(compat)],
-	[qw(batch_token digest encoding guc shmem spool txn usercxt waits wake whitespace)],
+	[qw(batch_token digest encoding guc sessions shmem spool txn usercxt waits wake whitespace)],
 	[qw(agreement answer http json provider template)],
 	[qw(credential gcs gemini google jobstore openai parameters provider_anthropic provider_body
 		  provider_error provider_gemini provider_google provider_openai provider_vertex sample sched target)],

@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * sessions.h
+ *		How many other sessions of this server are at work.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DESS_SESSIONS_H
+#define DESS_SESSIONS_H
+
+/*
+ * Client backends that run a statement at this moment and wait neither for a
+ * lock nor for somebody else.  Without track_activities: 0.
+ */
+extern int	sessions_at_work(void);
+
+/*
+ * Which part of its time a process may use, if all that are at work have equal
+ * parts of the processors: between 0 and 1.
+ */
+extern double sessions_share(void);
+
+#endif							/* DESS_SESSIONS_H */
