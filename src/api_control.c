@@ -465,7 +465,7 @@ dess_batch_purge(PG_FUNCTION_ARGS)
 	Interval   *older_than = PG_GETARG_INTERVAL_P(0);
 	Interval	none;
 	TimestampTz before;
-	int64		removed = 0;
+	PurgeProgress progress = {0};
 
 	memset(&none, 0, sizeof(none));
 	if (DatumGetBool(DirectFunctionCall2(interval_lt, IntervalPGetDatum(older_than),
@@ -476,9 +476,9 @@ dess_batch_purge(PG_FUNCTION_ARGS)
 	before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
 													 TimestampTzGetDatum(GetCurrentTimestamp()),
 													 IntervalPGetDatum(older_than)));
-	while (jobstore_purge(before, before, &removed))
+	while (jobstore_purge(before, before, &progress))
 		CHECK_FOR_INTERRUPTS();
-	PG_RETURN_INT64(removed);
+	PG_RETURN_INT64(progress.removed);
 }
 
 /* ---- the worker ---- */

@@ -246,8 +246,22 @@ extern bool jobstore_note_error(int64 id, const char *error_code, const char *er
 /* Holds all jobs if this ledger came from elsewhere; returns how many. */
 extern int64 jobstore_check_identity(void);
 
-/* Forgets jobs: finished before "before", and empty ones finished before "empty_before".  Bounded; true if more may be left. */
-extern bool jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed);
+/*
+ * For calls that follow each other in one transaction: what the earlier ones
+ * deleted is still in the index, and need not be met again.
+ */
+typedef struct PurgeProgress
+{
+	int64		last_id;		/* jobs up to this one were looked at */
+	int64		removed;
+} PurgeProgress;
+
+/*
+ * Forgets jobs: finished before "before", and empty ones finished before
+ * "empty_before".  Bounded; true if more may be left.  progress: zeros at
+ * first; NULL: from the start.
+ */
+extern bool jobstore_purge(TimestampTz before, TimestampTz empty_before, PurgeProgress *progress);
 /* Closes batches that jobs ended before "before" have left; bounded. */
 extern bool jobstore_close_left(TimestampTz before);	/* true: there is more */
 extern void jobstore_notify(int64 id, JobState state);

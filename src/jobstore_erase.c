@@ -325,7 +325,7 @@ static Statement select_old_jobs = {
 	"AND (j.finished_at < $1 OR j.finished_at < $2 AND j.state = 'done' AND j.requeued = 0 "
 	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND b.items > b.again)) "
 	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") ") "
-	"AND pg_has_role($3, j.owner, 'USAGE') "
+	"AND pg_has_role($3, j.owner, 'USAGE') AND j.id > $5 "
 	"ORDER BY j.id LIMIT $4 FOR UPDATE SKIP LOCKED"
 };
 
@@ -390,7 +390,7 @@ delete_old_jobs(const int64 *ids, int n)
  * its provider.  Also drops what settles rows of tables that were dropped.
  */
 bool
-jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed)
+jobstore_purge(TimestampTz before, TimestampTz empty_before, PurgeProgress *progress)
 {
 	Oid			caller = GetUserId();
 	Ledger		ledger;
@@ -406,6 +406,7 @@ jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed)
 	arg_time(&args, empty_before);
 	arg_oid(&args, caller);
 	arg_int64(&args, PURGE_JOBS);
+	arg_int64(&args, progress != NULL ? progress->last_id : 0);
 	found = ledger_run(&select_old_jobs, &args);
 	while (n < found && rows < PURGE_ROWS)
 	{
@@ -422,7 +423,10 @@ jobstore_purge(TimestampTz before, TimestampTz empty_before, int64 *removed)
 	if (!more)
 		more = purge_settled() == PURGE_SETTLED;
 	ledger_close(&ledger);
-	if (removed != NULL)
-		*removed += n;
+	if (progress != NULL && n > 0)
+	{
+		progress->last_id = ids[n - 1];
+		progress->removed += n;
+	}
 	return more;
 }

@@ -425,6 +425,18 @@ RESET statement_timeout;
 \set SHOW_CONTEXT errors
 SELECT label, state FROM standing WHERE label = 'run';
 
+-- many jobs in one transaction: none is met again after it was deleted
+CREATE TEMP TABLE old_job AS SELECT * FROM dess_batch.job LIMIT 1;
+UPDATE old_job SET state = 'done', finished_at = '2001-01-01';
+INSERT INTO dess_batch.job
+SELECT (jsonb_populate_record(o, jsonb_build_object('id', 1000000 + i))).* FROM old_job o, generate_series(1, 1000) i;
+ANALYZE dess_batch.job;
+BEGIN;
+SELECT dess_batch_purge('10 years');
+-- in fifty rounds, by an index or not
+SELECT pg_stat_get_xact_tuples_returned('dess_batch.job_pkey'::regclass) + pg_stat_get_xact_tuples_returned('dess_batch.job'::regclass) < 10000 AS few_were_read;
+COMMIT;
+
 -- ------------------------------------------------------------- start, check
 CALL try($$ SELECT dess_batch_check('no_such_server') $$);
 CALL try($$ SELECT dess_batch_check(NULL) $$);
