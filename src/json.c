@@ -360,6 +360,14 @@ json_member_string(JsonValue *object, const char *name)
 	return json_string(json_member(object, name));
 }
 
+char *
+json_member_copy(JsonValue *object, const char *name)
+{
+	const char *text = json_member_string(object, name);
+
+	return text == NULL ? NULL : pstrdup(text);
+}
+
 /* An optional minus sign and digits, and nothing else. */
 static bool
 parse_int64(const char *text, int64 *result)

@@ -53,6 +53,7 @@ extern PGDLLEXPORT bool json_is_string(JsonValue *value);
 extern PGDLLEXPORT bool json_is_null(JsonValue *value);	/* also true for NULL */
 extern PGDLLEXPORT const char *json_string(JsonValue *value);	/* NULL unless a string */
 extern PGDLLEXPORT const char *json_member_string(JsonValue *object, const char *name);
+extern PGDLLEXPORT char *json_member_copy(JsonValue *object, const char *name); /* the same, palloc'd */
 extern PGDLLEXPORT bool json_int64(JsonValue *value, int64 *result);	/* a number, or a string of digits */
 extern PGDLLEXPORT int64 json_member_int64(JsonValue *object, const char *name, int64 otherwise);
 extern PGDLLEXPORT bool json_bool(JsonValue *value, bool otherwise);

@@ -309,6 +309,19 @@ step_done_if_ok(StepResult *result, const HttpReply *reply)
 }
 
 void
+step_call(BatchStage *stage, const HttpReply *reply, StepResult *result,
+		  const char *method, const char *path, const char *secret_header)
+{
+	if (reply != NULL)
+	{
+		step_done_if_ok(result, reply);
+		return;
+	}
+	step_request(result, method, provider_url(stage->account->base_url, path, stage->token));
+	step_header(result, secret_header, stage->account->secret);
+}
+
+void
 step_wait(StepResult *result, int64 ms)
 {
 	memset(result, 0, sizeof(StepResult));

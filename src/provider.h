@@ -18,6 +18,9 @@
 #define DESS_PROVIDER_H
 
 #include "datatype/timestamp.h"
+#ifndef FRONTEND
+#include "fmgr.h"
+#endif
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 
@@ -344,6 +347,25 @@ typedef struct ProviderRegistry
 	void		(*register_provider) (const BatchProvider *provider);
 } ProviderRegistry;
 
+#ifndef FRONTEND
+/* For _PG_init() of a third module; raises where dess_batch is not loaded, or is of another version. */
+static inline void
+register_batch_provider(const BatchProvider *provider)
+{
+	ProviderRegistry *registry = *(ProviderRegistry **) find_rendezvous_variable(DESS_BATCH_PROVIDERS);
+
+	if (registry == NULL || registry->api_version != DESS_BATCH_PROVIDER_API)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("provider \"%s\" was built for version %d of the interface of dess_batch",
+						provider->name, DESS_BATCH_PROVIDER_API),
+				 registry == NULL ?
+				 errdetail("dess_batch is not loaded.") :
+				 errdetail("dess_batch has version %d.", registry->api_version)));
+	registry->register_provider(provider);
+}
+#endif
+
 /* provider.c */
 extern void provider_init(void);
 extern PGDLLEXPORT const BatchProvider *provider_find(const char *name);	/* NULL if none */
@@ -369,6 +391,14 @@ extern PGDLLEXPORT void step_header(StepResult *result, const char *name, const 
 extern PGDLLEXPORT void step_json_body(StepResult *result, const char *body);	/* with its Content-Type */
 extern PGDLLEXPORT void step_done(StepResult *result);
 extern PGDLLEXPORT void step_done_if_ok(StepResult *result, const HttpReply *reply);	/* or as step_fail_http */
+
+/*
+ * A step that is one request: it leaves when there is no reply yet, and the
+ * reply ends the step.  "%" in path stands for the batch's token; the account's
+ * secret goes into that header.
+ */
+extern PGDLLEXPORT void step_call(BatchStage *stage, const HttpReply *reply, StepResult *result,
+								  const char *method, const char *path, const char *secret_header);
 extern PGDLLEXPORT void step_authorize(StepResult *result);
 extern PGDLLEXPORT void step_checksum(StepResult *result, const char *file, int64 length);
 extern PGDLLEXPORT void step_wait(StepResult *result, int64 ms);

@@ -1,7 +1,6 @@
 /* A provider for dess_batch in a module of its own: single requests only, for mode online. */
 #include "postgres.h"
 
-#include "fmgr.h"
 #include "extension/dess_batch/provider.h"
 
 PG_MODULE_MAGIC;
@@ -12,13 +11,7 @@ void		_PG_init(void);
 static void
 echo_check(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
-	if (reply != NULL)
-		step_done_if_ok(result, reply);
-	else
-	{
-		step_request(result, "GET", provider_url(stage->account->base_url, "/about", NULL));
-		step_header(result, "X-Echo-Key", stage->account->secret);
-	}
+	step_call(stage, reply, result, "GET", "/about", "X-Echo-Key");
 }
 
 /* A row becomes a line of a request file ... */
@@ -55,14 +48,14 @@ static bool
 echo_read_line(const char *line, size_t length, BatchReply *reply, const char **why)
 {
 	JsonDoc    *doc = json_parse(line, length, why);
-	const char *id = doc == NULL ? NULL : json_member_string(json_root(doc), "id");
-	const char *body = doc == NULL ? NULL : json_member_string(json_root(doc), "body");
+	const char *body;
 	int			status;
 
 	if (doc == NULL)
 		return false;
 	status = json_member_int64(json_root(doc), "status", 0);
-	reply->custom_id = id == NULL ? NULL : pstrdup(id);
+	reply->custom_id = json_member_copy(json_root(doc), "id");
+	body = json_member_string(json_root(doc), "body");
 	reply->text = pstrdup(body == NULL ? "" : body);
 	reply->kind = status == 200 ? REPLY_TEXT : REPLY_FAILED;
 	if (status != 200)
@@ -89,9 +82,5 @@ static const BatchProvider echo = {
 void
 _PG_init(void)
 {
-	ProviderRegistry *registry = *find_rendezvous_variable(DESS_BATCH_PROVIDERS);
-
-	if (registry->api_version != DESS_BATCH_PROVIDER_API)
-		elog(ERROR, "provider_echo was built for another version of dess_batch");
-	registry->register_provider(&echo);
+	register_batch_provider(&echo);
 }

@@ -1,31 +1,19 @@
 /* A provider with a batch service, for dess_batch, in a module of its own: see doc/extending.md. */
 #include "postgres.h"
 
-#include "fmgr.h"
 #include "extension/dess_batch/provider.h"
 
 PG_MODULE_MAGIC;
 
 void		_PG_init(void);
 
-/* Most steps are one request: it leaves when there is no reply yet, and the step ends with the reply. */
-static void
-postbox_call(BatchStage *stage, const HttpReply *reply, StepResult *result, const char *method, const char *path)
-{
-	if (reply != NULL)
-	{
-		step_done_if_ok(result, reply);
-		return;
-	}
-	step_request(result, method, provider_url(stage->account->base_url, path, stage->token));
-	step_header(result, "X-Postbox-Key", stage->account->secret);
-}
+#define KEY_HEADER	"X-Postbox-Key"
 
 /* PUT /files/TOKEN.  The name is ours, so that a second try replaces the first. */
 static void
 postbox_upload(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
-	postbox_call(stage, reply, result, "PUT", "/files/%");
+	step_call(stage, reply, result, "PUT", "/files/%", KEY_HEADER);
 	result->request.body_file = stage->spool_file;
 	result->request.body_file_length = stage->spool_length;
 	stage->remote->input_uri = pstrdup(stage->token);
@@ -35,7 +23,7 @@ postbox_upload(BatchStage *stage, const HttpReply *reply, StepResult *result)
 static void
 postbox_create(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
-	postbox_call(stage, reply, result, "PUT", "/jobs/%");
+	step_call(stage, reply, result, "PUT", "/jobs/%", KEY_HEADER);
 	if (reply != NULL && reply_ok(reply))
 		stage->remote->remote_id = pstrdup(stage->token);
 }
@@ -44,7 +32,7 @@ postbox_create(BatchStage *stage, const HttpReply *reply, StepResult *result)
 static void
 postbox_find(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
-	postbox_call(stage, reply, result, "GET", "/jobs/%");
+	step_call(stage, reply, result, "GET", "/jobs/%", KEY_HEADER);
 	if (reply != NULL && reply->status == 404)
 		step_done(result);
 	else if (reply != NULL && reply_ok(reply))
@@ -59,7 +47,7 @@ postbox_status(BatchStage *stage, const HttpReply *reply, StepResult *result)
 	JsonDoc    *doc;
 	const char *state;
 
-	postbox_call(stage, reply, result, "GET", "/jobs/%");
+	step_call(stage, reply, result, "GET", "/jobs/%", KEY_HEADER);
 	if (reply == NULL || !reply_ok(reply))
 		return;
 	doc = json_parse(reply->body, reply->body_length, &why);
@@ -79,20 +67,20 @@ postbox_status(BatchStage *stage, const HttpReply *reply, StepResult *result)
 static void
 postbox_download(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
-	postbox_call(stage, reply, result, "GET", "/jobs/%/answers");
+	step_call(stage, reply, result, "GET", "/jobs/%/answers", KEY_HEADER);
 	result->request.sink_file = stage->sink_file;
 }
 
 static void
 postbox_remove(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
-	postbox_call(stage, reply, result, "DELETE", "/files/%");
+	step_call(stage, reply, result, "DELETE", "/files/%", KEY_HEADER);
 }
 
 static void
 postbox_check(BatchStage *stage, const HttpReply *reply, StepResult *result)
 {
-	postbox_call(stage, reply, result, "GET", "/about");
+	step_call(stage, reply, result, "GET", "/about", KEY_HEADER);
 }
 
 /* A row as a line: {"id": "...", "text": "..."} */
@@ -111,17 +99,13 @@ static bool
 postbox_read_line(const char *line, size_t length, BatchReply *reply, const char **why)
 {
 	JsonDoc    *doc = json_parse(line, length, why);
-	const char *id;
-	const char *answer;
 
 	if (doc == NULL)
 		return false;
-	id = json_member_string(json_root(doc), "id");
-	answer = json_member_string(json_root(doc), "answer");
-	reply->custom_id = id == NULL ? NULL : pstrdup(id);
-	reply->text = answer == NULL ? NULL : pstrdup(answer);
-	reply->kind = answer == NULL ? REPLY_FAILED : REPLY_TEXT;
-	if (answer == NULL)
+	reply->custom_id = json_member_copy(json_root(doc), "id");
+	reply->text = json_member_copy(json_root(doc), "answer");
+	reply->kind = reply->text == NULL ? REPLY_FAILED : REPLY_TEXT;
+	if (reply->text == NULL)
 		error_from_value(&reply->error, 0, json_member(json_root(doc), "error"), ERROR_PERMANENT);
 	reply->output_tokens = json_member_int64(json_root(doc), "words", 0);
 	json_free(doc);
@@ -149,11 +133,6 @@ _PG_init(void)
 		.remove_remote = postbox_remove,
 		.check_account = postbox_check
 	};
-	ProviderRegistry *registry = *find_rendezvous_variable(DESS_BATCH_PROVIDERS);
 
-	if (registry->api_version != DESS_BATCH_PROVIDER_API)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("provider_postbox was built for another version of dess_batch")));
-	registry->register_provider(&postbox);
+	register_batch_provider(&postbox);
 }
