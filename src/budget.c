@@ -392,7 +392,8 @@ find_limit(const JobTask *task, const BatchTask *except, BudgetLimit *least)
 	const Budget *budget = task->budget;
 	const Spending *spending = &budget->spending;
 	const Account *account = task->channel->account;
-	double		reserved = server_reserved(task, except);
+	bool		shared = account->max_cost_per_day >= 0 || account->max_cost_per_month >= 0;
+	double		reserved = shared ? server_reserved(task, except) : 0;
 
 	memset(least, 0, sizeof(*least));
 	least->limit = INFINITY;

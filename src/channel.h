@@ -39,6 +39,7 @@ typedef struct ChannelLimits
 	RateWindow	tokens;
 	int64		surplus;		/* tokens of a request beyond what its length tells, by experience */
 	int			online_in_flight;
+	int			online_jobs;	/* that could send more, as of the last count */
 	TimestampTz blocked_until;	/* online: the server asked for a pause, or cannot be reached */
 	int			unreachable;	/* failures to connect in a row */
 	TimestampTz left_queue_at;	/* a batch has ended at the provider */

@@ -23,6 +23,7 @@
 #include "budget.h"
 #include "encoding.h"
 #include "merge.h"
+#include "online_reserve.h"
 
 #define GROUP_ANSWERS		1000
 #define GROUP_DELAY_MS		250
@@ -49,7 +50,7 @@ typedef struct OnlineState
 	SpoolReader *reader;		/* of the request file */
 	int			next_no;		/* the first item not looked at */
 	bool	   *answered;		/* by item: a line is in the result file */
-	uint32	   *reserved;		/* by item: bytes of the request, while it is sent and not merged; else 0 */
+	OnlineReserve reserve;		/* what is sent and not merged */
 	int			nunsent;
 	bool		stalled;		/* what is under way must be merged before more is sent */
 	dlist_head	in_flight;
@@ -143,7 +144,7 @@ online_open_slice(void *arg)
 	request_path = spool_path(job_id, batch->batch.no, SPOOL_REQUESTS, 0);
 	state->result_path = spool_path(job_id, batch->batch.no, SPOOL_RESULTS, 0);
 	state->answered = palloc0_array(bool, batch->merge->nitems + 1);
-	state->reserved = palloc0_array(uint32, batch->merge->nitems + 1);
+	online_reserve_init(&state->reserve, batch->merge->nitems);
 	initStringInfo(&state->arrived);
 	state->reader = spool_open(request_path, 0);
 	online_open_results(state);
@@ -155,7 +156,8 @@ online_open_slice(void *arg)
 		if (batch->merge->finished[i])
 			state->answered[i] = true;
 		else if (state->answered[i])
-			state->reserved[i] = (uint32) (batch->batch.bytes / Max(batch->batch.requests, 1) + 1);
+			online_reserve_set(&state->reserve, i + 1,
+							   (uint32) (batch->batch.bytes / Max(batch->batch.requests, 1) + 1));
 		if (batch->merge->items[i].same_as == 0 && !state->answered[i])
 			state->nunsent++;
 	}
@@ -215,6 +217,7 @@ online_end(BatchTask *batch)
 	{
 		http_free(dlist_container(OnlineRequest, node, iter.cur)->transfer);
 		batch->job->channel->limits->online_in_flight--;
+		batch->job->online_in_flight--;
 	}
 	MemoryContextDelete(state->cxt);
 	batch->online = NULL;
@@ -229,7 +232,7 @@ online_unsent(const BatchTask *batch)
 void
 online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes)
 {
-	const OnlineState *state = batch->online;
+	OnlineState *state = batch->online;
 
 	*requests = 0;
 	*bytes = 0;
@@ -243,13 +246,9 @@ online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes)
 		}
 		return;
 	}
-	for (int i = 0; i < batch->merge->nitems; i++)
-	{
-		if (state->reserved[i] == 0 || batch->merge->finished[i])
-			continue;
-		(*requests)++;
-		*bytes += state->reserved[i];
-	}
+	online_reserve_settle(&state->reserve, batch->merge);
+	*requests = state->reserve.requests;
+	*bytes = state->reserve.bytes;
 }
 
 int
@@ -325,9 +324,10 @@ online_start(BatchTask *batch, OnlineRequest *request)
 	channel_complete_request(&http, account);
 	request->transfer = http_start(&http, request);
 
-	batch->online->reserved[request->no - 1] = (uint32) Max(request->length, 1);
+	online_reserve_set(&batch->online->reserve, request->no, (uint32) Max(request->length, 1));
 	dlist_push_tail(&batch->online->in_flight, &request->node);
 	batch->online->nin_flight++;
+	batch->job->online_in_flight++;
 	batch->online->nunsent--;
 	channel_take(channel, request->length, &request->ticket);
 }
@@ -434,7 +434,7 @@ online_put_back(BatchTask *batch, OnlineRequest *request)
 {
 	http_free(request->transfer);
 	request->transfer = NULL;
-	batch->online->reserved[request->no - 1] = 0;
+	online_reserve_set(&batch->online->reserve, request->no, 0);
 	dlist_push_tail(&batch->online->put_back, &request->node);
 	batch->online->nunsent++;
 }
@@ -540,6 +540,7 @@ online_reply(TransferOwner *owner, HttpTransfer *transfer)
 	reply_blot_secret(reply, channel->account->access_token);
 	dlist_delete(&request->node);
 	batch->online->nin_flight--;
+	batch->job->online_in_flight--;
 	if (reply->failure == HTTP_OK && reply->status >= 200 && reply->status <= 299)
 	{
 		channel_succeeded(channel);

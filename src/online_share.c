@@ -16,52 +16,66 @@
 
 #include "pipeline.h"
 
-/* The job's requests in flight; wants: could it send more now? */
-static int
-job_in_flight(JobTask *task, TimestampTz now, bool *wants)
+/* the count of jobs that want to send holds for so long: each of them asks, in each round */
+#define COUNT_HOLDS_MS	5
+
+static TimestampTz counted_at = 0;
+
+/* Could the job send more now? */
+static bool
+job_wants(JobTask *task, TimestampTz now)
 {
 	dlist_iter	iter;
-	int			result = 0;
 
-	*wants = false;
+	if (!jobtask_may_send(task))
+		return false;
 	dlist_foreach(iter, &task->batches)
 	{
-		const BatchTask *batch = dlist_container(BatchTask, node, iter.cur);
-
-		result += online_in_flight(batch);
-		*wants = *wants || online_wants(batch, now);
+		if (online_wants(dlist_container(BatchTask, node, iter.cur), now))
+			return true;
 	}
-	*wants = *wants && jobtask_may_send(task);
-	return result;
+	return false;
+}
+
+/* For all servers at once. */
+static void
+count_jobs(TimestampTz now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+
+		if (task->job->online)
+			task->channel->limits->online_jobs = 0;
+	}
+	dlist_foreach(iter, &pipeline_jobs)
+	{
+		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+
+		task->online_wants = task->job->online && job_wants(task, now);
+		if (task->online_wants)
+			task->channel->limits->online_jobs++;
+	}
+	counted_at = now;
 }
 
 int
 online_room(const BatchTask *batch)
 {
-	const ChannelLimits *limits = batch->job->channel->limits;
+	JobTask    *task = batch->job;
+	const ChannelLimits *limits = task->channel->limits;
 	TimestampTz now = GetCurrentTimestamp();
-	int			room = channel_room(batch->job->channel);
-	int			jobs = 1;
-	int			own = 0;
-	dlist_iter	iter;
+	int			room = channel_room(task->channel);
+	int			others;
 
 	if (room == 0)
 		return 0;
-	dlist_foreach(iter, &pipeline_jobs)
-	{
-		JobTask    *task = dlist_container(JobTask, node, iter.cur);
-		bool		wants;
-		int			in_flight;
-
-		if (!task->job->online || task->channel->limits != limits)
-			continue;
-		in_flight = job_in_flight(task, now, &wants);
-		if (task == batch->job)
-			own = in_flight;
-		else if (wants)
-			jobs++;
-	}
-	if (jobs == 1)
+	if (now < counted_at || TimestampDifferenceExceeds(counted_at, now, COUNT_HOLDS_MS))
+		count_jobs(now);
+	others = limits->online_jobs - (task->online_wants ? 1 : 0);
+	if (others <= 0)
 		return room;
-	return Min(room, Max(Max(limits->concurrency.limit / jobs, 1) - own, 0));
+	return Min(room, Max(Max(limits->concurrency.limit / (others + 1), 1) - task->online_in_flight, 0));
 }

@@ -103,6 +103,9 @@ typedef struct JobTask
 	struct OnlyState *only;		/* while rows are being chosen by what is known of them */
 	struct CountState *count;	/* while the rows still to come are being counted */
 
+	int			online_in_flight;	/* requests of all its batches that wait for their answers */
+	bool		online_wants;	/* it could send more, as of the last count */
+
 	struct Budget *budget;		/* NULL until first needed */
 	Share		share;			/* of the worker's time */
 	Pace		reading;		/* rows that are prepared */
