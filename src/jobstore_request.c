@@ -12,11 +12,18 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -186,34 +193,100 @@ table_owner(Oid source)
 	return owner;
 }
 
-/* Where the extension's functions are, quoted; raises 42725 where the one that is to be called might be another. */
-static char *
-extension_schema(void)
+/*
+ * The extension's own function.  It is called by its OID: by name it could be
+ * another one that somebody has put beside it, or be ambiguous.
+ */
+static Oid
+submit_function(void)
 {
 	static Statement statement = {
-		.sql = "SELECT quote_ident(n.nspname), (SELECT count(*) FROM pg_catalog.pg_proc p "
-		"WHERE p.pronamespace = n.oid AND p.proname = 'dess_batch_submit') = 1 FROM pg_catalog.pg_extension e "
-		"JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'dess_batch'"
+		.sql = "SELECT p.oid FROM pg_catalog.pg_proc p "
+		"JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid "
+		"AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e' "
+		"JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid "
+		"WHERE p.proname = 'dess_batch_submit' AND e.extname = 'dess_batch'"
 	};
 	Ledger		ledger;
 	Args		args = {0};
-	char	   *schema;
+	Oid			function;
 
 	ledger_open(&ledger);
 	if (ledger_run(&statement, &args) != 1)
-		elog(ERROR, "could not find the extension's schema");
-	schema = ledger_get_text(&ledger, 0, 1);
-	if (!ledger_get_bool(0, 2))
-		ereport(ERROR,
-				(errcode(ERRCODE_AMBIGUOUS_FUNCTION),
-				 errmsg("schema %s has more than one function \"dess_batch_submit\"", schema)));
+		elog(ERROR, "could not find function \"dess_batch_submit\" of the extension");
+	function = ledger_get_oid(0, 1);
 	ledger_close(&ledger);
-	return schema;
+	return function;
 }
 
-/* Appends "name => 'value'" for an argument "name=value" of the trigger; nothing behind "=" is null. */
+/* A call of it in the making. */
+typedef struct SubmitCall
+{
+	Oid			function;
+	Oid		   *types;			/* of its arguments */
+	char	  **names;
+	int			nargs;
+	List	   *args;			/* of NamedArgExpr */
+} SubmitCall;
+
 static void
-append_option(StringInfo sql, const TriggerRequest *request, const char *option)
+open_call(SubmitCall *call)
+{
+	HeapTuple	tuple;
+	char	   *modes;
+
+	call->function = submit_function();
+	call->args = NIL;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(call->function));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", call->function);
+	call->nargs = get_func_arg_info(tuple, &call->types, &call->names, &modes);
+	ReleaseSysCache(tuple);
+}
+
+/* Adds an argument as its type reads the text; NULL is null. */
+static void
+add_argument(SubmitCall *call, const char *name, const char *text)
+{
+	int			number = name_position((const char *const *) call->names, call->nargs, name);
+	NamedArgExpr *named = makeNode(NamedArgExpr);
+	Oid			type;
+	Oid			input;
+	Oid			param;
+	int16		length;
+	bool		byval;
+	Datum		value = (Datum) 0;
+
+	if (number < 0)
+		elog(ERROR, "function %u has no argument \"%s\"", call->function, name);
+	type = call->types[number];
+	getTypeInputInfo(type, &input, &param);
+	get_typlenbyval(type, &length, &byval);
+	if (text != NULL)
+		value = OidInputFunctionCall(input, pstrdup(text), param, -1);
+	named->arg = (Expr *) makeConst(type, -1, get_typcollation(type), length, value, text == NULL, byval);
+	named->name = pstrdup(name);
+	named->argnumber = number;
+	named->location = -1;
+	call->args = lappend(call->args, named);
+}
+
+static bool
+has_argument(const SubmitCall *call, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, call->args)
+	{
+		if (strcmp(((NamedArgExpr *) lfirst(lc))->name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Adds an argument "name=value" of the trigger; nothing behind "=" is null. */
+static void
+add_option(SubmitCall *call, const TriggerRequest *request, const char *option)
 {
 	const char *equals = strchr(option, '=');
 	char	   *name = equals != NULL ? pnstrdup(option, equals - option) : pstrdup(option);
@@ -223,70 +296,69 @@ append_option(StringInfo sql, const TriggerRequest *request, const char *option)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("trigger \"%s\": invalid option \"%s\"", request->trigger, option),
 				 errhint("An option is \"argument=value\" with an argument of dess_batch_submit other than source and model.")));
-	appendStringInfo(sql, ", %s => %s", quote_identifier(name),
-					 equals[1] == '\0' ? "NULL" : quote_literal_cstr(equals + 1));
-}
-
-static bool
-has_option(const TriggerRequest *request, const char *name)
-{
-	size_t		length = strlen(name);
-	ListCell   *lc;
-
-	foreach(lc, request->arguments)
-	{
-		const char *option = lfirst(lc);
-
-		if (strncmp(option, name, length) == 0 && option[length] == '=')
-			return true;
-	}
-	return false;
+	if (has_argument(call, name))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("trigger \"%s\": option \"%s\" is given twice", request->trigger, name)));
+	add_argument(call, name, equals[1] != '\0' ? equals + 1 : NULL);
 }
 
 /*
  * After an UPDATE, rows whose input changed since their answer are wanted too,
  * unless the trigger's own options say which rows are.
  */
-static char *
-submit_statement(const TriggerRequest *request)
+static void
+add_arguments(SubmitCall *call, const TriggerRequest *request)
 {
-	StringInfoData sql;
-
 	if (request->arguments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("trigger \"%s\" names no model", request->trigger),
 				 errhint("Create it with EXECUTE FUNCTION dess_batch_trigger('model').")));
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT %s.dess_batch_submit(source => %u::pg_catalog.oid::pg_catalog.regclass, model => %s",
-					 extension_schema(), request->source,
-					 quote_literal_cstr(linitial(request->arguments)));
+	add_argument(call, "source", psprintf("%u", request->source));
+	add_argument(call, "model", linitial(request->arguments));
 	for (int i = 1; i < list_length(request->arguments); i++)
-		append_option(&sql, request, list_nth(request->arguments, i));
-	if (request->updates && !has_option(request, "only") && !has_option(request, "overwrite") &&
-		!has_option(request, "sample"))
-		appendStringInfoString(&sql, ", overwrite => true, \"only\" => '{changed,new}'");
-	appendStringInfoChar(&sql, ')');
-	return sql.data;
+		add_option(call, request, list_nth(request->arguments, i));
+	if (request->updates && !has_argument(call, "only") && !has_argument(call, "overwrite") &&
+		!has_argument(call, "sample"))
+	{
+		add_argument(call, "overwrite", "true");
+		add_argument(call, "only", "{changed,new}");
+	}
+}
+
+/* The defaults of the other arguments are added as the expression is planned. */
+static void
+run_call(const SubmitCall *call)
+{
+	EState	   *estate = CreateExecutorState();
+	FuncExpr   *expression = makeFuncExpr(call->function, INT8OID, call->args, InvalidOid, DEFAULT_COLLATION_OID,
+										  COERCE_EXPLICIT_CALL);
+	bool		isnull;
+
+	/* it sees what was done before, as a statement of its own */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) ExecEvalExprSwitchContext(ExecPrepareExpr((Expr *) expression, estate),
+									 GetPerTupleExprContext(estate), &isnull);
+	PopActiveSnapshot();
+	FreeExecutorState(estate);
 }
 
 void
 jobstore_submit_request(const TriggerRequest *request)
 {
 	Oid			owner = table_owner(request->source);
+	SubmitCall	call;
 	UserContext user;
-	int			rc;
 
 	if (!OidIsValid(owner))
 		return;
 	require_own_triggers(request, owner);
+	open_call(&call);
 	usercxt_enter(&user, owner);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "could not connect to SPI");
-	rc = SPI_execute(submit_statement(request), false, 1);
-	if (rc != SPI_OK_SELECT)
-		elog(ERROR, "could not submit a job: %s", SPI_result_code_string(rc));
-	SPI_finish();
+	add_arguments(&call, request);
+	run_call(&call);
 	usercxt_leave(&user);
 }
 

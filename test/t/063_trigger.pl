@@ -125,6 +125,7 @@ my %wrong = (
 	q{'gpt-6-luna', 'colour=red', 'target=answer'} => qr/invalid option "colour=red"/,
 	q{'gpt-6-luna', 'source=notes'} => qr/invalid option "source=notes"/,
 	q{'gpt-6-luna', 'target'} => qr/invalid option "target"/,
+	q{'gpt-6-luna', 'target=answer', 'target=body'} => qr/option "target" is given twice/,
 	q{'gpt-6-luna', 'target=nowhere', 'prompt={body}'} => qr/column "nowhere"/,
 	q{'gpt-6-luna', 'target=answer', 'max_rows=many'} => qr/invalid input syntax for type bigint: "many"/,
 	q{'gpt-6-luna', 'target=answer', 'prompt={nothing}'} => qr/nothing/,
@@ -171,6 +172,20 @@ like(sql("SELECT concat_ws(' ', state, error_code, error) FROM dess_batch_jobs W
 sql(q{REVOKE TRIGGER ON notes FROM mallory; GRANT ALL ON notes TO postgres; INSERT INTO notes VALUES (81, 'mine', 'x')});
 settle();
 is(sql('SELECT count(answer) FROM notes WHERE id IN (80, 81)'), 2, 'until they may no longer');
+
+# ---- functions that somebody has put beside the extension's
+
+sql(q{GRANT CREATE ON SCHEMA public TO mallory; SET ROLE mallory;
+	CREATE FUNCTION dess_batch_submit(source regclass, model text, prompt text, target text, label text) RETURNS bigint
+		LANGUAGE plpgsql AS 'BEGIN RAISE ''that of mallory''; END';
+	CREATE FUNCTION dess_batch_submit(source regclass, model text, target name, prompt text, label text DEFAULT NULL, VARIADIC more text[] DEFAULT '{}')
+		RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RAISE ''that of mallory''; END'});
+$before = last_job();
+sql(q{INSERT INTO notes VALUES (82, 'by the right function', 'x')});
+settle();
+is(sql("SELECT string_agg(concat_ws(' ', state, error), ', ') FROM dess_batch_jobs WHERE job_id > $before"), 'done',
+	'functions of the same name are not called, and not in the way');
+sql('DROP OWNED BY mallory');
 
 # ---- empty value, transition table, other kinds of triggers
 
