@@ -292,6 +292,7 @@ COMMENT ON FUNCTION dess_batch.price_changed() IS 'a price that is changed is th
 
 CREATE TRIGGER price_changed BEFORE UPDATE ON dess_batch.price
 FOR EACH ROW EXECUTE FUNCTION dess_batch.price_changed();
+REVOKE EXECUTE ON FUNCTION dess_batch.price_changed() FROM PUBLIC;
 
 /*
  * Standard prices of short requests, as read on as_of; costs are estimates.  Surcharges for

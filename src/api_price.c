@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "utils/lsyscache.h"
@@ -22,6 +23,7 @@ Datum
 dess_batch_price_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TupleDesc	desc;
 	int			column;
 	Datum		value = BoolGetDatum(false);
 	bool		isnull = false;
@@ -31,11 +33,12 @@ dess_batch_price_changed(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("dess_batch.price_changed() must be called before an update of a row")));
+	desc = RelationGetDescr(trigger->tg_relation);
 	column = get_attnum(RelationGetRelid(trigger->tg_relation), "shipped");
-	if (column == InvalidAttrNumber)
+	if (column <= 0 || TupleDescAttr(desc, column - 1)->atttypid != BOOLOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("relation \"%s\" has no column \"shipped\"", RelationGetRelationName(trigger->tg_relation))));
-	PG_RETURN_POINTER(heap_modify_tuple_by_cols(trigger->tg_newtuple, RelationGetDescr(trigger->tg_relation),
-												1, &column, &value, &isnull));
+				 errmsg("relation \"%s\" has no column \"shipped\" of type boolean",
+						RelationGetRelationName(trigger->tg_relation))));
+	PG_RETURN_POINTER(heap_modify_tuple_by_cols(trigger->tg_newtuple, desc, 1, &column, &value, &isnull));
 }

@@ -84,6 +84,14 @@ INSERT INTO dess_batch.price (model, input, output, batch_discount) VALUES ('x',
 INSERT INTO dess_batch.price (model, input) VALUES ('x', 0);
 \set VERBOSITY default
 
+-- its trigger is for no other table, whoever may look into the schema
+SELECT has_function_privilege('regress_dess_cost', 'dess_batch.price_changed()', 'EXECUTE');
+CREATE TABLE cost.parcel (id integer PRIMARY KEY, shipped text);
+INSERT INTO cost.parcel VALUES (1, 'yesterday');
+CREATE TRIGGER price_changed BEFORE UPDATE ON cost.parcel FOR EACH ROW EXECUTE FUNCTION dess_batch.price_changed();
+UPDATE cost.parcel SET id = 2;
+DROP TABLE cost.parcel;
+
 -- a dump has the user's own
 SELECT extcondition[array_position(extconfig, 'dess_batch.price'::regclass::oid)] FROM pg_extension WHERE extname = 'dess_batch';
 
