@@ -34,6 +34,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "guc.h"
@@ -46,7 +47,7 @@
 
 #define LAUNCHER_RESTART_SECONDS	5
 #define PROBE_MS					1000	/* a worker that is still there after this has found work */
-#define SLOT_RETRY_FIRST_MS			5000
+#define SLOT_RETRY_FIRST_MS			100
 #define SLOT_RETRY_CAP_MS			300000
 
 static ProcessUtility_hook_type previous_utility_hook = NULL;
@@ -141,8 +142,29 @@ launcher_add_flagged(List *databases)
 }
 
 /*
+ * No slot was free when so many workers had ended: waits for the end of another
+ * one, or, because slots are not ours alone, for a time that grows.  Returns how
+ * many failures the next one comes after.
+ */
+static int
+launcher_wait_for_slot(int failures, uint64 ended)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												  sched_backoff_ms(failures, SLOT_RETRY_FIRST_MS, SLOT_RETRY_CAP_MS, 0));
+	long		ms;
+
+	while ((ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end)) > 0)
+	{
+		if (shmem_ended_workers() != ended)
+			return 0;
+		launcher_sleep(ms);
+	}
+	return failures;
+}
+
+/*
  * Looks at some databases; where no slot is free, one after the other is tried
- * again with growing pauses, and those that are flagged meanwhile with them.
+ * again, and those that are flagged meanwhile with them.
  */
 static void
 launcher_serve(List *databases)
@@ -152,6 +174,7 @@ launcher_serve(List *databases)
 	while (databases != NIL)
 	{
 		Oid			database = linitial_oid(databases);
+		uint64		ended = shmem_ended_workers();
 
 		if (launcher_probe(database))
 		{
@@ -160,8 +183,7 @@ launcher_serve(List *databases)
 			continue;
 		}
 		databases = lappend_oid(list_delete_first(databases), database);
-		failures++;
-		launcher_sleep(sched_backoff_ms(failures, SLOT_RETRY_FIRST_MS, SLOT_RETRY_CAP_MS, 0));
+		failures = launcher_wait_for_slot(failures + 1, ended);
 		databases = launcher_add_flagged(databases);
 	}
 }

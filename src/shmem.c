@@ -39,6 +39,7 @@ typedef struct ControlBlock
 {
 	slock_t		mutex;
 	Latch	   *launcher;		/* NULL: none is running */
+	uint64		ended;			/* workers that have ended */
 	int			nflagged;
 	Oid			flagged[MAX_FLAGGED];
 	WorkerSlot	workers[MAX_WORKERS];
@@ -158,7 +159,26 @@ shmem_unregister_worker(void)
 static void
 worker_exit(int code, Datum arg)
 {
+	Latch	   *launcher;
+
 	shmem_unregister_worker();
+	SpinLockAcquire(&control->mutex);
+	control->ended++;
+	launcher = control->launcher;
+	SpinLockRelease(&control->mutex);
+	if (launcher != NULL)
+		SetLatch(launcher);
+}
+
+uint64
+shmem_ended_workers(void)
+{
+	uint64		ended;
+
+	SpinLockAcquire(&control->mutex);
+	ended = control->ended;
+	SpinLockRelease(&control->mutex);
+	return ended;
 }
 
 void

@@ -21,6 +21,9 @@ extern void shmem_flag_database(Oid database);
 extern void shmem_register_launcher(void);
 extern bool shmem_next_flagged(Oid *database);
 
+/* How many workers have ended; each sets the launcher's latch, shortly before its slot is free. */
+extern uint64 shmem_ended_workers(void);
+
 /* For workers: this process serves the database, until it says otherwise or exits. */
 extern void shmem_register_worker(Oid database);
 extern void shmem_unregister_worker(void);
