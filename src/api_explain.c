@@ -486,8 +486,14 @@ explain_running(const Explain *explain, const BatchGroup *group)
 static void
 explain_retrieving(const Explain *explain, const BatchGroup *group)
 {
-	int			locker = jobstore_find_locker(explain->job->source);
+	int			locker;
 
+	if (explain->job->stage < STAGE_RETRIEVE)
+	{
+		explain_say(explain, "%s finished at the provider, to be fetched.", group_subject(group));
+		return;
+	}
+	locker = jobstore_find_locker(explain->job->source);
 	explain_say(explain, "%s being fetched and merged%s, " INT64_FORMAT " rows are left%s.",
 				group_subject(group), group_since(group), group->rows_left, group_trouble(group));
 	if (locker != 0)

@@ -192,7 +192,7 @@ my @situations = (
 				$node->poll_query_until('postgres', "SELECT string_agg(e, ' ') ~ 'SELECT dess_batch_$next' FROM dess_batch_explain($holder) e");
 				sql("SELECT dess_batch_$next($holder)");
 			}
-			$node->poll_query_until('postgres', "SELECT string_agg(e, ' ') ~ 'SELECT dess_batch_retrieve' FROM dess_batch_explain($holder) e");
+			wait_until('the batch is finished there', sub { explanation($holder) =~ /SELECT dess_batch_retrieve.*\nBatch 1 is finished at the provider, to be fetched\.$/s });
 			return job(q{server => 'thrifty'});
 		},
 		words => qr/has spent 0 of 0\.0008 US dollars today.*reserved as well.*: 1 batch of job (\d+)\.\nJob \1 keeps its reservation.*SELECT dess_batch_retrieve\(\1\)/s,
