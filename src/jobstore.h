@@ -361,9 +361,19 @@ typedef struct RivalBatch
 
 extern int	jobstore_load_rival_batches(const Job *job, RivalBatch **batches);
 
+/* Another such job, of which rows wait to be sent once more; what is added has greater ids than last_id. */
+typedef struct RivalWaiting
+{
+	int64		job_id;
+	int64		rows;
+	int64		last_id;
+} RivalWaiting;
+
+extern int	jobstore_load_rivals_waiting(const Job *job, RivalWaiting **waiting);
+
 /* These return how many; key_hash64() of keys, ascending, in a palloc'd array. */
 extern int	jobstore_load_batch_keys(const RivalBatch *batch, int after, uint64 **hashes);	/* unfinished rows with a greater number */
-extern int	jobstore_load_rivals_waiting(const Job *job, uint64 **hashes);	/* rows of others to be sent once more */
+extern int	jobstore_load_waiting_keys(int64 job_id, int64 *last_id, uint64 **hashes);	/* some behind last_id, which goes on to their end */
 extern int	jobstore_load_rival_keys(const Job *job, uint64 **hashes);	/* all that others have in flight */
 
 /* ---- control, used by the functions of the SQL interface; they check rights ---- */

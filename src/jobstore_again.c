@@ -386,6 +386,9 @@ jobstore_find_settled(const Job *job, char **keys, const Digest *hashes, int n, 
 
 /* ---- rows that other jobs have in flight ---- */
 
+/* their keys are in memory at a time */
+#define WAITING_KEYS_A_LOOK	20000
+
 typedef struct HashArray
 {
 	uint64	   *hashes;
@@ -433,9 +436,11 @@ static Statement select_rival_batches = {
 	"AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.")
 };
 
+/* Ids of a job's waiting rows rise in the order of commits: whoever adds some has locked the job, or is its worker. */
 static Statement select_rival_waiting = {
-	.sql = "SELECT w.key FROM dess_batch.job j JOIN dess_batch.again w ON w.job_id = j.id "
-	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 AND w.counts"
+	.sql = "SELECT j.id, j.requeued, (SELECT max(w.id) FROM dess_batch.again w WHERE w.job_id = j.id) "
+	"FROM dess_batch.job j "
+	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 AND j.requeued > 0"
 };
 
 static void
@@ -538,40 +543,94 @@ jobstore_load_batch_keys(const RivalBatch *batch, int after, uint64 **hashes)
 }
 
 int
-jobstore_load_rivals_waiting(const Job *job, uint64 **hashes)
+jobstore_load_rivals_waiting(const Job *job, RivalWaiting **waiting)
 {
 	Ledger		ledger;
 	Args		args = {0};
-	HashArray	array = {NULL, 0, 64};
+	RivalWaiting *result;
+	uint64		n;
+
+	ledger_open(&ledger);
+	rival_args(&args, job);
+	n = ledger_run(&select_rival_waiting, &args);
+	result = MemoryContextAllocHuge(ledger.caller, Max(n, 1) * sizeof(RivalWaiting));
+	for (uint64 i = 0; i < n; i++)
+	{
+		result[i].job_id = ledger_get_int64(i, 1, 0);
+		result[i].rows = ledger_get_int64(i, 2, 0);
+		result[i].last_id = ledger_get_int64(i, 3, 0);
+	}
+	ledger_close(&ledger);
+	*waiting = result;
+	return (int) n;
+}
+
+int
+jobstore_load_waiting_keys(int64 job_id, int64 *last_id, uint64 **hashes)
+{
+	static Statement statement = {
+		.sql = "SELECT w.id, w.key, w.counts FROM dess_batch.again w WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3"
+	};
+	Ledger		ledger;
+	Args		args = {0};
+	HashArray	array = {NULL, 0, WAITING_KEYS_A_LOOK};
 	uint64		n;
 
 	array.hashes = palloc_array(uint64, array.size);
 	ledger_open(&ledger);
-	rival_args(&args, job);
-	n = ledger_run(&select_rival_waiting, &args);
+	arg_int64(&args, job_id);
+	arg_int64(&args, *last_id);
+	arg_int64(&args, WAITING_KEYS_A_LOOK);
+	n = ledger_run(&statement, &args);
 	for (uint64 i = 0; i < n; i++)
-		add_hash(&array, TextDatumGetCString(ledger_datum(i, 1)));
+	{
+		*last_id = ledger_get_int64(i, 1, 0);
+		if (ledger_get_bool(i, 3))
+			add_hash(&array, TextDatumGetCString(ledger_datum(i, 2)));
+	}
 	ledger_close(&ledger);
 	return hashes_of(&array, hashes);
+}
+
+/* Adds what has been loaded. */
+static void
+add_hashes(HashArray *array, uint64 *more, int n)
+{
+	array->hashes = repalloc_huge(array->hashes, Max(array->n + n, 1) * sizeof(uint64));
+	memcpy(array->hashes + array->n, more, n * sizeof(uint64));
+	array->n += n;
+	pfree(more);
 }
 
 int
 jobstore_load_rival_keys(const Job *job, uint64 **hashes)
 {
-	HashArray	array = {NULL, 0, 0};
+	HashArray	array = {palloc(sizeof(uint64)), 0, 1};
 	RivalBatch *batches;
+	RivalWaiting *waiting;
 	int			nbatches = jobstore_load_rival_batches(job, &batches);
+	int			nwaiting = jobstore_load_rivals_waiting(job, &waiting);
+	uint64	   *more;
+	int			n;
 
-	array.n = array.size = jobstore_load_rivals_waiting(job, &array.hashes);
+	for (int i = 0; i < nwaiting; i++)
+	{
+		int64		last_id = 0;
+
+		while (last_id < waiting[i].last_id)
+		{
+			int64		before = last_id;
+
+			n = jobstore_load_waiting_keys(waiting[i].job_id, &last_id, &more);
+			add_hashes(&array, more, n);
+			if (last_id == before)
+				break;
+		}
+	}
 	for (int i = 0; i < nbatches; i++)
 	{
-		uint64	   *more;
-		int			n = jobstore_load_batch_keys(&batches[i], 0, &more);
-
-		array.hashes = repalloc_huge(array.hashes, Max(array.n + n, 1) * sizeof(uint64));
-		memcpy(array.hashes + array.n, more, n * sizeof(uint64));
-		array.n += n;
-		pfree(more);
+		n = jobstore_load_batch_keys(&batches[i], 0, &more);
+		add_hashes(&array, more, n);
 	}
 	return hashes_of(&array, hashes);
 }

@@ -6,12 +6,14 @@
  * They are passed over, so that no row is bought twice.  Their keys' digests
  * are kept by batch, because hundreds of jobs may wait and each page of each of
  * them asks: only rows that a batch has taken since are read.  Rows that have
- * ended since the batch was read are passed over for once.
+ * ended since the batch was read are passed over for once.  Rows that wait to be
+ * sent once more are kept by job, in the same way.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -22,6 +24,10 @@
 #define READ_ANEW_MS	1000
 /* a batch that nobody has asked for is forgotten after this */
 #define FORGET_MS		60000
+/* rows that wait are read anew for this part of the time at most */
+#define WAITING_SHARE	20
+/* they are no batch's */
+#define NO_BATCH		(-1)
 
 typedef struct InFlightKey
 {
@@ -34,6 +40,8 @@ typedef struct InFlight
 	InFlightKey key;			/* first */
 	int			items;			/* rows that were looked at */
 	int			finished;		/* how many had ended when they were */
+	int64		last_id;		/* of the rows that wait: those up to it were looked at */
+	int64		read_ms;		/* and how long it took */
 	uint64	   *hashes;			/* of the keys of the others, ascending; NULL: none */
 	int			n;
 	TimestampTz read_at;
@@ -46,8 +54,6 @@ static MemoryContext hashes_cxt;
 /* what the slice under way asks; in its memory */
 static InFlight **asked;
 static int	nasked;
-static uint64 *waiting;
-static int	nwaiting;
 
 static void
 rivals_init(void)
@@ -76,39 +82,83 @@ merge_hashes(const uint64 *a, int na, const uint64 *b, int nb)
 	return result;
 }
 
-/* A batch's rows in flight, as they are now or were a moment ago. */
 static InFlight *
-rivals_read_batch(const RivalBatch *batch, TimestampTz now)
+rivals_entry(int64 job_id, int64 batch_no, TimestampTz now)
 {
-	InFlightKey key = {batch->job_id, batch->no};
+	InFlightKey key = {job_id, batch_no};
 	bool		found;
-	bool		anew;
 	InFlight   *entry = hash_search(in_flight, &key, HASH_ENTER, &found);
-	uint64	   *before;
-	uint64	   *hashes;
-	int			n;
 
 	if (!found)
 		memset((char *) entry + sizeof(InFlightKey), 0, sizeof(InFlight) - sizeof(InFlightKey));
 	entry->asked_at = now;
+	return entry;
+}
+
+/* Adds keys; the old ones go if it is read anew. */
+static void
+rivals_add(InFlight *entry, bool anew, uint64 *hashes, int n)
+{
+	uint64	   *before = entry->hashes;
+
+	entry->hashes = merge_hashes(before, anew ? 0 : entry->n, hashes, n);
+	entry->n = anew ? n : entry->n + n;
+	if (before != NULL)
+		pfree(before);
+	pfree(hashes);
+}
+
+/* A batch's rows in flight, as they are now or were a moment ago. */
+static InFlight *
+rivals_read_batch(const RivalBatch *batch, TimestampTz now)
+{
+	InFlight   *entry = rivals_entry(batch->job_id, batch->no, now);
+	bool		anew;
+	uint64	   *hashes;
+	int			n;
+
 	anew = batch->items < entry->items ||
 		(batch->finished != entry->finished && TimestampDifferenceExceeds(entry->read_at, now, READ_ANEW_MS));
 	if (!anew && batch->items == entry->items)
 		return entry;
 
 	n = jobstore_load_batch_keys(batch, anew ? 0 : entry->items, &hashes);
-	before = entry->hashes;
-	entry->hashes = merge_hashes(before, anew ? 0 : entry->n, hashes, n);
-	entry->n = anew ? n : entry->n + n;
-	if (before != NULL)
-		pfree(before);
+	rivals_add(entry, anew, hashes, n);
 	if (anew || entry->items == 0)
 	{
 		entry->finished = batch->finished;
 		entry->read_at = now;
 	}
 	entry->items = batch->items;
-	pfree(hashes);
+	return entry;
+}
+
+/* Rows of a job that wait to be sent once more; those that no longer do are known as its batches' for a while. */
+static InFlight *
+rivals_read_waiting(const RivalWaiting *waiting, TimestampTz now)
+{
+	InFlight   *entry = rivals_entry(waiting->job_id, NO_BATCH, now);
+	bool		anew = waiting->rows < entry->n &&
+		TimestampDifferenceExceeds(entry->read_at, now, Max(READ_ANEW_MS, WAITING_SHARE * entry->read_ms));
+
+	if (anew)
+		entry->last_id = 0;
+	if (entry->last_id == 0)
+		entry->read_at = now;
+	while (entry->last_id < waiting->last_id)
+	{
+		int64		last_id = entry->last_id;
+		uint64	   *hashes;
+		int			n = jobstore_load_waiting_keys(waiting->job_id, &last_id, &hashes);
+
+		rivals_add(entry, entry->last_id == 0, hashes, n);
+		if (entry->last_id == last_id)
+			break;
+		entry->last_id = last_id;
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (entry->read_at == now)
+		entry->read_ms = TimestampDifferenceMilliseconds(now, GetCurrentTimestamp());
 	return entry;
 }
 
@@ -134,15 +184,21 @@ rivals_load(const JobTask *task)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	RivalBatch *batches;
-	int			n = jobstore_load_rival_batches(task->job, &batches);
+	RivalWaiting *waiting;
+	int			nbatches = jobstore_load_rival_batches(task->job, &batches);
+	int			nwaiting = jobstore_load_rivals_waiting(task->job, &waiting);
 
 	if (in_flight == NULL)
 		rivals_init();
 	nasked = 0;
-	asked = palloc_array(InFlight *, Max(n, 1));
-	for (int i = 0; i < n; i++)
+	asked = palloc_array(InFlight *, nbatches + nwaiting + 1);
+	for (int i = 0; i < nbatches; i++)
 		asked[nasked++] = rivals_read_batch(&batches[i], now);
-	nwaiting = jobstore_load_rivals_waiting(task->job, &waiting);
+	/* as many as there are, and no code of the table's */
+	slice_begin_own_work();
+	for (int i = 0; i < nwaiting; i++)
+		asked[nasked++] = rivals_read_waiting(&waiting[i], now);
+	slice_end_own_work();
 	rivals_forget(now);
 }
 
@@ -166,11 +222,11 @@ rivals_have(const char *key)
 {
 	uint64		hash;
 
-	if (nasked == 0 && nwaiting == 0)
+	if (nasked == 0)
 		return false;
 	hash = key_hash64(key);
 	for (int i = 0; i < nasked; i++)
 		if (have_hash(asked[i]->hashes, asked[i]->n, hash))
 			return true;
-	return have_hash(waiting, nwaiting, hash);
+	return false;
 }
