@@ -10,7 +10,7 @@ use Test::More;
 
 use DessBatch;
 
-use constant { WAITING => 300_000, FREE => 5_000 };
+use constant { WAITING => 200_000, FREE => 5_000 };
 
 my $simulator = start_simulator(batch_ms => 20);
 my $node = start_node('rivals');
