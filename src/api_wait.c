@@ -37,6 +37,8 @@
 PG_FUNCTION_INFO_V1(dess_batch_wait);
 PG_FUNCTION_INFO_V1(dess_batch_run);
 
+/* between two looks: a hundredth of the time that was waited, but within these */
+#define PAUSE_SHARE			100
 #define FIRST_PAUSE_MS		20
 #define LAST_PAUSE_MS		500
 #define NOTICE_PAUSE_MS		1000	/* between two lines of progress */
@@ -47,7 +49,7 @@ typedef struct Wait
 	int64		job;
 	bool		atomic;			/* cannot commit */
 	TimestampTz deadline;		/* DT_NOEND: none */
-	int			pause_ms;
+	TimestampTz began_at;
 	MemoryContext look;			/* what one look needs */
 } Wait;
 
@@ -57,7 +59,7 @@ wait_init(Wait *wait, int64 job, bool atomic)
 	wait->job = job;
 	wait->atomic = atomic;
 	wait->deadline = DT_NOEND;
-	wait->pause_ms = FIRST_PAUSE_MS;
+	wait->began_at = GetCurrentTimestamp();
 	wait->look = AllocSetContextCreate(CurrentMemoryContext, "dess_batch look",
 									   ALLOCSET_SMALL_SIZES);
 }
@@ -95,15 +97,16 @@ wait_look(Wait *wait, char **state)
 static void
 wait_pause(Wait *wait)
 {
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wait->deadline);
+	TimestampTz now = GetCurrentTimestamp();
+	long		left = TimestampDifferenceMilliseconds(now, wait->deadline);
+	long		pause = TimestampDifferenceMilliseconds(wait->began_at, now) / PAUSE_SHARE;
 
 	if (!wait->atomic)
 		txn_procedure_commit();
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Min(left, wait->pause_ms), waits_event(WAITS_JOB));
+					 Min(left, Min(Max(pause, FIRST_PAUSE_MS), LAST_PAUSE_MS)), waits_event(WAITS_JOB));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	wait->pause_ms = Min(wait->pause_ms * 3 / 2, LAST_PAUSE_MS);
 }
 
 /* ---- dess_batch_wait ---- */

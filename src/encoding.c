@@ -81,6 +81,8 @@ encoding_to_server_lossy(const char *utf8)
 		return NULL;
 	length = strlen(utf8);
 	copy = pnstrdup(utf8, length);
+	if (pg_is_ascii(copy))
+		return copy;
 	replace_invalid(copy, length);
 	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII || pg_is_ascii(copy))
 		return copy;

@@ -263,7 +263,9 @@ find_member(JsonValue *object, const char *name, size_t length)
 		return NULL;
 	for (JsonValue *member = object->child; member != NULL; member = member->next)
 	{
-		if (strncmp(member->string, name, length) == 0 && member->string[length] == '\0')
+		/* most differ in their first character */
+		if (member->string[0] == name[0] &&
+			strncmp(member->string, name, length) == 0 && member->string[length] == '\0')
 			found = member;
 	}
 	return unless_null(found);

@@ -227,9 +227,9 @@ charge(Share *share, int64 ms)
 static void
 yield_to_sessions(int64 ms)
 {
-	double		share = sessions_share();
-
-	yield_until = GetCurrentTimestamp() + Min((int64) (ms * 1000 * (1 / share - 1)), YIELD_CAP_MS * INT64CONST(1000));
+	if (ms > 0)
+		yield_until = GetCurrentTimestamp() +
+			Min((int64) (ms * 1000 * (1 / sessions_share() - 1)), YIELD_CAP_MS * INT64CONST(1000));
 }
 
 /* ---- rows ---- */

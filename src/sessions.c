@@ -58,7 +58,10 @@ sessions_at_work(void)
 double
 sessions_share(void)
 {
-	long		processors = Max(sysconf(_SC_NPROCESSORS_ONLN), 1);
+	static long processors = 0;
 
+	/* the C library opens a file for this */
+	if (processors == 0)
+		processors = Max(sysconf(_SC_NPROCESSORS_ONLN), 1);
 	return Min((double) processors / (sessions_at_work() + 1), 1.0);
 }
