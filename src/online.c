@@ -13,11 +13,11 @@
 #include "postgres.h"
 
 #include <fcntl.h>
-#include <unistd.h>
 
 #include "storage/fd.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 #include "batch_token.h"
 #include "budget.h"
@@ -57,7 +57,7 @@ typedef struct OnlineState
 	dlist_head	put_back;
 	int			nin_flight;
 	char	   *result_path;
-	int			result_fd;
+	File		result_file;	/* -1: none */
 	int64		result_length;
 	StringInfoData arrived;		/* lines not in the file yet */
 	int			narrived;
@@ -75,29 +75,21 @@ online_state_reset(void *arg)
 {
 	OnlineState *state = (OnlineState *) arg;
 
-	if (state->result_fd < 0)
-		return;
-	close(state->result_fd);
-	state->result_fd = -1;
-	ReleaseExternalFD();
+	if (state->result_file >= 0)
+		FileClose(state->result_file);
+	state->result_file = -1;
 }
 
+/* A virtual descriptor: there may be hundreds of batches, of which most have nothing under way. */
 static void
 online_open_results(OnlineState *state)
 {
-	if (!AcquireExternalFD())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not open file \"%s\": too many open files", state->result_path)));
-	state->result_fd = BasicOpenFilePerm(state->result_path, O_RDWR | O_CREAT | PG_BINARY,
-										 S_IRUSR | S_IWUSR);
-	if (state->result_fd < 0)
-	{
-		ReleaseExternalFD();
+	state->result_file = PathNameOpenFilePerm(state->result_path, O_RDWR | O_CREAT | PG_BINARY,
+											  S_IRUSR | S_IWUSR);
+	if (state->result_file < 0)
 		ereport(ERROR,
 				(spool_errcode(),
 				 errmsg("could not open file \"%s\": %m", state->result_path)));
-	}
 }
 
 /* What was answered before a restart; a line that a crash left unfinished is cut off. */
@@ -185,7 +177,7 @@ online_begin(BatchTask *batch)
 	cxt = AllocSetContextCreate(batch->cxt, "dess_batch online", ALLOCSET_DEFAULT_SIZES);
 	batch->online = MemoryContextAllocZero(cxt, sizeof(OnlineState));
 	batch->online->cxt = cxt;
-	batch->online->result_fd = -1;
+	batch->online->result_file = -1;
 	batch->online->next_no = 1;
 	dlist_init(&batch->online->in_flight);
 	dlist_init(&batch->online->put_back);
@@ -560,13 +552,11 @@ online_write_arrived(BatchTask *batch)
 
 	while (done < state->arrived.len)
 	{
-		ssize_t		written;
+		int			written;
 
 		errno = 0;
-		written = pg_pwrite(state->result_fd, state->arrived.data + done,
-							state->arrived.len - done, state->result_length + done);
-		if (written < 0 && errno == EINTR)
-			continue;
+		written = FileWrite(state->result_file, state->arrived.data + done,
+							state->arrived.len - done, state->result_length + done, WAIT_EVENT_BUFFILE_WRITE);
 		if (written <= 0)
 		{
 			if (errno == 0)

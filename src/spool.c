@@ -23,6 +23,7 @@
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
+#include "utils/wait_event.h"
 
 #include "guc.h"
 #include "spool.h"
@@ -33,7 +34,7 @@
 
 struct SpoolReader
 {
-	int			fd;
+	File		file;			/* -1: none */
 	char	   *buffer;
 	size_t		capacity;
 	size_t		start;			/* first byte not handed out */
@@ -387,14 +388,15 @@ spool_reader_reset(void *arg)
 
 /*
  * Not a transient file: a reader outlives transactions, and belongs to its
- * memory context instead.
+ * memory context instead.  A virtual descriptor: hundreds of jobs have readers,
+ * and the real ones are needed for connections.
  */
 SpoolReader *
 spool_open(const char *path, int64 offset)
 {
 	SpoolReader *reader = palloc0(sizeof(SpoolReader));
 
-	reader->fd = -1;
+	reader->file = -1;
 	reader->path = pstrdup(path);
 	reader->offset = offset;
 	reader->capacity = READ_CHUNK;
@@ -403,37 +405,27 @@ spool_open(const char *path, int64 offset)
 	reader->callback.arg = reader;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &reader->callback);
 
-	/*
-	 * Reserved, not asked for: idle connections may hold all that there is for
-	 * such use, and the results that are read here are what they wait for.
-	 */
-	ReserveExternalFD();
-	reader->fd = BasicOpenFile(path, O_RDONLY | PG_BINARY);
-	if (reader->fd < 0)
-	{
-		ReleaseExternalFD();
+	reader->file = PathNameOpenFile(path, O_RDONLY | PG_BINARY);
+	if (reader->file < 0)
 		ereport(ERROR,
 				(spool_errcode(),
 				 errmsg("could not open file \"%s\": %m", path)));
-	}
 	return reader;
 }
 
 void
 spool_close(SpoolReader *reader)
 {
-	if (reader->fd < 0)
-		return;
-	close(reader->fd);
-	reader->fd = -1;
-	ReleaseExternalFD();
+	if (reader->file >= 0)
+		FileClose(reader->file);
+	reader->file = -1;
 }
 
 /* Reads more behind what is in the buffer; false at the end of the file. */
 static bool
 spool_fill(SpoolReader *reader)
 {
-	ssize_t		got;
+	int			got;
 
 	if (reader->start > 0)
 	{
@@ -446,11 +438,8 @@ spool_fill(SpoolReader *reader)
 		reader->capacity *= 2;
 		reader->buffer = repalloc_huge(reader->buffer, reader->capacity);
 	}
-	do
-	{
-		got = pg_pread(reader->fd, reader->buffer + reader->filled,
-					   reader->capacity - reader->filled, reader->offset + reader->filled);
-	} while (got < 0 && errno == EINTR);
+	got = FileRead(reader->file, reader->buffer + reader->filled, Min(reader->capacity - reader->filled, PG_INT32_MAX),
+				   reader->offset + reader->filled, WAIT_EVENT_BUFFILE_READ);
 	if (got < 0)
 		ereport(ERROR,
 				(spool_errcode(),

@@ -237,6 +237,19 @@ foreach my $level ('nowhere', 'postgresql.conf', 'DATABASE postgres', 'ROLE post
 	}
 }
 
+# ---- more batches with files than there are descriptors: they are for connections
+
+my $log_before = -s $node->logfile;
+$simulator->post('settings', { latency_ms => 200 });
+my @many = map {
+	query("CREATE TABLE many_$_ (id integer PRIMARY KEY, note text, department_llm text);
+		INSERT INTO many_$_ SELECT i, 'many $_ ' || i FROM generate_series(1, 20) i");
+	submit_job($node, "'many_$_', 'gpt-4o-mini', '{note}', server => 'openai', mode => 'online'");
+} 1 .. 40;
+$simulator->post('settings', { latency_ms => 0 });
+is(join(' ', map { wait_for_job($node, $_) } @many), join(' ', ('done') x @many), '40 online jobs have files at once, of 100 descriptors');
+unlike(slurp_file($node->logfile, $log_before), qr/too many open files/i, 'and none is refused one');
+
 $node->stop;
 $simulator->stop;
 done_testing();
