@@ -198,8 +198,8 @@ CREATE TABLE dess_batch.result (
 	finished_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	PRIMARY KEY (job_id, batch_no, seq)
 );
--- identifiers are random: to compress them takes time and saves little
-ALTER TABLE dess_batch.result ALTER COLUMN response_ids SET STORAGE EXTERNAL;
+-- identifiers are random, and so is the order of results: to compress them takes time and saves little
+ALTER TABLE dess_batch.result ALTER COLUMN response_ids SET STORAGE EXTERNAL, ALTER COLUMN nos SET STORAGE EXTERNAL;
 
 -- Answers that were not written, and those that "keep" asks for.
 CREATE TABLE dess_batch.answer (

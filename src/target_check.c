@@ -24,6 +24,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_proc.h"
 #include "miscadmin.h"
@@ -42,6 +43,8 @@
 /* how long a locked row is waited for before the slower way is taken */
 #define PATIENCE		"20ms"
 #define LONGEST_PAUSE	64
+/* after so many rows the WAL writer is told */
+#define PUSH_ROWS		128
 
 /* The UPDATE that runs. */
 typedef struct Check
@@ -119,6 +122,17 @@ read_columns(HeapTupleHeader record)
 	return fit;
 }
 
+/*
+ * The commit of a group waits until its WAL, some megabytes, is on disk.  Told
+ * in time, the WAL writer has written most of it by then.  What it writes early
+ * belongs to a transaction that may yet abort, as any WAL may.
+ */
+static void
+push_wal(void)
+{
+	XLogSetAsyncXactLSN(GetXLogInsertRecPtr());
+}
+
 /* dess_batch_unchanged(n, record): is the row with these columns what was sent as the nth one? */
 Datum
 dess_batch_unchanged(PG_FUNCTION_ARGS)
@@ -134,6 +148,8 @@ dess_batch_unchanged(PG_FUNCTION_ARGS)
 				 errmsg("dess_batch_unchanged is called by the worker of dess_batch alone")));
 	if (n < 1 || n > running->npending)
 		PG_RETURN_BOOL(false);
+	if (n % PUSH_ROWS == 0)
+		push_wal();
 	target_digest_row(running->digester, running->values, running->nulls, &hash, &held);
 	write = running->pending[n - 1].write;
 	if (held != write->held)
@@ -207,6 +223,7 @@ write_at_once(TargetTable *table, TargetPending *pending, int npending)
 		FreeErrorData(error);
 		return false;
 	}
+	push_wal();
 	for (int i = 0; i < npending; i++)
 		pending[i].write->written = pending[i].write->verdict == WRITE_UNCHANGED;
 	return true;
