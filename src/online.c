@@ -13,11 +13,11 @@
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "storage/fd.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 #include "batch_token.h"
 #include "budget.h"
@@ -57,7 +57,6 @@ typedef struct OnlineState
 	dlist_head	put_back;
 	int			nin_flight;
 	char	   *result_path;
-	File		result_file;	/* -1: none */
 	int64		result_length;
 	StringInfoData arrived;		/* lines not in the file yet */
 	int			narrived;
@@ -65,31 +64,27 @@ typedef struct OnlineState
 	int			nunmerged;
 	TimestampTz first_unmerged;
 	TimestampTz send_due;		/* nothing is sent before this */
-	MemoryContextCallback callback;
 } OnlineState;
 
 /* ---- the state ---- */
 
+/*
+ * The file is opened for each write, and so does not stay open: there may be
+ * hundreds of batches, of which most have nothing under way.  Not a virtual
+ * descriptor: where closing tells that there is no room (NFS, quotas), PostgreSQL
+ * would end all sessions, and here the lines are still in memory.
+ */
 static void
-online_state_reset(void *arg)
+online_make_results(const OnlineState *state)
 {
-	OnlineState *state = (OnlineState *) arg;
+	int			fd = BasicOpenFilePerm(state->result_path, O_RDWR | O_CREAT | PG_BINARY,
+									   S_IRUSR | S_IWUSR);
 
-	if (state->result_file >= 0)
-		FileClose(state->result_file);
-	state->result_file = -1;
-}
-
-/* A virtual descriptor: there may be hundreds of batches, of which most have nothing under way. */
-static void
-online_open_results(OnlineState *state)
-{
-	state->result_file = PathNameOpenFilePerm(state->result_path, O_RDWR | O_CREAT | PG_BINARY,
-											  S_IRUSR | S_IWUSR);
-	if (state->result_file < 0)
+	if (fd < 0)
 		ereport(ERROR,
 				(spool_errcode(),
 				 errmsg("could not open file \"%s\": %m", state->result_path)));
+	(void) close(fd);
 }
 
 /* What was answered before a restart; a line that a crash left unfinished is cut off. */
@@ -139,7 +134,7 @@ online_open_slice(void *arg)
 	online_reserve_init(&state->reserve, batch->merge->nitems);
 	initStringInfo(&state->arrived);
 	state->reader = spool_open(request_path, 0);
-	online_open_results(state);
+	online_make_results(state);
 	MemoryContextSwitchTo(caller);
 	online_read_answered(batch, state);
 
@@ -177,13 +172,9 @@ online_begin(BatchTask *batch)
 	cxt = AllocSetContextCreate(batch->cxt, "dess_batch online", ALLOCSET_DEFAULT_SIZES);
 	batch->online = MemoryContextAllocZero(cxt, sizeof(OnlineState));
 	batch->online->cxt = cxt;
-	batch->online->result_file = -1;
 	batch->online->next_no = 1;
 	dlist_init(&batch->online->in_flight);
 	dlist_init(&batch->online->put_back);
-	batch->online->callback.func = online_state_reset;
-	batch->online->callback.arg = batch->online;
-	MemoryContextRegisterResetCallback(cxt, &batch->online->callback);
 
 	verdict = slice_run("starting online requests", online_open_slice, batch, &error);
 	if (verdict == SLICE_DONE)
@@ -543,32 +534,50 @@ online_reply(TransferOwner *owner, HttpTransfer *transfer)
 	channel->limits->online_in_flight--;
 }
 
+/* Writes all of it behind what is in the file; false, and errno, if part of it may not be there. */
+static bool
+append_results(const OnlineState *state, const char *data, size_t length)
+{
+	int			fd = BasicOpenFile(state->result_path, O_RDWR | PG_BINARY);
+	size_t		done = 0;
+
+	if (fd < 0)
+		return false;
+	while (done < length)
+	{
+		ssize_t		written;
+		int			why;
+
+		errno = 0;
+		written = pg_pwrite(fd, data + done, length - done, state->result_length + done);
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+		{
+			why = errno != 0 ? errno : ENOSPC;
+			(void) close(fd);
+			errno = why;
+			return false;
+		}
+		done += written;
+	}
+	return close(fd) == 0;
+}
+
 /* Lines that have arrived go to the file.  False: they could not, and stay. */
 static bool
 online_write_arrived(BatchTask *batch)
 {
 	OnlineState *state = batch->online;
-	size_t		done = 0;
 
-	while (done < state->arrived.len)
+	if (!append_results(state, state->arrived.data, state->arrived.len))
 	{
-		int			written;
-
-		errno = 0;
-		written = FileWrite(state->result_file, state->arrived.data + done,
-							state->arrived.len - done, state->result_length + done, WAIT_EVENT_BUFFILE_WRITE);
-		if (written <= 0)
-		{
-			if (errno == 0)
-				errno = ENOSPC;
-			ereport(LOG,
-					(errcode_for_file_access(),
-					 errmsg("could not write to file \"%s\": %m", state->result_path)));
-			return false;
-		}
-		done += written;
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not write to file \"%s\": %m", state->result_path)));
+		return false;
 	}
-	state->result_length += done;
+	state->result_length += state->arrived.len;
 	resetStringInfo(&state->arrived);
 	if (state->nunmerged == 0)
 		state->first_unmerged = GetCurrentTimestamp();

@@ -21,6 +21,7 @@ append_to_file("$shim.c", <<'C');
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,6 +84,32 @@ pwrite(int fd, const void *data, size_t length, off_t offset)
 {
 	return pwrite64(fd, data, length, offset);
 }
+
+/* As a file system in the network: that there is no room is told at the end. */
+int
+close(int fd)
+{
+	static int	(*original) (int);
+	char		link[64], path[4096];
+	ssize_t		length = -1;
+	int			flags = fcntl(fd, F_GETFL);
+
+	if (original == NULL)
+		original = (int (*) (int)) dlsym(RTLD_NEXT, "close");
+	snprintf(path, sizeof(path), "%s.close", getenv("DISK_FULL"));
+	if (flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && access(path, F_OK) == 0)
+	{
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+		length = readlink(link, path, sizeof(path) - 1);
+		path[length < 0 ? 0 : length] = '\0';
+	}
+	if (original(fd) != 0)
+		return -1;
+	if (length < 0 || strncmp(path, getenv("DISK"), strlen(getenv("DISK"))) != 0)
+		return 0;
+	errno = EDQUOT;
+	return -1;
+}
 C
 system_or_bail('cc', '-O', '-shared', '-fPIC', '-o', $shim, "$shim.c", '-ldl');
 
@@ -124,7 +151,7 @@ sub disk_has
 {
 	my ($bytes) = @_;
 
-	unlink $full;
+	unlink $full, "$full.close";
 	return unless defined $bytes;
 	append_to_file("$full.new", $bytes);
 	rename("$full.new", $full) or die "could not rename: $!";
@@ -153,7 +180,9 @@ my %stage = (
 	'the middle of a download' => [ 'batch', sub { $simulator->post('settings', { run_ms => 600000 }) },
 		sub { disk_has(8000); $simulator->post('settings', { run_ms => 20 }); query("SELECT dess_batch_status($_[0])") }, 'No space left on device' ],
 	'online replies' => [ 'online', sub { $simulator->post('settings', { latency_ms => 2000 }) },
-		sub { disk_has(0) }, '53100: could not write to the spool' ]);
+		sub { disk_has(0) }, '53100: could not write to the spool' ],
+	'online replies, told when the file is closed' => [ 'online', sub { $simulator->post('settings', { latency_ms => 2000 }) },
+		sub { append_to_file("$full.close", '') }, '53100: could not write to the spool' ]);
 foreach my $name (sort keys %stage)
 {
 	my ($mode, $before, $meanwhile, $words) = @{ $stage{$name} };
