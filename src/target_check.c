@@ -125,12 +125,15 @@ read_columns(HeapTupleHeader record)
 /*
  * The commit of a group waits until its WAL, some megabytes, is on disk.  Told
  * in time, the WAL writer has written most of it by then.  What it writes early
- * belongs to a transaction that may yet abort, as any WAL may.
+ * belongs to a transaction that may yet abort, as any WAL may.  Told is the end
+ * of our last record: the insert position may lie behind the header of a page
+ * that nobody has begun, and must not be written up to.
  */
 static void
 push_wal(void)
 {
-	XLogSetAsyncXactLSN(GetXLogInsertRecPtr());
+	if (!XLogRecPtrIsInvalid(XactLastRecEnd))
+		XLogSetAsyncXactLSN(XactLastRecEnd);
 }
 
 /* dess_batch_unchanged(n, record): is the row with these columns what was sent as the nth one? */
