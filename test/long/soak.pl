@@ -386,7 +386,8 @@ foreach my $table (@ledger)
 	$size += $now;
 	$live += $least;
 	say_figure("$table: $now bytes, of which $least are alive");
-	cmp_ok($now, '<=', 1.5 * $least + 131072, "$table is not much larger than what is alive in it");
+	# one that was emptied keeps its index, and the pages of its busiest moment for the next one
+	cmp_ok($now, '<=', 1.5 * $least + 262144, "$table is not much larger than what is alive in it");
 }
 say_figure("ledger: $size bytes, of which $live are alive");
 cmp_ok($size, '<=', 1.5 * $live, 'nor is the ledger');
