@@ -19,7 +19,7 @@
 #include "storage/fd.h"
 
 #define USER_AGENT "dess_batch/1.0"
-#define SINK_BUFFER_SIZE (128 * 1024)
+#define SINK_BUFFER_SIZE (512 * 1024)
 
 #define set_option(transfer, option, value) \
 	(curl_easy_setopt((transfer)->easy, option, value) == CURLE_OK)

@@ -25,6 +25,9 @@
 #include "encoding.h"
 #include "guc.h"
 
+/* result files of a job that are fetched at once: of more, all would come late, and nothing could be merged meanwhile */
+#define MAX_DOWNLOADS		4
+
 /* for a job that has come to nothing */
 #define REMOVE_TRIES		3
 
@@ -263,13 +266,28 @@ status_work(BatchTask *batch)
 /* ---- stage 5: retrieve and merge ---- */
 
 static bool
+may_download(const JobTask *task)
+{
+	int			n = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &((JobTask *) task)->batches)
+	{
+		const BatchTask *batch = dlist_container(BatchTask, node, iter.cur);
+
+		n += batch->batch.state == BATCH_RETRIEVING && batch->transfer != NULL;
+	}
+	return n < MAX_DOWNLOADS;
+}
+
+static bool
 retrieve_work(BatchTask *batch)
 {
 	if (batch->job->job->stage < STAGE_RETRIEVE && batch->job->job->control == CONTROL_RUN)
 		return false;
 	if (batch->downloaded < list_length(batch->batch.remote.output_uris))
 	{
-		if (!batch_account_ready(batch))
+		if (!may_download(batch->job) || !batch_account_ready(batch))
 			return false;
 		step_begin(batch, batch->job->channel->account->provider->download_results);
 	}
