@@ -202,8 +202,12 @@ explain_reservations(const Explain *explain)
 	{
 		const Spender *spender = lfirst(lc);
 
-		appendStringInfo(&line, "%s" INT64_FORMAT " batch%s of job " INT64_FORMAT, line.len > 0 ? ", " : "",
-						 spender->batches, spender->batches == 1 ? "" : "es", spender->job_id);
+		appendStringInfo(&line, "%s" INT64_FORMAT " batch%s of ", line.len > 0 ? ", " : "",
+						 spender->batches, spender->batches == 1 ? "" : "es");
+		if (spender->job_id == 0)
+			appendStringInfoString(&line, "other roles");
+		else
+			appendStringInfo(&line, "job " INT64_FORMAT, spender->job_id);
 	}
 	explain_say(explain, "What is under way for others is reserved as well, and free again when it has been merged: %s.", line.data);
 	foreach(lc, spenders)

@@ -453,7 +453,7 @@ typedef struct BatchGroup
 /* Another job of the same server with batches that may still cost. */
 typedef struct Spender
 {
-	int64		job_id;
+	int64		job_id;			/* 0: jobs of roles that the current user has no rights of */
 	int64		batches;
 	bool		stands_still;	/* it is to go no further than it has come */
 } Spender;

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "jobstore_int.h"
@@ -133,12 +134,14 @@ List *
 jobstore_load_spenders(const Job *job, int limit)
 {
 	static Statement statement = {
-		.sql = "SELECT j.id, count(*), f.stands_still FROM dess_batch.job j "
+		.sql = "SELECT CASE WHEN v.visible THEN j.id END AS id, count(*), v.visible AND f.stands_still AS still FROM dess_batch.job j "
+		"CROSS JOIN LATERAL (SELECT pg_has_role($4, j.owner, 'USAGE') AS visible) v "
 		"JOIN dess_batch.figures f ON f.job_id = j.id JOIN dess_batch.batch b ON b.job_id = j.id "
 		"WHERE j.server = $1 AND j.id <> $2 AND j.control <> 'hold' AND " JOB_IS_OPEN("j.") " AND " BATCH_IS_OPEN("b.") " "
 		"AND b.state IN ('uploading', 'creating', 'running', 'retrieving') "
-		"GROUP BY j.id, f.stands_still ORDER BY f.stands_still DESC, j.id LIMIT $3"
+		"GROUP BY 1, 3 ORDER BY still DESC, id LIMIT $3"
 	};
+	Oid			caller = GetUserId();
 	Ledger		ledger;
 	Args		args = {0};
 	List	   *spenders = NIL;
@@ -148,6 +151,7 @@ jobstore_load_spenders(const Job *job, int limit)
 	arg_oid(&args, job->server);
 	arg_int64(&args, job->id);
 	arg_int64(&args, limit);
+	arg_oid(&args, caller);
 	n = ledger_run(&statement, &args);
 	for (uint64 i = 0; i < n; i++)
 	{

@@ -164,6 +164,9 @@ pace_is_turn(JobTask *task)
 	Share	   *share = &task->share;
 	TimestampTz now = GetCurrentTimestamp();
 
+	/* a clock that was set back must not hold up everybody */
+	if (yield_until > now + YIELD_CAP_MS * INT64CONST(1000))
+		yield_until = 0;
 	if (yield_until > now || (share->rest_until > now && others_are_active(task)))
 	{
 		share->waits = true;
