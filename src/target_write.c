@@ -17,12 +17,10 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "json.h"
 #include "target_int.h"
@@ -154,37 +152,35 @@ update_group(TargetTable *table, TargetPending *group, int n, bool check)
 	}
 }
 
+typedef struct GroupTry
+{
+	TargetTable *table;
+	TargetPending *group;
+	int			n;
+	bool		check;
+} GroupTry;
+
+static void
+try_group(void *arg)
+{
+	GroupTry   *try = arg;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	update_group(try->table, try->group, try->n, try->check);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not disconnect from SPI");
+}
+
 /* One group in one subtransaction.  Returns the error that undid it, in the current context, or NULL. */
 ErrorData *
 target_try_group(TargetTable *table, TargetPending *group, int n, bool check)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	GroupTry	try = {table, group, n, check};
 
 	for (int i = 0; i < n; i++)
 		group[i].returned = false;
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		if (SPI_connect() != SPI_OK_CONNECT)
-			elog(ERROR, "could not connect to SPI");
-		update_group(table, group, n, check);
-		if (SPI_finish() != SPI_OK_FINISH)
-			elog(ERROR, "could not disconnect from SPI");
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return error;
+	return txn_catch(try_group, &try);
 }
 
 static void

@@ -29,9 +29,15 @@ extern void ledger_leave(UserContext *context);
 
 /*
  * Runs fn(arg) in a subtransaction of the open transaction, in the caller's
- * memory context (txn_try.c).  Returns false, with what it did undone and *why
- * in sentences, palloc'd, where it raises.  Cancelling and the lack of
- * resources are raised all the same.
+ * memory context (txn_try.c).  Returns the error that undid what it did,
+ * palloc'd, or NULL.
+ */
+extern ErrorData *txn_catch(void (*fn) (void *arg), void *arg);
+
+/*
+ * The same for errors that are told: returns false, with *why in sentences,
+ * palloc'd, where it raises.  Cancelling and the lack of resources are raised
+ * all the same.
  */
 extern bool txn_try(void (*fn) (void *arg), void *arg, char **why);
 

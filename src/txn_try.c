@@ -40,8 +40,8 @@ must_be_raised(const ErrorData *error)
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES;
 }
 
-bool
-txn_try(void (*fn) (void *arg), void *arg, char **why)
+ErrorData *
+txn_catch(void (*fn) (void *arg), void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -64,6 +64,14 @@ txn_try(void (*fn) (void *arg), void *arg, char **why)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
+	return error;
+}
+
+bool
+txn_try(void (*fn) (void *arg), void *arg, char **why)
+{
+	ErrorData  *error = txn_catch(fn, arg);
+
 	if (error == NULL)
 		return true;
 	if (must_be_raised(error))
