@@ -24,10 +24,14 @@ EXTENSION = dess_batch
 MODULE_big = dess_batch
 PGFILEDESC = "dess_batch - batch inference with language models"
 
-OBJS = $(sort $(patsubst %.c,%.o,$(wildcard src/*.c)))
-DATA = $(sort $(wildcard sql/dess_batch--*.sql))
+# the folder of this file; not "." in a VPATH build
+source_dir := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+SOURCES := $(sort $(wildcard $(foreach depth,* */* */*/*,$(source_dir)/src/$(depth).c)))
+OBJS = $(patsubst $(source_dir)/%.c,%.o,$(SOURCES))
+DATA = $(patsubst $(source_dir)/%,%,$(sort $(wildcard $(source_dir)/sql/dess_batch--*.sql)))
 HEADERS = src/provider.h src/http.h src/json.h
 
+PG_CPPFLAGS = -I$(source_dir)/src
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 SHLIB_LINK = -lcurl -lcjson -lcrypto
 
@@ -51,7 +55,7 @@ PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 
 ifneq ($(PGXS),)
 include $(PGXS)
-$(OBJS): $(wildcard src/*.h) Makefile
+$(OBJS): $(wildcard $(foreach depth,* */* */*/*,$(source_dir)/src/$(depth).h)) $(source_dir)/Makefile
 
 clean: clean-test
 else

@@ -8,7 +8,7 @@
 #ifndef DESS_ANSWER_TEXT_H
 #define DESS_ANSWER_TEXT_H
 
-#include "whitespace.h"
+#include "runtime/whitespace.h"
 
 /* what may name a language behind a code fence */
 #define LANGUAGE_CHARS	"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-_."

@@ -9,7 +9,7 @@
 
 #include "api_account.h"
 #include "credential.h"
-#include "txn.h"
+#include "runtime/txn.h"
 
 typedef struct AccountWanted
 {

@@ -24,7 +24,7 @@
 #include "credential.h"
 #include "encoding.h"
 #include "channel.h"
-#include "waits.h"
+#include "runtime/wait_event.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_check);
 

@@ -28,12 +28,12 @@
 #include "utils/timestamp.h"
 
 #include "api_submit.h"
-#include "compat.h"
-#include "guc.h"
+#include "runtime/compat.h"
+#include "runtime/guc.h"
 #include "jobstore_price.h"
 #include "target.h"
-#include "usercxt.h"
-#include "wake.h"
+#include "runtime/usercxt.h"
+#include "runtime/wake.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_upload);
 PG_FUNCTION_INFO_V1(dess_batch_create);

@@ -24,12 +24,12 @@
 #include "utils/timestamp.h"
 
 #include "api_submit.h"
-#include "batch_token.h"
+#include "runtime/batch_token.h"
 #include "credential.h"
 #include "jobstore_price.h"
 #include "parameters.h"
 #include "pipeline.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_estimate);
 

@@ -25,9 +25,9 @@
 
 #include "api_account.h"
 #include "credential.h"
-#include "guc.h"
+#include "runtime/guc.h"
 #include "jobstore_price.h"
-#include "shmem.h"
+#include "runtime/shmem.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_explain);
 

@@ -13,8 +13,8 @@
 
 #include "report.h"
 #include "target.h"
-#include "txn.h"
-#include "usercxt.h"
+#include "runtime/txn.h"
+#include "runtime/usercxt.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_report);
 

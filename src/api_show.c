@@ -24,13 +24,13 @@
 
 #include "api_account.h"
 #include "api_submit.h"
-#include "batch_token.h"
+#include "runtime/batch_token.h"
 #include "credential.h"
 #include "encoding.h"
 #include "json.h"
 #include "parameters.h"
 #include "target.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_show);
 PG_FUNCTION_INFO_V1(dess_batch_row_key);

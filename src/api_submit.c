@@ -18,15 +18,15 @@
 #include "utils/tuplestore.h"
 
 #include "api_submit.h"
-#include "batch_token.h"
+#include "runtime/batch_token.h"
 #include "credential.h"
 #include "encoding.h"
 #include "parameters.h"
 #include "provider.h"
 #include "sample.h"
 #include "target.h"
-#include "usercxt.h"
-#include "wake.h"
+#include "runtime/usercxt.h"
+#include "runtime/wake.h"
 
 #define PREVIEW_PAGE_ROWS	500
 

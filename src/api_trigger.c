@@ -22,7 +22,7 @@
 #include "utils/tuplestore.h"
 
 #include "jobstore.h"
-#include "wake.h"
+#include "runtime/wake.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_trigger);
 

@@ -31,8 +31,8 @@
 
 #include "api_submit.h"
 #include "jobstore.h"
-#include "txn.h"
-#include "waits.h"
+#include "runtime/txn.h"
+#include "runtime/wait_event.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_wait);
 PG_FUNCTION_INFO_V1(dess_batch_run);

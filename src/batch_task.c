@@ -11,7 +11,7 @@
 #include "utils/timestamp.h"
 
 #include "batch_task.h"
-#include "batch_token.h"
+#include "runtime/batch_token.h"
 #include "encoding.h"
 
 /* how an estimate of tokens is made from bytes */

@@ -11,8 +11,8 @@
 #include "lib/ilist.h"
 
 #include "provider.h"
-#include "sched.h"
-#include "slice.h"
+#include "runtime/sched.h"
+#include "runtime/worker_txn.h"
 
 struct BatchTask;
 struct Channel;

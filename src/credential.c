@@ -31,7 +31,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "compat.h"
+#include "runtime/compat.h"
 #include "credential.h"
 #include "digest.h"
 

@@ -37,7 +37,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "compat.h"
+#include "runtime/compat.h"
 #include "credential.h"
 #include "json.h"
 

@@ -33,7 +33,7 @@
 #include "utils/builtins.h"
 #include "utils/syscache.h"
 
-#include "compat.h"
+#include "runtime/compat.h"
 #include "credential.h"
 #include "google_key.h"
 

@@ -11,10 +11,10 @@
 #include "miscadmin.h"
 
 #include "credential.h"
-#include "guc.h"
+#include "runtime/guc.h"
 #include "provider.h"
-#include "shmem.h"
-#include "wake.h"
+#include "runtime/shmem.h"
+#include "runtime/wake.h"
 #include "worker.h"
 
 PG_MODULE_MAGIC;

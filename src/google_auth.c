@@ -22,7 +22,7 @@
 #include "google_key.h"
 #include "provider_body.h"
 #include "provider_google.h"
-#include "sched.h"
+#include "runtime/sched.h"
 
 #define METADATA_HOST		"metadata.google.internal"
 #define METADATA_ADDRESS	"169.254.169.254"

@@ -28,7 +28,7 @@
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 
-#include "waits.h"
+#include "runtime/wait_event.h"
 
 #define DEFAULT_IDLE_TIMEOUT 120	/* seconds */
 /* a request may last so many idle timeouts, and longer only while bytes move at a decent rate */

@@ -19,7 +19,7 @@
 #include <curl/curl.h>
 #include <netinet/in.h>
 
-#include "guc.h"
+#include "runtime/guc.h"
 #include "http_address.h"
 #include "libpq/ifaddr.h"
 

@@ -19,7 +19,7 @@
 #include <sys/epoll.h>
 #endif
 
-#include "compat.h"
+#include "runtime/compat.h"
 #include "http_socket.h"
 #include "miscadmin.h"
 #include "storage/fd.h"

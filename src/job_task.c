@@ -18,7 +18,7 @@
 
 #include "parameters.h"
 #include "pipeline.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 /* repetitions of database work without a word; then it is told */
 #define MAX_REPEATS			10

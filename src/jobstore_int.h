@@ -17,7 +17,7 @@
 #include "utils/array.h"
 
 #include "jobstore.h"
-#include "txn.h"
+#include "runtime/txn.h"
 
 /* A constant statement and its plan, made at first use and kept. */
 typedef struct Statement

@@ -36,13 +36,13 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "compat.h"
-#include "guc.h"
-#include "sched.h"
-#include "shmem.h"
-#include "spool.h"
-#include "waits.h"
-#include "wake.h"
+#include "runtime/compat.h"
+#include "runtime/guc.h"
+#include "runtime/sched.h"
+#include "runtime/shmem.h"
+#include "runtime/spool.h"
+#include "runtime/wait_event.h"
+#include "runtime/wake.h"
 #include "worker.h"
 
 #define LAUNCHER_RESTART_SECONDS	5

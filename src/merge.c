@@ -24,7 +24,7 @@
 #include "budget.h"
 #include "encoding.h"
 #include "merge_int.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
 /* how long rows wait that the provider's load has refused */

@@ -13,7 +13,7 @@
 
 #include "utils/memutils.h"
 
-#include "batch_token.h"
+#include "runtime/batch_token.h"
 #include "json.h"
 #include "merge_int.h"
 

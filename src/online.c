@@ -19,7 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "batch_token.h"
+#include "runtime/batch_token.h"
 #include "budget.h"
 #include "encoding.h"
 #include "merge.h"

@@ -27,7 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "pipeline.h"
-#include "sessions.h"
+#include "runtime/processor_share.h"
 
 /* slices that take no longer than this may grow, if they need not be this quick */
 #define QUICK_MS		75

@@ -10,7 +10,7 @@
 
 #include "datatype/timestamp.h"
 
-#include "slice.h"
+#include "runtime/worker_txn.h"
 
 struct JobTask;
 

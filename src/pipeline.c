@@ -23,7 +23,7 @@
 #include "budget.h"
 #include "credential.h"
 #include "encoding.h"
-#include "guc.h"
+#include "runtime/guc.h"
 
 /* result files of a job that are fetched at once: of more, all would come late, and nothing could be merged meanwhile */
 #define MAX_DOWNLOADS		4

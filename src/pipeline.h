@@ -16,8 +16,8 @@
 #include "channel.h"
 #include "jobstore.h"
 #include "pace.h"
-#include "slice.h"
-#include "spool.h"
+#include "runtime/worker_txn.h"
+#include "runtime/spool.h"
 #include "target.h"
 
 /* online batches are small, so that answers are written early and little is lost by a kill */

@@ -15,7 +15,7 @@
 
 #include "budget.h"
 #include "encoding.h"
-#include "guc.h"
+#include "runtime/guc.h"
 
 /* a look at the ledger failed and is repeated after this */
 #define REFRESH_RETRY_MS	1000

@@ -17,11 +17,11 @@
 #include "utils/timestamp.h"
 
 #include "batch_task.h"
-#include "batch_token.h"
+#include "runtime/batch_token.h"
 #include "budget.h"
-#include "guc.h"
+#include "runtime/guc.h"
 #include "pipeline.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 
 /* Requests of the batch being filled: digest -> number of the row that sends it. */

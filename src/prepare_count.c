@@ -15,7 +15,7 @@
 #include "utils/memutils.h"
 
 #include "pipeline.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 typedef struct CountState
 {

@@ -14,7 +14,7 @@
 
 #include "pipeline.h"
 #include "sample.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 /* keys that are put into the ledger in one slice */
 #define SAVE_ROWS		5000

@@ -15,7 +15,7 @@
 #include "fmgr.h"
 #include "nodes/parsenodes.h"
 
-#include "compat.h"
+#include "runtime/compat.h"
 #include "provider.h"
 
 #define MAX_PROVIDERS	64

@@ -22,7 +22,7 @@
 
 #include "json.h"
 #include "provider.h"
-#include "sched.h"
+#include "runtime/sched.h"
 
 #define MESSAGE_LIMIT	200
 #define CODE_LIMIT		80

@@ -24,7 +24,7 @@
 #include "api_submit.h"
 #include "json.h"
 #include "target.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 /* Columns that the built-in prompt shows beside the snippets. */
 static const char *const department_columns[] = {"id_text", "firstname", "lastname", "university"};

@@ -30,9 +30,9 @@
 #include "parameters.h"
 #include "sample.h"
 #include "target.h"
-#include "wake.h"
+#include "runtime/wake.h"
 #include "template.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 /* from which on a table's fillfactor is looked at */
 #define MANY_ROWS		100000

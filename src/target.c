@@ -36,7 +36,7 @@
 #include "utils/typcache.h"
 
 #include "target_int.h"
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 static dlist_head open_tables = DLIST_STATIC_INIT(open_tables);
 static bool callbacks_registered = false;

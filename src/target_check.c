@@ -36,7 +36,7 @@
 #include "utils/typcache.h"
 
 #include "target_int.h"
-#include "txn.h"
+#include "runtime/txn.h"
 
 #define FUNCTION_NAME	"dess_batch_unchanged"
 

@@ -15,7 +15,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#include "guc.h"
+#include "runtime/guc.h"
 #include "target_int.h"
 
 #define PAIRS_A_FETCH	1000

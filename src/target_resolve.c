@@ -34,7 +34,7 @@
 #include "utils/relcache.h"
 #include "utils/ruleutils.h"
 
-#include "guc.h"
+#include "runtime/guc.h"
 #include "target_int.h"
 
 /* ---- key ---- */

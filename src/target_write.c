@@ -24,7 +24,7 @@
 
 #include "json.h"
 #include "target_int.h"
-#include "txn.h"
+#include "runtime/txn.h"
 
 #define MESSAGE_BYTES	200
 

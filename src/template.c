@@ -18,7 +18,7 @@
 
 #include "json.h"
 #include "template.h"
-#include "whitespace.h"
+#include "runtime/whitespace.h"
 
 typedef enum PieceKind
 {

@@ -31,11 +31,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "guc.h"
+#include "runtime/guc.h"
 #include "pipeline.h"
-#include "shmem.h"
-#include "waits.h"
-#include "wake.h"
+#include "runtime/shmem.h"
+#include "runtime/wait_event.h"
+#include "runtime/wake.h"
 #include "worker.h"
 
 /* empty jobs are forgotten after this */

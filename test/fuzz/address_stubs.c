@@ -9,7 +9,7 @@
 #include "postgres.h"
 
 #include "fuzz.h"
-#include "guc.h"
+#include "runtime/guc.h"
 #include "libpq/ifaddr.h"
 
 /* It gets hosts in lower case, of visible characters. */

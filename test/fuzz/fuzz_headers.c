@@ -8,7 +8,7 @@
 #include "postgres_fe.h"
 
 #include "fuzz.h"
-#include "sched.h"
+#include "runtime/sched.h"
 
 #define DAY INT64CONST(86400000)
 

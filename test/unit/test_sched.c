@@ -7,7 +7,7 @@
  */
 #include "postgres_fe.h"
 
-#include "sched.h"
+#include "runtime/sched.h"
 #include "tap.h"
 
 #define DAY INT64CONST(86400000)

@@ -23,7 +23,7 @@
 
 #include <math.h>
 
-#include "sched.h"
+#include "runtime/sched.h"
 
 #define DAY_MS				INT64CONST(86400000)
 #define POLL_CAP_MS			INT64CONST(300000)

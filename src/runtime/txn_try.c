@@ -15,7 +15,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
-#include "txn.h"
+#include "runtime/txn.h"
 
 /* Message, detail and hint of an error as one text. */
 static char *

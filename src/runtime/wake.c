@@ -25,8 +25,8 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 
-#include "shmem.h"
-#include "wake.h"
+#include "runtime/shmem.h"
+#include "runtime/wake.h"
 
 #define WORKER_LOCK_SUBOBJECT	77
 #define WORKER_RESTART_SECONDS	5

@@ -16,7 +16,7 @@
 #include "executor/spi.h"
 #include "nodes/parsenodes.h"
 
-#include "txn.h"
+#include "runtime/txn.h"
 
 bool
 txn_call_is_atomic(FunctionCallInfo fcinfo)

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * slice.h
+ * worker_txn.h
  *		The worker's one error boundary: a bounded piece of database work in a
  *		transaction of its own.
  *

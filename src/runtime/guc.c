@@ -23,8 +23,8 @@
 #include "utils/memutils.h"
 #include "utils/varlena.h"
 
-#include "compat.h"
-#include "guc.h"
+#include "runtime/compat.h"
+#include "runtime/guc.h"
 
 /* What spool file names may add to the directory. */
 #define SPOOL_NAME_ROOM		128

@@ -19,8 +19,8 @@
 #include "storage/shmem.h"
 #include "storage/spin.h"
 
-#include "shmem.h"
-#include "waits.h"
+#include "runtime/shmem.h"
+#include "runtime/wait_event.h"
 
 #define MAX_FLAGGED		32
 #define MAX_WORKERS		256

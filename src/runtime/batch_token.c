@@ -12,7 +12,7 @@
 
 #include <limits.h>
 
-#include "batch_token.h"
+#include "runtime/batch_token.h"
 
 #define TOKEN_BYTES		((BATCH_TOKEN_SIZE - 1) / 2)
 #define TOKEN_IN_ID		12

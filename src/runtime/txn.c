@@ -34,8 +34,8 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "guc.h"
-#include "txn.h"
+#include "runtime/guc.h"
+#include "runtime/txn.h"
 
 #define EXTENSION_NAME	"dess_batch"
 #define LEDGER_SCHEMA	"dess_batch"

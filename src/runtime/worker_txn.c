@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * slice.c
+ * worker_txn.c
  *		The worker's one error boundary.
  *
  * Everything that the worker does with the database goes through slice_run():
@@ -31,11 +31,11 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
-#include "shmem.h"
-#include "slice.h"
-#include "spool.h"
-#include "txn.h"
-#include "wake.h"
+#include "runtime/shmem.h"
+#include "runtime/worker_txn.h"
+#include "runtime/spool.h"
+#include "runtime/txn.h"
+#include "runtime/wake.h"
 
 /* how often the clock is looked at; code that catches a cancellation is cancelled again so often */
 #define ALARM_MS			20

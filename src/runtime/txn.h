@@ -10,7 +10,7 @@
 
 #include "fmgr.h"
 
-#include "usercxt.h"
+#include "runtime/usercxt.h"
 
 /*
  * Starts a transaction with a snapshot.  The extension is locked in share

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * waits.c
+ * wait_event.c
  *		Names of wait events.
  *
  * A name is taken when it is first needed: that may be in a process that has
@@ -12,8 +12,8 @@
 
 #include "pgstat.h"
 
-#include "compat.h"
-#include "waits.h"
+#include "runtime/compat.h"
+#include "runtime/wait_event.h"
 
 static const char *const names[] = {
 	"DessBatchLauncher", "DessBatchIdle", "DessBatchTime", "DessBatchReply", "DessBatchJob", "DessBatchWorker"

@@ -25,8 +25,8 @@
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
 
-#include "guc.h"
-#include "spool.h"
+#include "runtime/guc.h"
+#include "runtime/spool.h"
 
 #define READ_CHUNK		(256 * 1024)
 /* no line of ours is longer; a file without newlines must not take all memory */

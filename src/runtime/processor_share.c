@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * sessions.c
+ * processor_share.c
  *		How many other sessions of this server are at work.
  *
  * What pg_stat_activity shows, read without a transaction.  A session that
@@ -18,8 +18,8 @@
 #include "utils/backend_status.h"
 #include "utils/wait_event.h"
 
-#include "compat.h"
-#include "sessions.h"
+#include "runtime/compat.h"
+#include "runtime/processor_share.h"
 
 #define WAIT_CLASS(event)	((event) & 0xFF000000)
 

@@ -24,9 +24,9 @@
 #include "utils/guc.h"
 #include "utils/syscache.h"
 
-#include "compat.h"
-#include "guc.h"
-#include "usercxt.h"
+#include "runtime/compat.h"
+#include "runtime/guc.h"
+#include "runtime/usercxt.h"
 
 /*
  * Raises 42501 for a partition that is not a superuser's, below a table that

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * waits.h
+ * wait_event.h
  *		What pg_stat_activity calls our waits, from PostgreSQL 17 on; before,
  *		all of them are the wait event "Extension".
  *
