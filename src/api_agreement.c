@@ -20,7 +20,7 @@
 #include "utils/numeric.h"
 #include "utils/tuplestore.h"
 
-#include "agreement.h"
+#include "text/agreement.h"
 #include "api_submit.h"
 #include "target.h"
 

@@ -22,7 +22,7 @@
 
 #include "api_account.h"
 #include "credential.h"
-#include "encoding.h"
+#include "text/encoding.h"
 #include "channel.h"
 #include "runtime/wait_event.h"
 

@@ -12,7 +12,7 @@
 
 #include "batch_task.h"
 #include "runtime/batch_token.h"
-#include "encoding.h"
+#include "text/encoding.h"
 
 /* how an estimate of tokens is made from bytes */
 #define BYTES_A_TOKEN		3.5

@@ -22,7 +22,7 @@
 
 #include "batch_task.h"
 #include "credential.h"
-#include "encoding.h"
+#include "text/encoding.h"
 
 /* "not found" is believed after this many looks over this time */
 #define NOT_FOUND_LOOKS		4

@@ -33,7 +33,7 @@
 
 #include "runtime/compat.h"
 #include "credential.h"
-#include "digest.h"
+#include "text/digest.h"
 
 /* The servers of the wrapper as rule 2 of the factory sees them. */
 typedef struct ServerSearch

@@ -39,7 +39,7 @@
 
 #include "runtime/compat.h"
 #include "credential.h"
-#include "json.h"
+#include "text/json.h"
 
 typedef enum OptionKind
 {

@@ -10,7 +10,7 @@
 #ifndef DESS_GCS_H
 #define DESS_GCS_H
 
-#include "json.h"
+#include "text/json.h"
 #include "provider.h"
 
 #define GCS_CHUNK		(16 * 1024 * 1024)	/* a multiple of 256 KiB */

@@ -20,7 +20,7 @@
 #include "postgres_fe.h"
 #endif
 
-#include "json.h"
+#include "text/json.h"
 #include "provider_body.h"
 #include "provider_google.h"
 

@@ -10,7 +10,7 @@
 #ifndef DESS_GOOGLE_KEY_H
 #define DESS_GOOGLE_KEY_H
 
-#include "json.h"
+#include "text/json.h"
 
 #define GOOGLE_SCOPE	"https://www.googleapis.com/auth/cloud-platform"
 #define GOOGLE_TOKEN_URL	"https://oauth2.googleapis.com/token"

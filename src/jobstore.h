@@ -19,7 +19,7 @@
 #include "storage/itemptr.h"
 #include "utils/jsonb.h"
 
-#include "digest.h"
+#include "text/digest.h"
 #include "provider.h"
 
 typedef enum JobControl

@@ -21,7 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "encoding.h"
+#include "text/encoding.h"
 #include "jobstore_int.h"
 
 void

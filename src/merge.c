@@ -22,7 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "budget.h"
-#include "encoding.h"
+#include "text/encoding.h"
 #include "merge_int.h"
 #include "runtime/usercxt.h"
 

@@ -8,7 +8,7 @@
 #ifndef DESS_MERGE_INT_H
 #define DESS_MERGE_INT_H
 
-#include "answer.h"
+#include "text/answer.h"
 #include "merge.h"
 
 /* One row that a line answers. */

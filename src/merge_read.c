@@ -14,7 +14,7 @@
 #include "utils/memutils.h"
 
 #include "runtime/batch_token.h"
-#include "json.h"
+#include "text/json.h"
 #include "merge_int.h"
 
 #define GROUP_BYTES			(4 * 1024 * 1024)

@@ -21,7 +21,7 @@
 
 #include "runtime/batch_token.h"
 #include "budget.h"
-#include "encoding.h"
+#include "text/encoding.h"
 #include "merge.h"
 #include "online_reserve.h"
 

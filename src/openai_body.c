@@ -17,7 +17,7 @@
 #include "postgres_fe.h"
 #endif
 
-#include "json.h"
+#include "text/json.h"
 #include "provider_body.h"
 #include "provider_openai.h"
 

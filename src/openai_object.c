@@ -11,7 +11,7 @@
  */
 #include "postgres.h"
 
-#include "json.h"
+#include "text/json.h"
 #include "provider_body.h"
 #include "provider_openai.h"
 #include "utils/timestamp.h"

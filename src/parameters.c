@@ -12,7 +12,7 @@
 
 #include "mb/pg_wchar.h"
 
-#include "json.h"
+#include "text/json.h"
 #include "parameters.h"
 
 /* Text of the database in UTF-8; NULL stays NULL. */

@@ -22,7 +22,7 @@
 #include "batch_task.h"
 #include "budget.h"
 #include "credential.h"
-#include "encoding.h"
+#include "text/encoding.h"
 #include "runtime/guc.h"
 
 /* result files of a job that are fetched at once: of more, all would come late, and nothing could be merged meanwhile */

@@ -14,7 +14,7 @@
 #include "utils/timestamp.h"
 
 #include "budget.h"
-#include "encoding.h"
+#include "text/encoding.h"
 #include "runtime/guc.h"
 
 /* a look at the ledger failed and is repeated after this */

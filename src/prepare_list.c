@@ -13,7 +13,7 @@
 #include "utils/memutils.h"
 
 #include "pipeline.h"
-#include "sample.h"
+#include "text/sample.h"
 #include "runtime/usercxt.h"
 
 /* keys that are put into the ledger in one slice */

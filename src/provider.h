@@ -25,7 +25,7 @@
 #include "nodes/pg_list.h"
 
 #include "http.h"
-#include "json.h"
+#include "text/json.h"
 
 /* What a failure means for what comes next (providers' error tables). */
 typedef enum ErrorClass

@@ -8,7 +8,7 @@
 #ifndef DESS_PROVIDER_BODY_H
 #define DESS_PROVIDER_BODY_H
 
-#include "json.h"
+#include "text/json.h"
 #include "provider.h"
 
 /*

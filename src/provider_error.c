@@ -20,7 +20,7 @@
 
 #include <time.h>
 
-#include "json.h"
+#include "text/json.h"
 #include "provider.h"
 #include "runtime/sched.h"
 

@@ -12,7 +12,7 @@
 #ifndef DESS_PROVIDER_GOOGLE_H
 #define DESS_PROVIDER_GOOGLE_H
 
-#include "json.h"
+#include "text/json.h"
 #include "provider.h"
 
 /* ---- gemini_schema.c ---- */

@@ -11,7 +11,7 @@
 #ifndef DESS_PROVIDER_OPENAI_H
 #define DESS_PROVIDER_OPENAI_H
 
-#include "json.h"
+#include "text/json.h"
 #include "provider.h"
 
 #define OPENAI_BASE_URL	"https://api.openai.com/v1"

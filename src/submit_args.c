@@ -8,7 +8,7 @@
 #include "postgres.h"
 
 #include "api_submit.h"
-#include "json.h"
+#include "text/json.h"
 
 static void
 args_text(StringInfo out, const char *name, const char *value)

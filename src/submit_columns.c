@@ -22,7 +22,7 @@
 #include "utils/rel.h"
 
 #include "api_submit.h"
-#include "json.h"
+#include "text/json.h"
 #include "target.h"
 #include "runtime/usercxt.h"
 

@@ -26,12 +26,12 @@
 #include "api_submit.h"
 #include "credential.h"
 #include "jobstore_price.h"
-#include "json.h"
+#include "text/json.h"
 #include "parameters.h"
-#include "sample.h"
+#include "text/sample.h"
 #include "target.h"
 #include "runtime/wake.h"
-#include "template.h"
+#include "text/template.h"
 #include "runtime/usercxt.h"
 
 /* from which on a table's fillfactor is looked at */

@@ -16,9 +16,9 @@
 #include "nodes/bitmapset.h"
 #include "utils/rel.h"
 
-#include "answer.h"
+#include "text/answer.h"
 #include "target.h"
-#include "template.h"
+#include "text/template.h"
 
 /*
  * The name that the table has in every statement.  where_sql is kept with it:

@@ -22,7 +22,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#include "json.h"
+#include "text/json.h"
 #include "target_int.h"
 #include "runtime/txn.h"
 

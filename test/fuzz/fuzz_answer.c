@@ -7,10 +7,10 @@
  */
 #include "postgres_fe.h"
 
-#include "agreement.h"
-#include "answer.h"
+#include "text/agreement.h"
+#include "text/answer.h"
 #include "fuzz.h"
-#include "json.h"
+#include "text/json.h"
 
 /* Does the array literal open, close and quote as it should? */
 static bool

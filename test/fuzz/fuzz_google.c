@@ -12,7 +12,7 @@
 #include "fuzz.h"
 #include "gcs.h"
 #include "google_key.h"
-#include "json.h"
+#include "text/json.h"
 #include "provider_google.h"
 #include "reply_stubs.h"
 

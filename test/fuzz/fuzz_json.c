@@ -10,7 +10,7 @@
 #include "postgres_fe.h"
 
 #include "fuzz.h"
-#include "json.h"
+#include "text/json.h"
 
 static char *
 print(const char *text, size_t length)

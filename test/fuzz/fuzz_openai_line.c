@@ -9,7 +9,7 @@
 #include "postgres_fe.h"
 
 #include "fuzz.h"
-#include "json.h"
+#include "text/json.h"
 #include "provider_openai.h"
 #include "reply_stubs.h"
 

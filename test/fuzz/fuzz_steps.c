@@ -14,7 +14,7 @@
 #include "nodes/parsenodes.h"
 
 #include "fuzz.h"
-#include "json.h"
+#include "text/json.h"
 #include "provider_google.h"
 #include "provider_openai.h"
 #include "reply_stubs.h"

@@ -8,8 +8,8 @@
 #include "postgres_fe.h"
 
 #include "fuzz.h"
-#include "json.h"
-#include "template.h"
+#include "text/json.h"
+#include "text/template.h"
 
 static const TemplateColumn columns[] = {
 	{"name", false, true, true}, {"n", true, true, false}, {"a b", true, true, true}, {"x", false, false, false}

@@ -9,7 +9,7 @@
 
 #include <unistd.h>
 
-#include "agreement.h"
+#include "text/agreement.h"
 #include "tap.h"
 
 typedef struct NameCase

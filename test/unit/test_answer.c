@@ -7,8 +7,8 @@
  */
 #include "postgres_fe.h"
 
-#include "answer.h"
-#include "json.h"
+#include "text/answer.h"
+#include "text/json.h"
 #include "tap.h"
 
 /* What an answer is, in one line: "ok: value", "missing" or "invalid SQLSTATE". */

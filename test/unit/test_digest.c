@@ -7,7 +7,7 @@
  */
 #include "postgres_fe.h"
 
-#include "digest.h"
+#include "text/digest.h"
 #include "tap.h"
 
 static const struct

@@ -7,7 +7,7 @@
  */
 #include "postgres_fe.h"
 
-#include "json.h"
+#include "text/json.h"
 #include "provider_google.h"
 #include "reply_stubs.h"
 #include "tap.h"

@@ -16,7 +16,7 @@
 #include "google_auth.h"
 #include "google_key.h"
 #include "google_play.h"
-#include "json.h"
+#include "text/json.h"
 #include "tap.h"
 
 #define LOGIN	"{\"type\":\"authorized_user\",\"client_id\":\"id-1\",\"client_secret\":\"s3cret-0123\",\"refresh_token\":\"1//refresh-0123\"}"

@@ -7,7 +7,7 @@
  */
 #include "postgres_fe.h"
 
-#include "json.h"
+#include "text/json.h"
 #include "tap.h"
 
 /* json_parse() or json_parse_line(): they are to do the same. */

@@ -10,7 +10,7 @@
  */
 #include "postgres_fe.h"
 
-#include "json.h"
+#include "text/json.h"
 #include "provider_openai.h"
 #include "reply_stubs.h"
 #include "tap.h"

@@ -7,9 +7,9 @@
  */
 #include "postgres_fe.h"
 
-#include "json.h"
+#include "text/json.h"
 #include "tap.h"
-#include "template.h"
+#include "text/template.h"
 
 static const TemplateColumn columns[] = {
 	{"id", true, false, false},

@@ -16,7 +16,7 @@
 #include "postgres_fe.h"
 #endif
 
-#include "answer_text.h"
+#include "text/answer_text.h"
 
 #define NAME_MAX_CHARS	200
 #define NAME_MAX_WORDS	20

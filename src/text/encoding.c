@@ -14,7 +14,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
-#include "encoding.h"
+#include "text/encoding.h"
 
 /* Bytes that are no UTF-8 become "?", so that the result is always valid. */
 static void

@@ -24,8 +24,8 @@
 #include "common/unicode_norm.h"
 #include "lib/stringinfo.h"
 
-#include "agreement.h"
-#include "answer_text.h"
+#include "text/agreement.h"
+#include "text/answer_text.h"
 
 static const char *const class_names[] = {
 	[AGREEMENT_EQUAL] = "equal",

@@ -17,7 +17,7 @@
 
 #include <openssl/evp.h>
 
-#include "digest.h"
+#include "text/digest.h"
 
 static EVP_MD *sha256 = NULL;
 static EVP_MD_CTX *context = NULL;

@@ -16,8 +16,8 @@
 #include "postgres_fe.h"
 #endif
 
-#include "json.h"
-#include "template.h"
+#include "text/json.h"
+#include "text/template.h"
 #include "runtime/whitespace.h"
 
 typedef enum PieceKind

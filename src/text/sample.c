@@ -10,7 +10,7 @@
 #include "utils/memutils.h"
 
 #include "jobstore.h"
-#include "sample.h"
+#include "text/sample.h"
 
 Sample *
 sample_create(int64 rows)

@@ -31,8 +31,8 @@
 #include "utils/memutils.h"
 #endif
 
-#include "json.h"
-#include "json_scan.h"
+#include "text/json.h"
+#include "text/json_scan.h"
 
 struct JsonDoc
 {

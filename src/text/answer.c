@@ -16,9 +16,9 @@
 #include "postgres_fe.h"
 #endif
 
-#include "answer.h"
-#include "answer_text.h"
-#include "json.h"
+#include "text/answer.h"
+#include "text/answer_text.h"
+#include "text/json.h"
 
 uint32
 text_next_char(const char **p)

@@ -20,8 +20,8 @@
 #include "utils/memutils.h"
 #endif
 
-#include "json.h"
-#include "json_scan.h"
+#include "text/json.h"
+#include "text/json_scan.h"
 
 #define CJSON_DIGITS		60	/* cJSON reads at most 63 characters of a number */
 #define FIRST_BLOCK_NODES	32
