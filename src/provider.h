@@ -24,7 +24,7 @@
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 
-#include "http.h"
+#include "http/http.h"
 #include "text/json.h"
 
 /* What a failure means for what comes next (providers' error tables). */

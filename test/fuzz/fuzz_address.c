@@ -13,7 +13,7 @@
 #include <netdb.h>
 
 #include "fuzz.h"
-#include "http_address.h"
+#include "http/address.h"
 
 /* Does the system take the host of this URL for an address of this machine? */
 static bool

@@ -8,7 +8,7 @@
 #ifndef DESS_REPLY_STUBS_H
 #define DESS_REPLY_STUBS_H
 
-#include "http.h"
+#include "http/http.h"
 
 extern HttpReply *stub_reply(int status, const char *body);
 extern HttpReply *stub_failure(HttpFailure failure, const char *message);

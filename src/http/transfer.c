@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * http_transfer.c
+ * transfer.c
  *		One HTTP transfer: what libcurl reports while it runs, and its end.
  *
  * libcurl's callbacks run in the middle of libcurl: they must not raise, log,
@@ -24,8 +24,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "http_address.h"
-#include "http_transfer.h"
+#include "http/address.h"
+#include "http/transfer.h"
 #include "libpq/pqsignal.h"
 #include "storage/fd.h"
 

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * http_request.c
+ * request.c
  *		What libcurl is told of a transfer: the request and its rules.
  *
  * A body in a file is read while it is sent, so an upload of any size takes
@@ -14,8 +14,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include "http_address.h"
-#include "http_transfer.h"
+#include "http/address.h"
+#include "http/transfer.h"
 #include "storage/fd.h"
 
 #define USER_AGENT "dess_batch/1.0"

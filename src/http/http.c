@@ -20,8 +20,8 @@
 
 #include <signal.h>
 
-#include "http_socket.h"
-#include "http_transfer.h"
+#include "http/socket.h"
+#include "http/transfer.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "storage/fd.h"

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * http_address.c
+ * address.c
  *		Which addresses a request may go to, and through which proxy.
  *
  * URLs are taken apart by libcurl's own parser, so that what is checked here
@@ -20,7 +20,7 @@
 #include <netinet/in.h>
 
 #include "runtime/guc.h"
-#include "http_address.h"
+#include "http/address.h"
 #include "libpq/ifaddr.h"
 
 #define MAX_HOST_LENGTH 255

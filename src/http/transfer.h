@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * http_transfer.h
+ * transfer.h
  *		One HTTP transfer, as http.c, http_request.c and http_transfer.c share it.
  *
  *-------------------------------------------------------------------------
@@ -10,7 +10,7 @@
 
 #include <curl/curl.h>
 
-#include "http.h"
+#include "http/http.h"
 #include "lib/ilist.h"
 #include "lib/pairingheap.h"
 

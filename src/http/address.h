@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * http_address.h
+ * address.h
  *		Which addresses a request may go to, and through which proxy.
  *
  *-------------------------------------------------------------------------
@@ -10,7 +10,7 @@
 
 #include <sys/socket.h>
 
-#include "http.h"
+#include "http/http.h"
 
 /* Loopback, link-local, unspecified, a cloud's metadata server, or of no internet family.  Callable from libcurl's callbacks. */
 extern bool address_is_local(const struct sockaddr *address);

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * http_socket.c
+ * socket.c
  *		A set of sockets that is waited for together with the process latch.
  *
  * A WaitEventSet can neither forget a socket nor grow.  Where there is epoll,
@@ -20,7 +20,7 @@
 #endif
 
 #include "runtime/compat.h"
-#include "http_socket.h"
+#include "http/socket.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
