@@ -29,7 +29,7 @@ source_dir := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 SOURCES := $(sort $(wildcard $(foreach depth,* */* */*/*,$(source_dir)/src/$(depth).c)))
 OBJS = $(patsubst $(source_dir)/%.c,%.o,$(SOURCES))
 DATA = $(patsubst $(source_dir)/%,%,$(sort $(wildcard $(source_dir)/sql/dess_batch--*.sql)))
-HEADERS = src/provider.h src/http/http.h src/text/json.h
+HEADERS = src/provider/provider.h src/http/http.h src/text/json.h
 
 PG_CPPFLAGS = -I$(source_dir)/src
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)

@@ -8,7 +8,7 @@
 #ifndef DESS_API_ACCOUNT_H
 #define DESS_API_ACCOUNT_H
 
-#include "provider.h"
+#include "provider/provider.h"
 
 /*
  * account_load(), but NULL with *why set, in sentences, where that raises.

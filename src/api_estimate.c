@@ -27,7 +27,7 @@
 #include "runtime/batch_token.h"
 #include "credential.h"
 #include "jobstore_price.h"
-#include "parameters.h"
+#include "provider/parameters.h"
 #include "pipeline.h"
 #include "runtime/usercxt.h"
 

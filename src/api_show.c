@@ -28,7 +28,7 @@
 #include "credential.h"
 #include "text/encoding.h"
 #include "text/json.h"
-#include "parameters.h"
+#include "provider/parameters.h"
 #include "target.h"
 #include "runtime/usercxt.h"
 

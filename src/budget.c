@@ -28,7 +28,7 @@
 #include "budget.h"
 #include "jobstore_price.h"
 #include "merge.h"
-#include "parameters.h"
+#include "provider/parameters.h"
 
 /* of a request at first */
 #define FIRST_OUTPUT_TOKENS	1000

@@ -10,7 +10,7 @@
 
 #include "lib/ilist.h"
 
-#include "provider.h"
+#include "provider/provider.h"
 #include "runtime/sched.h"
 #include "runtime/worker_txn.h"
 

@@ -9,7 +9,7 @@
 #ifndef DESS_CREDENTIAL_H
 #define DESS_CREDENTIAL_H
 
-#include "provider.h"
+#include "provider/provider.h"
 
 /* The foreign-data wrapper whose servers are accounts. */
 #define DESS_WRAPPER	"dess_batch"

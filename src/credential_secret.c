@@ -35,7 +35,7 @@
 
 #include "runtime/compat.h"
 #include "credential.h"
-#include "google_key.h"
+#include "provider/google/key.h"
 
 /* More than any API key or key file needs. */
 #define SECRET_FILE_LIMIT	(64 * 1024)

@@ -12,7 +12,7 @@
 
 #include "credential.h"
 #include "runtime/guc.h"
-#include "provider.h"
+#include "provider/provider.h"
 #include "runtime/shmem.h"
 #include "runtime/wake.h"
 #include "worker.h"

@@ -16,7 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "parameters.h"
+#include "provider/parameters.h"
 #include "pipeline.h"
 #include "runtime/usercxt.h"
 

@@ -20,7 +20,7 @@
 #include "utils/jsonb.h"
 
 #include "text/digest.h"
-#include "provider.h"
+#include "provider/provider.h"
 
 typedef enum JobControl
 {

@@ -27,7 +27,7 @@
 #include "credential.h"
 #include "jobstore_price.h"
 #include "text/json.h"
-#include "parameters.h"
+#include "provider/parameters.h"
 #include "text/sample.h"
 #include "target.h"
 #include "runtime/wake.h"

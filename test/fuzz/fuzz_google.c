@@ -10,10 +10,10 @@
 #include "postgres_fe.h"
 
 #include "fuzz.h"
-#include "gcs.h"
-#include "google_key.h"
+#include "provider/google/gcs.h"
+#include "provider/google/key.h"
 #include "text/json.h"
-#include "provider_google.h"
+#include "provider/google/google.h"
 #include "reply_stubs.h"
 
 static void

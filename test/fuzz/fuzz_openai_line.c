@@ -10,7 +10,7 @@
 
 #include "fuzz.h"
 #include "text/json.h"
-#include "provider_openai.h"
+#include "provider/openai/openai.h"
 #include "reply_stubs.h"
 
 static void

@@ -15,8 +15,8 @@
 
 #include "fuzz.h"
 #include "text/json.h"
-#include "provider_google.h"
-#include "provider_openai.h"
+#include "provider/google/google.h"
+#include "provider/openai/openai.h"
 #include "reply_stubs.h"
 
 #define SECRET	"sk-0123456789abcdef"

@@ -11,7 +11,7 @@
 #ifndef DESS_GOOGLE_PLAY_H
 #define DESS_GOOGLE_PLAY_H
 
-#include "provider_google.h"
+#include "provider/google/google.h"
 #include "reply_stubs.h"
 
 #define TOKEN	"t0ken"

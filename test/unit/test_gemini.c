@@ -8,7 +8,7 @@
 #include "postgres_fe.h"
 
 #include "text/json.h"
-#include "provider_google.h"
+#include "provider/google/google.h"
 #include "reply_stubs.h"
 #include "tap.h"
 

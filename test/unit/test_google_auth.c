@@ -13,8 +13,8 @@
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
 
-#include "google_auth.h"
-#include "google_key.h"
+#include "provider/google/auth.h"
+#include "provider/google/key.h"
 #include "google_play.h"
 #include "text/json.h"
 #include "tap.h"

@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "gcs.h"
-#include "google_key.h"
+#include "provider/google/gcs.h"
+#include "provider/google/key.h"
 #include "tap.h"
 
 /* Runs a command and returns what it prints, "" if it cannot be run. */

@@ -11,7 +11,7 @@
 #include "postgres_fe.h"
 
 #include "text/json.h"
-#include "provider_openai.h"
+#include "provider/openai/openai.h"
 #include "reply_stubs.h"
 #include "tap.h"
 

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * google_request.c
+ * request.c
  *		What the steps of the providers "gemini" and "vertex" share.
  *
  * A step of many requests sees to passing failures itself, so that a long
@@ -11,9 +11,9 @@
  */
 #include "postgres.h"
 
-#include "google_key.h"
-#include "provider_body.h"
-#include "provider_google.h"
+#include "provider/google/key.h"
+#include "provider/body.h"
+#include "provider/google/google.h"
 
 #define NAME_LIMIT		512
 #define STATE_LIMIT		80

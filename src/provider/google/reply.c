@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * gemini_reply.c
+ * reply.c
  *		Result lines of Gemini models, on Vertex AI and the Gemini API.
  *
  * A line of the Gemini API has a key; one of Vertex AI has the request as its
@@ -21,8 +21,8 @@
 #endif
 
 #include "text/json.h"
-#include "provider_body.h"
-#include "provider_google.h"
+#include "provider/body.h"
+#include "provider/google/google.h"
 
 #define MAX_TOKENS_SAID	INT64CONST(1000000000000)
 

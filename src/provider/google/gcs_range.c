@@ -11,8 +11,8 @@
 #include "postgres_fe.h"
 #endif
 
-#include "gcs.h"
-#include "google_key.h"
+#include "provider/google/gcs.h"
+#include "provider/google/key.h"
 
 /* Reads decimal digits and goes behind them; false for none or too many. */
 static bool

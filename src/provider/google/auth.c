@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * google_auth.c
+ * auth.c
  *		Access tokens of Google, from credentials of every kind.
  *
  * One request gets a token: for a signed assertion (service account), a refresh
@@ -18,10 +18,10 @@
 
 #include <time.h>
 
-#include "google_auth.h"
-#include "google_key.h"
-#include "provider_body.h"
-#include "provider_google.h"
+#include "provider/google/auth.h"
+#include "provider/google/key.h"
+#include "provider/body.h"
+#include "provider/google/google.h"
 #include "runtime/sched.h"
 
 #define METADATA_HOST		"metadata.google.internal"

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * gemini_body.c
+ * body.c
  *		Request lines for Gemini models, on Vertex AI and the Gemini API.
  *
  * All lines of a job are equal but for the key and the prompt, so the text
@@ -23,8 +23,8 @@
 #endif
 
 #include "text/json.h"
-#include "provider_body.h"
-#include "provider_google.h"
+#include "provider/body.h"
+#include "provider/google/google.h"
 
 typedef enum Thinking
 {

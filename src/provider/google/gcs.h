@@ -11,7 +11,7 @@
 #define DESS_GCS_H
 
 #include "text/json.h"
-#include "provider.h"
+#include "provider/provider.h"
 
 #define GCS_CHUNK		(16 * 1024 * 1024)	/* a multiple of 256 KiB */
 

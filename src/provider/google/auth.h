@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * google_auth.h
+ * auth.h
  *		Access tokens of Google.
  *
  *-------------------------------------------------------------------------
@@ -8,7 +8,7 @@
 #ifndef DESS_GOOGLE_AUTH_H
 #define DESS_GOOGLE_AUTH_H
 
-#include "provider.h"
+#include "provider/provider.h"
 
 /*
  * A StageStep: exchanges the account's secret, the JSON text of credentials of

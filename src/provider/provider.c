@@ -16,7 +16,7 @@
 #include "nodes/parsenodes.h"
 
 #include "runtime/compat.h"
-#include "provider.h"
+#include "provider/provider.h"
 
 #define MAX_PROVIDERS	64
 

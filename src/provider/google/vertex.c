@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * provider_vertex.c
+ * vertex.c
  *		The provider "vertex": batches of Gemini models on Vertex AI.
  *
  * Requests and results travel through a bucket.  Everything of one request file
@@ -18,10 +18,10 @@
  */
 #include "postgres.h"
 
-#include "gcs.h"
-#include "google_auth.h"
-#include "provider_body.h"
-#include "provider_google.h"
+#include "provider/google/gcs.h"
+#include "provider/google/auth.h"
+#include "provider/body.h"
+#include "provider/google/google.h"
 
 #define VERTEX_MAX_REQUESTS 200000
 #define VERTEX_MAX_BYTES	INT64CONST(1000000000)	/* 1 GB, taken as the smaller of its two meanings */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * provider_error.c
+ * error.c
  *		What went wrong, read from a transport failure, a status or a body.
  *
  * No two servers word their errors alike, so every shape that was ever
@@ -21,7 +21,7 @@
 #include <time.h>
 
 #include "text/json.h"
-#include "provider.h"
+#include "provider/provider.h"
 #include "runtime/sched.h"
 
 #define MESSAGE_LIMIT	200

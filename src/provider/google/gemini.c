@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * provider_gemini.c
+ * gemini.c
  *		The provider "gemini": batches of the Gemini Developer API.
  *
  * Batches are kept small by default: one that is not done within two days
@@ -14,9 +14,9 @@
  */
 #include "postgres.h"
 
-#include "gcs.h"
-#include "provider_body.h"
-#include "provider_google.h"
+#include "provider/google/gcs.h"
+#include "provider/body.h"
+#include "provider/google/google.h"
 
 #define GEMINI_BASE_URL		"https://generativelanguage.googleapis.com/v1beta"
 #define GEMINI_VERSION		"v1beta"

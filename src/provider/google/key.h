@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * google_key.h
+ * key.h
  *		Credentials of Google: files of several kinds, and signed assertions.
  *
  * Compiles outside the backend.

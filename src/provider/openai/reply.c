@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * openai_reply.c
+ * reply.c
  *		Result lines of OpenAI and of servers that speak like it.
  *
  * A line is read by its shape and not by what was asked: chat completions have
@@ -22,8 +22,8 @@
 #endif
 
 #include "text/json.h"
-#include "provider_body.h"
-#include "provider_openai.h"
+#include "provider/body.h"
+#include "provider/openai/openai.h"
 
 #define MAX_TOKENS_SAID	INT64CONST(1000000000000)
 

@@ -15,9 +15,9 @@
  */
 #include "postgres.h"
 
-#include "gcs.h"
-#include "provider_body.h"
-#include "provider_google.h"
+#include "provider/google/gcs.h"
+#include "provider/body.h"
+#include "provider/google/google.h"
 
 #define STORAGE_URL		"https://storage.googleapis.com"
 #define RESTARTS		3		/* sessions and downloads begun anew within one step */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * openai_body.c
+ * body.c
  *		Request lines for OpenAI and for servers that speak like it.
  *
  * All lines of a job are equal but for the id and the prompt, so the text
@@ -18,8 +18,8 @@
 #endif
 
 #include "text/json.h"
-#include "provider_body.h"
-#include "provider_openai.h"
+#include "provider/body.h"
+#include "provider/openai/openai.h"
 
 /* what stands in a line between the custom_id and the body */
 #define LINE_BETWEEN	"\",\"method\":\"POST\",\"url\":\"/v1%s\",\"body\":"

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * provider_body.c
+ * body.c
  *		JSON bodies: what providers share to write requests and to read replies.
  *
  * What the user wrote as JSON (schema, numbers, extra members) is passed on as
@@ -15,7 +15,7 @@
 #include "postgres_fe.h"
 #endif
 
-#include "provider_body.h"
+#include "provider/body.h"
 
 #define ID_LIMIT		512		/* longer ids are not believed */
 

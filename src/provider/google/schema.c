@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * gemini_schema.c
+ * schema.c
  *		JSON Schema in the words of Gemini's responseSchema.
  *
  * That is a subset of OpenAPI's: upper-case types, "nullable" where JSON Schema
@@ -21,7 +21,7 @@
 #endif
 
 #include "text/json.h"
-#include "provider_google.h"
+#include "provider/google/google.h"
 
 #define MAX_DEPTH		64
 #define MAX_SCHEMAS		5000

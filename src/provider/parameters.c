@@ -13,7 +13,7 @@
 #include "mb/pg_wchar.h"
 
 #include "text/json.h"
-#include "parameters.h"
+#include "provider/parameters.h"
 
 /* Text of the database in UTF-8; NULL stays NULL. */
 static char *

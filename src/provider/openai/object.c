@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * openai_object.c
+ * object.c
  *		What OpenAI's objects say: batches, files, and lists of them.
  *
  * Every member may be absent, null or "", and all three mean the same.  The
@@ -12,8 +12,8 @@
 #include "postgres.h"
 
 #include "text/json.h"
-#include "provider_body.h"
-#include "provider_openai.h"
+#include "provider/body.h"
+#include "provider/openai/openai.h"
 #include "utils/timestamp.h"
 
 #define STATE_LIMIT		80

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * provider_openai.h
+ * openai.h
  *		What the files of the OpenAI provider share.
  *
  * openai_body.c and openai_reply.c know neither lists nor the options of
@@ -12,7 +12,7 @@
 #define DESS_PROVIDER_OPENAI_H
 
 #include "text/json.h"
-#include "provider.h"
+#include "provider/provider.h"
 
 #define OPENAI_BASE_URL	"https://api.openai.com/v1"
 

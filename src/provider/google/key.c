@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * google_key.c
+ * key.c
  *		Credentials of Google: files of several kinds, and signed assertions.
  *
  * An account's secret is the JSON text of such a file, whatever its kind.  To an
@@ -22,7 +22,7 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
-#include "google_key.h"
+#include "provider/google/key.h"
 
 #define MAX_SIGNATURE	1024	/* of a key of 8192 bits */
 #define JWT_LIFETIME	3600

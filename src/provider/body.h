@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * provider_body.h
+ * body.h
  *		JSON bodies: what providers share to write requests and to read replies.
  *
  *-------------------------------------------------------------------------
@@ -9,7 +9,7 @@
 #define DESS_PROVIDER_BODY_H
 
 #include "text/json.h"
-#include "provider.h"
+#include "provider/provider.h"
 
 /*
  * Appends JSON that somebody else wrote, as one line: outside of its strings a

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * provider_openai.c
+ * openai.c
  *		The provider "openai": OpenAI, Azure's v1 interface, and the many
  *		servers with the same files and batches.
  *
@@ -17,8 +17,8 @@
 #include "postgres.h"
 
 #include "text/json.h"
-#include "provider_body.h"
-#include "provider_openai.h"
+#include "provider/body.h"
+#include "provider/openai/openai.h"
 
 /* the provider's 200 MB, taken as the smaller of its two meanings */
 #define OPENAI_MAX_BYTES	INT64CONST(200000000)

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * provider_google.h
+ * google.h
  *		What the files of the providers "gemini" and "vertex" share.
  *
  * The Gemini API and Vertex AI take the same requests and give the same
@@ -13,7 +13,7 @@
 #define DESS_PROVIDER_GOOGLE_H
 
 #include "text/json.h"
-#include "provider.h"
+#include "provider/provider.h"
 
 /* ---- gemini_schema.c ---- */
 
