@@ -8,7 +8,7 @@
 #include "postgres.h"
 
 #include "api_account.h"
-#include "credential.h"
+#include "account/account.h"
 #include "runtime/txn.h"
 
 typedef struct AccountWanted

@@ -21,7 +21,7 @@
 #include "utils/tuplestore.h"
 
 #include "api_account.h"
-#include "credential.h"
+#include "account/account.h"
 #include "text/encoding.h"
 #include "channel.h"
 #include "runtime/wait_event.h"

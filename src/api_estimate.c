@@ -25,7 +25,7 @@
 
 #include "api_submit.h"
 #include "runtime/batch_token.h"
-#include "credential.h"
+#include "account/account.h"
 #include "jobstore_price.h"
 #include "provider/parameters.h"
 #include "pipeline.h"

@@ -24,7 +24,7 @@
 #include "utils/tuplestore.h"
 
 #include "api_account.h"
-#include "credential.h"
+#include "account/account.h"
 #include "runtime/guc.h"
 #include "jobstore_price.h"
 #include "runtime/shmem.h"

@@ -25,7 +25,7 @@
 #include "api_account.h"
 #include "api_submit.h"
 #include "runtime/batch_token.h"
-#include "credential.h"
+#include "account/account.h"
 #include "text/encoding.h"
 #include "text/json.h"
 #include "provider/parameters.h"

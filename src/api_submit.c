@@ -19,7 +19,7 @@
 
 #include "api_submit.h"
 #include "runtime/batch_token.h"
-#include "credential.h"
+#include "account/account.h"
 #include "text/encoding.h"
 #include "provider/parameters.h"
 #include "provider/provider.h"

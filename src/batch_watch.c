@@ -21,7 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "batch_task.h"
-#include "credential.h"
+#include "account/account.h"
 #include "text/encoding.h"
 
 /* "not found" is believed after this many looks over this time */

@@ -17,7 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "channel.h"
-#include "credential.h"
+#include "account/account.h"
 
 /* An account is read again when it is older than this. */
 #define ACCOUNT_MAX_AGE_MS	1000

@@ -16,7 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "channel.h"
-#include "credential.h"
+#include "account/account.h"
 
 #define REFRESH_EARLY_SECONDS	300
 #define RETRY_FIRST_MS			1000

@@ -10,7 +10,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "credential.h"
+#include "account/account.h"
 #include "runtime/guc.h"
 #include "provider/provider.h"
 #include "runtime/shmem.h"

@@ -21,7 +21,7 @@
 
 #include "batch_task.h"
 #include "budget.h"
-#include "credential.h"
+#include "account/account.h"
 #include "text/encoding.h"
 #include "runtime/guc.h"
 

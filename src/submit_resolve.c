@@ -24,7 +24,7 @@
 #include "utils/rel.h"
 
 #include "api_submit.h"
-#include "credential.h"
+#include "account/account.h"
 #include "jobstore_price.h"
 #include "text/json.h"
 #include "provider/parameters.h"

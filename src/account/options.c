@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * credential_options.c
+ * options.c
  *		The options of servers and user mappings: dess_batch_validator.
  *
  * PostgreSQL hands the validator the list as it will be after the command, but
@@ -38,7 +38,7 @@
 #include "utils/snapmgr.h"
 
 #include "runtime/compat.h"
-#include "credential.h"
+#include "account/account.h"
 #include "text/json.h"
 
 typedef enum OptionKind

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * credential.c
+ * account.c
  *		Which server a model goes to, and that server as an account.
  *
  * Rights are always those of the role that is passed in, never of the current
@@ -32,7 +32,7 @@
 #include "utils/syscache.h"
 
 #include "runtime/compat.h"
-#include "credential.h"
+#include "account/account.h"
 #include "text/digest.h"
 
 /* The servers of the wrapper as rule 2 of the factory sees them. */

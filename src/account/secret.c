@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * credential_secret.c
+ * secret.c
  *		Where the secret of an account is: mappings, files, environment.
  *
  * User mappings are read from the catalog directly: GetUserMapping() raises
@@ -34,7 +34,7 @@
 #include "utils/syscache.h"
 
 #include "runtime/compat.h"
-#include "credential.h"
+#include "account/account.h"
 #include "provider/google/key.h"
 
 /* More than any API key or key file needs. */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * credential.h
+ * account.h
  *		Servers and user mappings of the wrapper "dess_batch": validation of
  *		their options, which server a model goes to, and where its secret is.
  *
