@@ -30,7 +30,7 @@
 #include "api_submit.h"
 #include "runtime/compat.h"
 #include "runtime/guc.h"
-#include "jobstore_price.h"
+#include "ledger/price.h"
 #include "target.h"
 #include "runtime/usercxt.h"
 #include "runtime/wake.h"

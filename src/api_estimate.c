@@ -26,7 +26,7 @@
 #include "api_submit.h"
 #include "runtime/batch_token.h"
 #include "account/account.h"
-#include "jobstore_price.h"
+#include "ledger/price.h"
 #include "provider/parameters.h"
 #include "pipeline.h"
 #include "runtime/usercxt.h"

@@ -26,7 +26,7 @@
 #include "api_account.h"
 #include "account/account.h"
 #include "runtime/guc.h"
-#include "jobstore_price.h"
+#include "ledger/price.h"
 #include "runtime/shmem.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_explain);

@@ -12,7 +12,7 @@
 #include "utils/numeric.h"
 #include "utils/relcache.h"
 
-#include "jobstore.h"
+#include "ledger/ledger.h"
 
 /* Number of arguments that submit, prepare, preview and run have in common. */
 #define SUBMIT_ARGUMENTS	22

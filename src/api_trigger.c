@@ -21,7 +21,7 @@
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
 
-#include "jobstore.h"
+#include "ledger/ledger.h"
 #include "runtime/wake.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_trigger);

@@ -30,7 +30,7 @@
 #include "utils/timestamp.h"
 
 #include "api_submit.h"
-#include "jobstore.h"
+#include "ledger/ledger.h"
 #include "runtime/txn.h"
 #include "runtime/wait_event.h"
 

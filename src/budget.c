@@ -26,7 +26,7 @@
 
 #include "batch_task.h"
 #include "budget.h"
-#include "jobstore_price.h"
+#include "ledger/price.h"
 #include "merge.h"
 #include "provider/parameters.h"
 

@@ -14,7 +14,7 @@
 #include "lib/ilist.h"
 
 #include "channel.h"
-#include "jobstore.h"
+#include "ledger/ledger.h"
 #include "pace.h"
 #include "runtime/worker_txn.h"
 #include "runtime/spool.h"

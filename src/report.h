@@ -10,7 +10,7 @@
 
 #include "lib/stringinfo.h"
 
-#include "jobstore_report.h"
+#include "ledger/report.h"
 
 /*
  * Appends the whole page.  It needs nothing from elsewhere, runs no script, and

@@ -25,7 +25,7 @@
 
 #include "api_submit.h"
 #include "account/account.h"
-#include "jobstore_price.h"
+#include "ledger/price.h"
 #include "text/json.h"
 #include "provider/parameters.h"
 #include "text/sample.h"

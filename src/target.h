@@ -13,7 +13,7 @@
 #ifndef DESS_TARGET_H
 #define DESS_TARGET_H
 
-#include "jobstore.h"
+#include "ledger/ledger.h"
 
 typedef struct TargetTable TargetTable;
 

@@ -8,7 +8,7 @@
 #ifndef DESS_PARAMETERS_H
 #define DESS_PARAMETERS_H
 
-#include "jobstore.h"
+#include "ledger/ledger.h"
 
 /*
  * Reads a JSON object with temperature, top_p, max_output_tokens, seed,

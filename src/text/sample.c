@@ -9,7 +9,7 @@
 
 #include "utils/memutils.h"
 
-#include "jobstore.h"
+#include "ledger/ledger.h"
 #include "text/sample.h"
 
 Sample *

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_look.c
+ * look.c
  *		The ledger: small questions.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 static Statement select_batch_is_open = {
 	.sql = "SELECT 1 FROM dess_batch.batch b WHERE b.job_id = $1 AND b.no = $2 AND NOT " BATCH_IS_FINAL("b.")

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_price.h
+ * price.h
  *		The ledger: prices, and what was spent.
  *
  * Amounts are US dollars.  What is recorded is exact, as numeric; what is
@@ -11,7 +11,7 @@
 #ifndef DESS_JOBSTORE_PRICE_H
 #define DESS_JOBSTORE_PRICE_H
 
-#include "jobstore.h"
+#include "ledger/ledger.h"
 #include "utils/date.h"
 
 /* What one token costs, any discount taken off; numerics as text. */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_item.c
+ * item.c
  *		The ledger: rows of batches and what became of them.
  *
  * Rows are kept many to a tuple, as arrays.  Items are written when they are
@@ -20,8 +20,8 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 
-#include "jobstore_int.h"
-#include "jobstore_price.h"
+#include "ledger/internal.h"
+#include "ledger/price.h"
 
 #define ROW_ERROR_BYTES		200
 #define ROW_WORD_BYTES		200

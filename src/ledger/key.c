@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_key.c
+ * key.c
  *		Text form of a row's key.
  *
  * A key of one column is that column's text, verbatim.  The texts of several
@@ -12,7 +12,7 @@
 
 #include "lib/stringinfo.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 #define SEPARATOR	'\t'
 #define ESCAPE		'\\'

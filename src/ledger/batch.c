@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_batch.c
+ * batch.c
  *		The ledger: batches.
  *
  * Batch 0 of a job is no batch: it holds rows that were never sent.
@@ -12,7 +12,7 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 #define ERROR_BYTES		1000
 

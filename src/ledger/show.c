@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_show.c
+ * show.c
  *		The ledger: how far a job is, and what became of one row.
  *
  *-------------------------------------------------------------------------
@@ -9,7 +9,7 @@
 
 #include "utils/builtins.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 #define STATE_OF_NO_JOB		"forgotten"
 

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore.c
+ * job.c
  *		The ledger: jobs.
  *
  * Counters of a job are changed by addition and its states under a condition
@@ -20,7 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 #define ERROR_BYTES		1000
 

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore.h
+ * ledger.h
  *		The ledger: jobs, batches, items and results as typed values.
  *
  * Every function needs a transaction with a snapshot and becomes the ledger's

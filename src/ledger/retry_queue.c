@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_again.c
+ * retry_queue.c
  *		The ledger: rows that wait to be taken by key, and those that need not
  *		be taken at all.
  *
@@ -19,7 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 /* ---- waiting rows ---- */
 

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_history.c
+ * history.c
  *		The ledger: what is known of the rows of a table and target, piece by piece.
  *
  * The history of a large table has as many rows as all its jobs together, so
@@ -16,7 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 /* waiting or settled rows in one piece */
 #define PIECE_ROWS		5000

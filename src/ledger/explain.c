@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_explain.c
+ * explain.c
  *		The ledger: what those who wait, explain or show ask about a job.
  *
  * Nothing here writes, so all of it works on a standby as well.  The worker is
@@ -14,7 +14,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 /* ---- a job ---- */
 

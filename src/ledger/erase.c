@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_erase.c
+ * erase.c
  *		The ledger: forgetting answers, rows and jobs.
  *
  * A forgotten row leaves its number, outcome and tokens, so that figures stay
@@ -14,7 +14,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 /* Bounds of one jobstore_purge(). */
 #define PURGE_JOBS			20

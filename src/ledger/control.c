@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_control.c
+ * control.c
  *		The ledger: what users do to their jobs.
  *
  * Rights are checked by jobstore_control_job(), which the functions of the SQL
@@ -15,7 +15,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 static void
 raise_no_job(int64 id)

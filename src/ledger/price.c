@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_price.c
+ * price.c
  *		The ledger: prices, and what was spent.
  *
  * A price is looked up when an answer is merged, and what the answer cost is
@@ -16,8 +16,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
-#include "jobstore_int.h"
-#include "jobstore_price.h"
+#include "ledger/internal.h"
+#include "ledger/price.h"
 
 /* ---- prices ---- */
 

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_report.c
+ * report.c
  *		The ledger: figures and samples of a job for its report.
  *
  * The rows of a job are read once for all sums and once for the samples.  A
@@ -11,8 +11,8 @@
  */
 #include "postgres.h"
 
-#include "jobstore_int.h"
-#include "jobstore_report.h"
+#include "ledger/internal.h"
+#include "ledger/report.h"
 
 #define COST_TEXT(c) "trim_scale(round(" c ", 6))::text"
 #define UTC_TEXT(t)	"to_char(" t " AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"

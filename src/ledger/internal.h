@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_int.h
+ * internal.h
  *		What the files of the ledger share: statements, arguments, rows.
  *
  * A function of the ledger is ledger_open(), some ledger_run(), and
@@ -16,7 +16,7 @@
 #include "executor/spi.h"
 #include "utils/array.h"
 
-#include "jobstore.h"
+#include "ledger/ledger.h"
 #include "runtime/txn.h"
 
 /* A constant statement and its plan, made at first use and kept. */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_request.c
+ * trigger_request.c
  *		The ledger: what triggers ask for, and the jobs made of it.
  *
  * A request is a row that a transaction leaves behind when it changed a table;
@@ -27,7 +27,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 #define QUIET		"interval '1 second'"
 #define PATIENCE	"interval '10 seconds'"

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_statement.c
+ * statement.c
  *		Statements on the ledger: plans, arguments, values of rows.
  *
  * A plan is kept for the life of the process; the plan cache makes it anew
@@ -22,7 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "text/encoding.h"
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 void
 ledger_open(Ledger *ledger)

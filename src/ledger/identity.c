@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * jobstore_identity.c
+ * identity.c
  *		The ledger: is this its own cluster and database?
  *
  * A dump that was restored, a database made from a template and a cluster that
@@ -21,7 +21,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "jobstore_int.h"
+#include "ledger/internal.h"
 
 static void
 arg_system_identifier(Args *args)
