@@ -22,7 +22,7 @@
 
 #include "text/agreement.h"
 #include "api_submit.h"
-#include "target.h"
+#include "table/table.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_agreement);
 PG_FUNCTION_INFO_V1(dess_batch_agreement_rows);

@@ -31,7 +31,7 @@
 #include "runtime/compat.h"
 #include "runtime/guc.h"
 #include "ledger/price.h"
-#include "target.h"
+#include "table/table.h"
 #include "runtime/usercxt.h"
 #include "runtime/wake.h"
 

@@ -12,7 +12,7 @@
 #include "utils/lsyscache.h"
 
 #include "report.h"
-#include "target.h"
+#include "table/table.h"
 #include "runtime/txn.h"
 #include "runtime/usercxt.h"
 

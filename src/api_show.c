@@ -29,7 +29,7 @@
 #include "text/encoding.h"
 #include "text/json.h"
 #include "provider/parameters.h"
-#include "target.h"
+#include "table/table.h"
 #include "runtime/usercxt.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_show);

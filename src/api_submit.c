@@ -24,7 +24,7 @@
 #include "provider/parameters.h"
 #include "provider/provider.h"
 #include "text/sample.h"
-#include "target.h"
+#include "table/table.h"
 #include "runtime/usercxt.h"
 #include "runtime/wake.h"
 

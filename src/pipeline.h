@@ -18,7 +18,7 @@
 #include "pace.h"
 #include "runtime/worker_txn.h"
 #include "runtime/spool.h"
-#include "target.h"
+#include "table/table.h"
 
 /* online batches are small, so that answers are written early and little is lost by a kill */
 #define ONLINE_BATCH_ROWS	1000

@@ -23,7 +23,7 @@
 
 #include "api_submit.h"
 #include "text/json.h"
-#include "target.h"
+#include "table/table.h"
 #include "runtime/usercxt.h"
 
 /* Columns that the built-in prompt shows beside the snippets. */

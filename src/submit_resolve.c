@@ -29,7 +29,7 @@
 #include "text/json.h"
 #include "provider/parameters.h"
 #include "text/sample.h"
-#include "target.h"
+#include "table/table.h"
 #include "runtime/wake.h"
 #include "text/template.h"
 #include "runtime/usercxt.h"

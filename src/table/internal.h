@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target_int.h
+ * internal.h
  *		What the files of target share.
  *
  *-------------------------------------------------------------------------
@@ -17,7 +17,7 @@
 #include "utils/rel.h"
 
 #include "text/answer.h"
-#include "target.h"
+#include "table/table.h"
 #include "text/template.h"
 
 /*

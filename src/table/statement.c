@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target_statement.c
+ * statement.c
  *		The statements on a user's table, and the rights that they need.
  *
  * Pages are read in key order.  Where a composite key starts is not told by
@@ -46,7 +46,7 @@
 #include "utils/resowner.h"
 #include "utils/syscache.h"
 
-#include "target_int.h"
+#include "table/internal.h"
 
 /* No statement that reads all wanted rows may cost more, in the planner's units: about a second's work. */
 #define CHEAP_COST	20000.0

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
- * target_show.c
+ * show.c
  *		Reads what a row's target holds now.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "target_int.h"
+#include "table/internal.h"
 
 char *
 target_read_value(TargetTable *table, const char *key)

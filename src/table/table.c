@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target.c
+ * table.c
  *		The user's table as a job sees it: its columns, template and rules.
  *
  * A TargetTable outlives transactions, so it holds names, types and operators
@@ -35,7 +35,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-#include "target_int.h"
+#include "table/internal.h"
 #include "runtime/usercxt.h"
 
 static dlist_head open_tables = DLIST_STATIC_INIT(open_tables);

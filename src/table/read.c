@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target_read.c
+ * read.c
  *		Reads rows of a user's table: page by page, and by key.
  *
  * Rows go from the executor straight into a receiver that renders them, so no
@@ -29,7 +29,7 @@
 #include "utils/resowner.h"
 #include "utils/rls.h"
 
-#include "target_int.h"
+#include "table/internal.h"
 
 /* A page ends early when its texts are larger than this. */
 #define PAGE_TEXT_BYTES		(16 * 1024 * 1024)

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target_resolve.c
+ * resolve.c
  *		What submit asks about a table: its key, and what where_sql means.
  *
  * A key is a unique index whose order is the default one, because pages are
@@ -35,7 +35,7 @@
 #include "utils/ruleutils.h"
 
 #include "runtime/guc.h"
-#include "target_int.h"
+#include "table/internal.h"
 
 /* ---- key ---- */
 

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target_pairs.c
+ * pairs.c
  *		Reads two columns of a relation, side by side.
  *
  * Runs as the caller, whose rights and row-level security hold, through a
@@ -16,7 +16,7 @@
 #include "utils/memutils.h"
 
 #include "runtime/guc.h"
-#include "target_int.h"
+#include "table/internal.h"
 
 #define PAIRS_A_FETCH	1000
 

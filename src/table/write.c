@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target_write.c
+ * write.c
  *		Writes answers into a user's table.
  *
  * A group is one UPDATE in one subtransaction.  When it raises, the group is
@@ -23,7 +23,7 @@
 #include "utils/memutils.h"
 
 #include "text/json.h"
-#include "target_int.h"
+#include "table/internal.h"
 #include "runtime/txn.h"
 
 #define MESSAGE_BYTES	200

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target_template.c
+ * template.c
  *		A job's prompt over the columns of a user's table.
  *
  * The template knows every column, so that a message can say which ones there
@@ -15,7 +15,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/lsyscache.h"
 
-#include "target_int.h"
+#include "table/internal.h"
 
 static bool
 list_has_name(List *names, const char *name)

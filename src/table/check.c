@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target_check.c
+ * check.c
  *		Writes answers into rows that are still what they were, in one pass.
  *
  * The UPDATE of a group calls dess_batch_unchanged() for every row that it
@@ -35,7 +35,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-#include "target_int.h"
+#include "table/internal.h"
 #include "runtime/txn.h"
 
 #define FUNCTION_NAME	"dess_batch_unchanged"

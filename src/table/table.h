@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * target.h
+ * table.h
  *		The user's table: read rows to send, lock and write answers.
  *
  * All statements run as the role that usercxt_effective_role() names; the
