@@ -23,7 +23,7 @@
 #include "api_account.h"
 #include "account/account.h"
 #include "text/encoding.h"
-#include "channel.h"
+#include "pipeline/account_session.h"
 #include "runtime/wait_event.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_check);

@@ -28,7 +28,7 @@
 #include "account/account.h"
 #include "ledger/price.h"
 #include "provider/parameters.h"
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 #include "runtime/usercxt.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_estimate);

@@ -32,7 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "runtime/guc.h"
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 #include "runtime/shmem.h"
 #include "runtime/wait_event.h"
 #include "runtime/wake.h"

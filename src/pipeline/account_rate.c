@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * channel_pace.c
+ * account_rate.c
  *		How fast a server is asked in mode online.
  *
  * What a request costs in tokens is known when it is answered.  Until then its
@@ -14,7 +14,7 @@
 #include "common/pg_prng.h"
 #include "utils/timestamp.h"
 
-#include "channel.h"
+#include "pipeline/account_session.h"
 
 #define BYTES_A_TOKEN		4
 /* failures in a row after which the server is left alone for a while */

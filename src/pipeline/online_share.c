@@ -14,7 +14,7 @@
 
 #include "utils/timestamp.h"
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 
 /* the count of jobs that want to send holds for so long: each of them asks, in each round */
 #define COUNT_HOLDS_MS	5

@@ -12,7 +12,7 @@
 
 #include "utils/memutils.h"
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 #include "text/sample.h"
 #include "runtime/usercxt.h"
 

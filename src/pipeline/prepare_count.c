@@ -14,7 +14,7 @@
 
 #include "utils/memutils.h"
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 #include "runtime/usercxt.h"
 
 typedef struct CountState

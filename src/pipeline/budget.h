@@ -8,7 +8,7 @@
 #ifndef DESS_BUDGET_H
 #define DESS_BUDGET_H
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 
 /* Has the job, or its server, a budget?  The channel's account is loaded. */
 extern bool budget_watches(const JobTask *task);

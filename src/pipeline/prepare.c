@@ -16,11 +16,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "batch_task.h"
+#include "pipeline/batch.h"
 #include "runtime/batch_token.h"
-#include "budget.h"
+#include "pipeline/budget.h"
 #include "runtime/guc.h"
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 #include "runtime/usercxt.h"
 
 

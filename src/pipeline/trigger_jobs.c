@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * triggered.c
+ * trigger_jobs.c
  *		Makes jobs of what triggers ask for.
  *
  *-------------------------------------------------------------------------
@@ -9,7 +9,7 @@
 
 #include "utils/timestamp.h"
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 
 /* trouble with a request is repeated after this */
 #define REQUEST_RETRY_MS	5000

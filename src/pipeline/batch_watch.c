@@ -20,7 +20,7 @@
 
 #include "utils/timestamp.h"
 
-#include "batch_task.h"
+#include "pipeline/batch.h"
 #include "account/account.h"
 #include "text/encoding.h"
 

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * merge_int.h
+ * merge_internal.h
  *		What reading result lines and merging them share.
  *
  *-------------------------------------------------------------------------
@@ -9,7 +9,7 @@
 #define DESS_MERGE_INT_H
 
 #include "text/answer.h"
-#include "merge.h"
+#include "pipeline/merge.h"
 
 /* One row that a line answers. */
 typedef struct MergeEntry

@@ -10,8 +10,8 @@
  */
 #include "postgres.h"
 
-#include "merge.h"
-#include "online_reserve.h"
+#include "pipeline/merge.h"
+#include "pipeline/online_reserve.h"
 
 void
 online_reserve_init(OnlineReserve *reserve, int nitems)

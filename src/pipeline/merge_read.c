@@ -15,7 +15,7 @@
 
 #include "runtime/batch_token.h"
 #include "text/json.h"
-#include "merge_int.h"
+#include "pipeline/merge_internal.h"
 
 #define GROUP_BYTES			(4 * 1024 * 1024)
 

@@ -12,7 +12,7 @@
  */
 #include "postgres.h"
 
-#include "merge.h"
+#include "pipeline/merge.h"
 
 #define CLOSE_ROWS			5000
 #define MORE_FETCHES		2

@@ -17,7 +17,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 
 /* rows that a slice looks at before it ends */
 #define SLICE_ROWS			10000

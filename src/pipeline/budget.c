@@ -24,10 +24,10 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "batch_task.h"
-#include "budget.h"
+#include "pipeline/batch.h"
+#include "pipeline/budget.h"
 #include "ledger/price.h"
-#include "merge.h"
+#include "pipeline/merge.h"
 #include "provider/parameters.h"
 
 /* of a request at first */

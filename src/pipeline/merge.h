@@ -11,7 +11,7 @@
 #ifndef DESS_MERGE_H
 #define DESS_MERGE_H
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 
 /* a row is sent this often at most */
 #define MAX_ATTEMPTS		3

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * pace.c
+ * fair_share.c
  *		Whose turn it is, and for how long: the worker's time is shared.
  *
  * One process works for all jobs, and what it does with a user's table takes as
@@ -26,7 +26,7 @@
 
 #include "utils/timestamp.h"
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 #include "runtime/processor_share.h"
 
 /* slices that take no longer than this may grow, if they need not be this quick */

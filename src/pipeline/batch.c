@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * batch_task.c
+ * batch.c
  *		Batches in the worker's memory: what the stages of the pipeline need.
  *
  *-------------------------------------------------------------------------
@@ -10,7 +10,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "batch_task.h"
+#include "pipeline/batch.h"
 #include "runtime/batch_token.h"
 #include "text/encoding.h"
 

@@ -13,9 +13,9 @@
 
 #include "lib/ilist.h"
 
-#include "channel.h"
+#include "pipeline/account_session.h"
 #include "ledger/ledger.h"
-#include "pace.h"
+#include "pipeline/fair_share.h"
 #include "runtime/worker_txn.h"
 #include "runtime/spool.h"
 #include "table/table.h"

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * pipeline.c
+ * stages.c
  *		The five stages of a batch, in the order in which they happen.
  *
  *		prepare -> upload -> create -> status -> retrieve and merge
@@ -19,8 +19,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "batch_task.h"
-#include "budget.h"
+#include "pipeline/batch.h"
+#include "pipeline/budget.h"
 #include "account/account.h"
 #include "text/encoding.h"
 #include "runtime/guc.h"

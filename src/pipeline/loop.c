@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * pipeline_loop.c
+ * loop.c
  *		Whose turn it is: one bounded piece of work for everybody in turn.
  *
  * No job waits for another's stage: each round gives every batch at most one
@@ -13,7 +13,7 @@
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
-#include "budget.h"
+#include "pipeline/budget.h"
 #include "text/encoding.h"
 #include "runtime/guc.h"
 

@@ -21,9 +21,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "budget.h"
+#include "pipeline/budget.h"
 #include "text/encoding.h"
-#include "merge_int.h"
+#include "pipeline/merge_internal.h"
 #include "runtime/usercxt.h"
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */

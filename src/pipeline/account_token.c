@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * channel_token.c
+ * account_token.c
  *		Access tokens, for providers that exchange the account's secret for one.
  *
  * A token belongs to a channel and serves all its batches.  It is fetched
@@ -15,7 +15,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "channel.h"
+#include "pipeline/account_session.h"
 #include "account/account.h"
 
 #define REFRESH_EARLY_SECONDS	300

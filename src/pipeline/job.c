@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * job_task.c
+ * job.c
  *		Jobs in the worker's memory: loading, failing, pausing, ending.
  *
  * A job that cannot go on stops sending at once, but what is already at the
@@ -17,7 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "provider/parameters.h"
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 #include "runtime/usercxt.h"
 
 /* repetitions of database work without a word; then it is told */

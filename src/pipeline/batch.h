@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * batch_task.h
+ * batch.h
  *		Batches in the worker's memory: what the stages of the pipeline need.
  *
  *-------------------------------------------------------------------------
@@ -8,7 +8,7 @@
 #ifndef DESS_BATCH_TASK_H
 #define DESS_BATCH_TASK_H
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 
 #define RETRY_CAP_MS		300000
 /* a limit of the provider's queue: what waits there must shrink first */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * prepare_rivals.c
+ * prepare_in_flight.c
  *		Rows that other jobs on the same table and target have in flight.
  *
  * They are passed over, so that no row is bought twice.  Their keys' digests
@@ -18,7 +18,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline.h"
+#include "pipeline/pipeline.h"
 
 /* a batch of which rows have ended is read anew, at most as often as this */
 #define READ_ANEW_MS	1000

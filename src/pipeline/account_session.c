@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * channel.c
+ * account_session.c
  *		An account in use: what all jobs of one server and role share.
  *
  * The secret is the role's, so each has a channel of its own; the limits are
@@ -16,7 +16,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "channel.h"
+#include "pipeline/account_session.h"
 #include "account/account.h"
 
 /* An account is read again when it is older than this. */

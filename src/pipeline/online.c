@@ -20,10 +20,10 @@
 #include "utils/timestamp.h"
 
 #include "runtime/batch_token.h"
-#include "budget.h"
+#include "pipeline/budget.h"
 #include "text/encoding.h"
-#include "merge.h"
-#include "online_reserve.h"
+#include "pipeline/merge.h"
+#include "pipeline/online_reserve.h"
 
 #define GROUP_ANSWERS		1000
 #define GROUP_DELAY_MS		250
