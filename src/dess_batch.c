@@ -15,7 +15,7 @@
 #include "provider/provider.h"
 #include "runtime/shmem.h"
 #include "runtime/wake.h"
-#include "worker.h"
+#include "worker/worker.h"
 
 PG_MODULE_MAGIC;
 

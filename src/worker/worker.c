@@ -36,7 +36,7 @@
 #include "runtime/shmem.h"
 #include "runtime/wait_event.h"
 #include "runtime/wake.h"
-#include "worker.h"
+#include "worker/worker.h"
 
 /* empty jobs are forgotten after this */
 #define EMPTY_JOB_SECONDS	60

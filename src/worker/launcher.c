@@ -43,7 +43,7 @@
 #include "runtime/spool.h"
 #include "runtime/wait_event.h"
 #include "runtime/wake.h"
-#include "worker.h"
+#include "worker/worker.h"
 
 #define LAUNCHER_RESTART_SECONDS	5
 #define PROBE_MS					1000	/* a worker that is still there after this has found work */
