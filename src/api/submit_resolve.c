@@ -23,7 +23,7 @@
 #include "utils/numeric.h"
 #include "utils/rel.h"
 
-#include "api_submit.h"
+#include "api/submit.h"
 #include "account/account.h"
 #include "ledger/price.h"
 #include "text/json.h"

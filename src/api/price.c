@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_price.c
+ * price.c
  *		The trigger of table dess_batch.price.
  *
  * Shipped prices are replaced by upgrade scripts and are no part of a dump.  So

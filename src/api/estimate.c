@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_estimate.c
+ * estimate.c
  *		dess_batch_estimate: what a job would take, before anything is sent.
  *
  * The rows are read, rendered and hashed as the job would do it.  A table that
@@ -23,7 +23,7 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
-#include "api_submit.h"
+#include "api/submit.h"
 #include "runtime/batch_token.h"
 #include "account/account.h"
 #include "ledger/price.h"

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_show.c
+ * show.c
  *		dess_batch_show and the row_key of the views: one row of a job.
  *
  * The ledger keeps no prompts.  What was asked is shown by asking again: the
@@ -22,8 +22,8 @@
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
 
-#include "api_account.h"
-#include "api_submit.h"
+#include "api/account.h"
+#include "api/submit.h"
 #include "runtime/batch_token.h"
 #include "account/account.h"
 #include "text/encoding.h"

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_wait.c
+ * wait.c
  *		dess_batch_wait and dess_batch_run: waiting for a job.
  *
  * Where it can, a wait commits between two looks, so that it holds neither a
@@ -29,7 +29,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "api_submit.h"
+#include "api/submit.h"
 #include "ledger/ledger.h"
 #include "runtime/txn.h"
 #include "runtime/wait_event.h"

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_check.c
+ * check.c
  *		dess_batch_check: tries an account step by step.
  *
  * The one function that talks to a provider in the caller's own process.  What
@@ -20,7 +20,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "api_account.h"
+#include "api/account.h"
 #include "account/account.h"
 #include "text/encoding.h"
 #include "pipeline/account_session.h"

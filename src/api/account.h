@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_account.h
+ * account.h
  *		Accounts for functions that tell what is wrong instead of raising it.
  *
  *-------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_trigger.c
+ * trigger.c
  *		dess_batch_trigger: a table that asks for a job when it changes.
  *
  * The trigger only writes down that a transaction changed the table, once a

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_submit.c
+ * submit.c
  *		dess_batch_submit, dess_batch_prepare, dess_batch_preview.
  *
  *-------------------------------------------------------------------------
@@ -17,7 +17,7 @@
 #include "utils/resowner.h"
 #include "utils/tuplestore.h"
 
-#include "api_submit.h"
+#include "api/submit.h"
 #include "runtime/batch_token.h"
 #include "account/account.h"
 #include "text/encoding.h"

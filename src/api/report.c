@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_report.c
+ * report.c
  *		dess_batch_report: a job as a page of HTML.
  *
  *-------------------------------------------------------------------------
@@ -11,7 +11,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
-#include "report.h"
+#include "api/report_page.h"
 #include "table/table.h"
 #include "runtime/txn.h"
 #include "runtime/usercxt.h"

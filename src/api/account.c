@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
- * api_account.c
+ * account.c
  *		Accounts for functions that tell what is wrong instead of raising it.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "api_account.h"
+#include "api/account.h"
 #include "account/account.h"
 #include "runtime/txn.h"
 

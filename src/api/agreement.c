@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_agreement.c
+ * agreement.c
  *		dess_batch_agreement and dess_batch_agreement_rows: how far two columns agree.
  *
  *-------------------------------------------------------------------------
@@ -21,7 +21,7 @@
 #include "utils/tuplestore.h"
 
 #include "text/agreement.h"
-#include "api_submit.h"
+#include "api/submit.h"
 #include "table/table.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_agreement);

@@ -21,7 +21,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "api_submit.h"
+#include "api/submit.h"
 #include "text/json.h"
 #include "table/table.h"
 #include "runtime/usercxt.h"

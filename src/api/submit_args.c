@@ -7,7 +7,7 @@
  */
 #include "postgres.h"
 
-#include "api_submit.h"
+#include "api/submit.h"
 #include "text/json.h"
 
 static void

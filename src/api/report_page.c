@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * report.c
+ * report_page.c
  *		A job's report as a page of HTML.
  *
  * Charts are inline SVG whose colours are the style sheet's, so that they
@@ -14,7 +14,7 @@
 
 #include "mb/pg_wchar.h"
 
-#include "report.h"
+#include "api/report_page.h"
 
 #define CHART_WIDTH		600
 #define CHART_HEIGHT	160

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_explain.c
+ * explain.c
  *		dess_batch_explain: why a job is waiting, in words with the remedy.
  *
  * The first line says where the job stands.  The others are what it waits for,
@@ -23,7 +23,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "api_account.h"
+#include "api/account.h"
 #include "account/account.h"
 #include "runtime/guc.h"
 #include "ledger/price.h"

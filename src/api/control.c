@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * api_control.c
+ * control.c
  *		What users do to their jobs: stage by stage, pause, cancel, retry and
  *		the like, and the start of the worker.
  *
@@ -27,7 +27,7 @@
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
-#include "api_submit.h"
+#include "api/submit.h"
 #include "runtime/compat.h"
 #include "runtime/guc.h"
 #include "ledger/price.h"
