@@ -29,7 +29,11 @@ source_dir := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 SOURCES := $(sort $(wildcard $(foreach depth,* */* */*/*,$(source_dir)/src/$(depth).c)))
 OBJS = $(patsubst $(source_dir)/%.c,%.o,$(SOURCES))
 DATA = $(patsubst $(source_dir)/%,%,$(sort $(wildcard $(source_dir)/sql/dess_batch--*.sql)))
-HEADERS = src/provider/provider.h src/http/http.h src/text/json.h
+
+# what a provider in another module includes; what provider.h itself includes
+# lies in folders beside it, as it does in src
+HEADERS = src/provider/provider.h
+NESTED_HEADERS = http/http.h text/json.h
 
 PG_CPPFLAGS = -I$(source_dir)/src
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
@@ -56,6 +60,24 @@ PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq ($(PGXS),)
 include $(PGXS)
 $(OBJS): $(wildcard $(foreach depth,* */* */*/*,$(source_dir)/src/$(depth).h)) $(source_dir)/Makefile
+
+# the folders of a VPATH build; a rule would find those of the sources instead
+$(shell mkdir -p $(sort $(dir $(OBJS))))
+
+installed_headers = $(DESTDIR)$(includedir_server)/$(incmoduledir)/$(MODULE_big)
+
+install: install-nested-headers
+
+install-nested-headers:
+	$(MKDIR_P) $(addprefix '$(installed_headers)'/,$(sort $(dir $(NESTED_HEADERS))))
+	$(foreach header,$(NESTED_HEADERS),$(INSTALL_DATA) '$(source_dir)/src/$(header)' '$(installed_headers)/$(header)' &&) :
+
+uninstall: uninstall-nested-headers
+
+uninstall-nested-headers:
+	rm -f $(addprefix '$(installed_headers)'/,$(NESTED_HEADERS))
+
+.PHONY: install-nested-headers uninstall-nested-headers
 
 clean: clean-test
 else

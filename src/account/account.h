@@ -6,8 +6,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_CREDENTIAL_H
-#define DESS_CREDENTIAL_H
+#ifndef DESS_ACCOUNT_H
+#define DESS_ACCOUNT_H
 
 #include "provider/provider.h"
 
@@ -78,4 +78,4 @@ extern const char *credential_restricted_option(const BatchProvider *provider, L
 /* The provider that a server's options name, or NULL. */
 extern const BatchProvider *credential_provider(List *options);
 
-#endif							/* DESS_CREDENTIAL_H */
+#endif							/* DESS_ACCOUNT_H */

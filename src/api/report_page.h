@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_REPORT_H
-#define DESS_REPORT_H
+#ifndef DESS_API_REPORT_PAGE_H
+#define DESS_API_REPORT_PAGE_H
 
 #include "lib/stringinfo.h"
 
@@ -19,4 +19,4 @@
  */
 extern void report_append_page(StringInfo out, int64 job_id, const JobReport *report);
 
-#endif							/* DESS_REPORT_H */
+#endif							/* DESS_API_REPORT_PAGE_H */

@@ -10,8 +10,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_JOBSTORE_INT_H
-#define DESS_JOBSTORE_INT_H
+#ifndef DESS_LEDGER_INTERNAL_H
+#define DESS_LEDGER_INTERNAL_H
 
 #include "executor/spi.h"
 #include "utils/array.h"
@@ -112,4 +112,4 @@ typedef struct BatchCounters
 
 extern void batch_count(int64 job_id, int batch_no, const BatchCounters *counters);
 
-#endif							/* DESS_JOBSTORE_INT_H */
+#endif							/* DESS_LEDGER_INTERNAL_H */

@@ -11,8 +11,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_JOBSTORE_H
-#define DESS_JOBSTORE_H
+#ifndef DESS_LEDGER_H
+#define DESS_LEDGER_H
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
@@ -511,4 +511,4 @@ extern void jobstore_submit_request(const TriggerRequest *request);
 /* Writes a failed job instead. */
 extern void jobstore_refuse_request(const TriggerRequest *request, const char *sqlstate, const char *message);
 
-#endif							/* DESS_JOBSTORE_H */
+#endif							/* DESS_LEDGER_H */

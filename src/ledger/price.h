@@ -8,8 +8,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_JOBSTORE_PRICE_H
-#define DESS_JOBSTORE_PRICE_H
+#ifndef DESS_LEDGER_PRICE_H
+#define DESS_LEDGER_PRICE_H
 
 #include "ledger/ledger.h"
 #include "utils/date.h"
@@ -65,4 +65,4 @@ extern bool jobstore_pause_until(int64 id, TimestampTz until, const char *error_
 /* Lets a job go on whose time has come.  False: it is not paused that way any more. */
 extern bool jobstore_unpause(int64 id);
 
-#endif							/* DESS_JOBSTORE_PRICE_H */
+#endif							/* DESS_LEDGER_PRICE_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_JOBSTORE_REPORT_H
-#define DESS_JOBSTORE_REPORT_H
+#ifndef DESS_LEDGER_REPORT_H
+#define DESS_LEDGER_REPORT_H
 
 /* parts of a job's time, from its start to its end or to now */
 #define REPORT_BUCKETS		60
@@ -77,4 +77,4 @@ typedef struct JobReport
 /* All of them in the transaction's snapshot; lives in the current memory context.  The job exists. */
 extern void jobstore_read_report(int64 id, JobReport *report);
 
-#endif							/* DESS_JOBSTORE_REPORT_H */
+#endif							/* DESS_LEDGER_REPORT_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_CHANNEL_H
-#define DESS_CHANNEL_H
+#ifndef DESS_PIPELINE_ACCOUNT_SESSION_H
+#define DESS_PIPELINE_ACCOUNT_SESSION_H
 
 #include "lib/ilist.h"
 
@@ -150,4 +150,4 @@ extern bool channel_unwell(Channel *channel);
 /* What every request of an account has: timeout, proxy, CA file, trust. */
 extern void channel_complete_request(HttpRequest *request, const Account *account);
 
-#endif							/* DESS_CHANNEL_H */
+#endif							/* DESS_PIPELINE_ACCOUNT_SESSION_H */

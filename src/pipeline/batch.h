@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_BATCH_TASK_H
-#define DESS_BATCH_TASK_H
+#ifndef DESS_PIPELINE_BATCH_H
+#define DESS_PIPELINE_BATCH_H
 
 #include "pipeline/pipeline.h"
 
@@ -91,4 +91,4 @@ extern bool batch_not_found_for_good(BatchTask *batch, const StepError *error);
 /* A strange batch was not found: the same look is taken again, soon, and the user is told why.  False: it is not that. */
 extern bool batch_wait_for_account(BatchTask *batch, const StepError *error);
 
-#endif							/* DESS_BATCH_TASK_H */
+#endif							/* DESS_PIPELINE_BATCH_H */

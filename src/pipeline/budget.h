@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_BUDGET_H
-#define DESS_BUDGET_H
+#ifndef DESS_PIPELINE_BUDGET_H
+#define DESS_PIPELINE_BUDGET_H
 
 #include "pipeline/pipeline.h"
 
@@ -44,4 +44,4 @@ extern double budget_for_batch(JobTask *task);
 extern void budget_note_answer(JobTask *task, int64 input_tokens, int64 output_tokens);
 extern void budget_note_spending(void);	/* the ledger has other figures than before */
 
-#endif							/* DESS_BUDGET_H */
+#endif							/* DESS_PIPELINE_BUDGET_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_PACE_H
-#define DESS_PACE_H
+#ifndef DESS_PIPELINE_FAIR_SHARE_H
+#define DESS_PIPELINE_FAIR_SHARE_H
 
 #include "datatype/timestamp.h"
 
@@ -72,4 +72,4 @@ extern void pace_enqueue(struct JobTask *task);
 /* When a job that rests has its turn; DT_NOEND if none does. */
 extern TimestampTz pace_due(const struct JobTask *task);
 
-#endif							/* DESS_PACE_H */
+#endif							/* DESS_PIPELINE_FAIR_SHARE_H */

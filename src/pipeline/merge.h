@@ -8,8 +8,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_MERGE_H
-#define DESS_MERGE_H
+#ifndef DESS_PIPELINE_MERGE_H
+#define DESS_PIPELINE_MERGE_H
 
 #include "pipeline/pipeline.h"
 
@@ -59,4 +59,4 @@ extern void merge_start_pass(BatchTask *batch);
 /* Gives rows without a line their outcome, some thousands a call; the batch is done when they have run out. */
 extern void merge_close(BatchTask *batch);
 
-#endif							/* DESS_MERGE_H */
+#endif							/* DESS_PIPELINE_MERGE_H */

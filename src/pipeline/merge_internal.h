@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_MERGE_INT_H
-#define DESS_MERGE_INT_H
+#ifndef DESS_PIPELINE_MERGE_INTERNAL_H
+#define DESS_PIPELINE_MERGE_INTERNAL_H
 
 #include "text/answer.h"
 #include "pipeline/merge.h"
@@ -62,4 +62,4 @@ extern void merge_close_reader(MergeState *state);
 /* The next group is read from where the last merged one ended. */
 extern void merge_rewind(MergeState *state);
 
-#endif							/* DESS_MERGE_INT_H */
+#endif							/* DESS_PIPELINE_MERGE_INTERNAL_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_ONLINE_RESERVE_H
-#define DESS_ONLINE_RESERVE_H
+#ifndef DESS_PIPELINE_ONLINE_RESERVE_H
+#define DESS_PIPELINE_ONLINE_RESERVE_H
 
 struct MergeState;
 
@@ -27,4 +27,4 @@ extern void online_reserve_set(OnlineReserve *reserve, int no, uint32 bytes);
 /* Sees to it that what has been merged is reserved no more. */
 extern void online_reserve_settle(OnlineReserve *reserve, const struct MergeState *merge);
 
-#endif							/* DESS_ONLINE_RESERVE_H */
+#endif							/* DESS_PIPELINE_ONLINE_RESERVE_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_PARAMETERS_H
-#define DESS_PARAMETERS_H
+#ifndef DESS_PROVIDER_PARAMETERS_H
+#define DESS_PROVIDER_PARAMETERS_H
 
 #include "ledger/ledger.h"
 
@@ -20,4 +20,4 @@ extern void parameters_read(const char *json, BatchParameters *parameters);
 /* What a job's requests have in common, palloc'd; text in UTF-8. */
 extern BatchOptions *parameters_to_options(const Job *job, const Account *account);
 
-#endif							/* DESS_PARAMETERS_H */
+#endif							/* DESS_PROVIDER_PARAMETERS_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_BATCH_TOKEN_H
-#define DESS_BATCH_TOKEN_H
+#ifndef DESS_RUNTIME_BATCH_TOKEN_H
+#define DESS_RUNTIME_BATCH_TOKEN_H
 
 #define BATCH_TOKEN_SIZE	33
 
@@ -25,4 +25,4 @@ extern void batch_custom_id(char *buffer, size_t size, const char *token, int no
 /* The number in a request id of this batch; 0 if it is not one of ours. */
 extern int	batch_parse_custom_id(const char *custom_id, const char *token);
 
-#endif							/* DESS_BATCH_TOKEN_H */
+#endif							/* DESS_RUNTIME_BATCH_TOKEN_H */

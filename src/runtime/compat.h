@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_COMPAT_H
-#define DESS_COMPAT_H
+#ifndef DESS_RUNTIME_COMPAT_H
+#define DESS_RUNTIME_COMPAT_H
 
 #if PG_VERSION_NUM < 150000
 #error "dess_batch needs PostgreSQL 15 or later"
@@ -57,4 +57,4 @@
 #define compat_noreturn pg_attribute_noreturn()
 #endif
 
-#endif							/* DESS_COMPAT_H */
+#endif							/* DESS_RUNTIME_COMPAT_H */

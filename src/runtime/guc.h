@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_GUC_H
-#define DESS_GUC_H
+#ifndef DESS_RUNTIME_GUC_H
+#define DESS_RUNTIME_GUC_H
 
 extern bool dess_enabled;			/* dess_batch.enabled */
 extern char *dess_databases;		/* dess_batch.databases */
@@ -32,4 +32,4 @@ extern bool guc_host_allowed(const char *host);
 extern int	guc_pin_output(void);
 extern void guc_unpin(int nestlevel);
 
-#endif							/* DESS_GUC_H */
+#endif							/* DESS_RUNTIME_GUC_H */

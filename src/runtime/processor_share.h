@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_SESSIONS_H
-#define DESS_SESSIONS_H
+#ifndef DESS_RUNTIME_PROCESSOR_SHARE_H
+#define DESS_RUNTIME_PROCESSOR_SHARE_H
 
 /*
  * Client backends that run a statement at this moment and wait neither for a
@@ -20,4 +20,4 @@ extern int	sessions_at_work(void);
  */
 extern double sessions_share(void);
 
-#endif							/* DESS_SESSIONS_H */
+#endif							/* DESS_RUNTIME_PROCESSOR_SHARE_H */

@@ -9,8 +9,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_SCHED_H
-#define DESS_SCHED_H
+#ifndef DESS_RUNTIME_SCHED_H
+#define DESS_RUNTIME_SCHED_H
 
 /* 0.5 s doubling to cap, minus up to a quarter (failures from 1). */
 extern int64 sched_backoff_ms(int failures, int64 first_ms, int64 cap_ms, double dice);
@@ -80,4 +80,4 @@ extern int64 sched_parse_retry_after(const char *value, int64 now_unix_ms);	/* s
 extern int64 sched_parse_retry_after_ms(const char *value);	/* "retry-after-ms": milliseconds */
 extern int64 sched_parse_duration(const char *value);	/* "12ms", "1m26.4s", "6m0s", "1.5s"; "30" is seconds */
 
-#endif							/* DESS_SCHED_H */
+#endif							/* DESS_RUNTIME_SCHED_H */

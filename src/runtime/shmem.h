@@ -8,8 +8,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_SHMEM_H
-#define DESS_SHMEM_H
+#ifndef DESS_RUNTIME_SHMEM_H
+#define DESS_RUNTIME_SHMEM_H
 
 /* To be called from _PG_init() of a preloaded library. */
 extern void shmem_init(void);
@@ -47,4 +47,4 @@ extern bool shmem_stop_worker(Oid database);
 extern bool shmem_has_worker(Oid database);
 extern bool shmem_available(void);
 
-#endif							/* DESS_SHMEM_H */
+#endif							/* DESS_RUNTIME_SHMEM_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_SPOOL_H
-#define DESS_SPOOL_H
+#ifndef DESS_RUNTIME_SPOOL_H
+#define DESS_RUNTIME_SPOOL_H
 
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
@@ -65,4 +65,4 @@ extern char *spool_next_line(SpoolReader *reader, size_t *length, bool whole_fil
 extern int64 spool_offset(const SpoolReader *reader);	/* of the next line */
 extern void spool_close(SpoolReader *reader);
 
-#endif							/* DESS_SPOOL_H */
+#endif							/* DESS_RUNTIME_SPOOL_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_TXN_H
-#define DESS_TXN_H
+#ifndef DESS_RUNTIME_TXN_H
+#define DESS_RUNTIME_TXN_H
 
 #include "fmgr.h"
 
@@ -52,4 +52,4 @@ extern void txn_procedure_begin(void);
 extern void txn_procedure_commit(void);
 extern void txn_procedure_end(void);
 
-#endif							/* DESS_TXN_H */
+#endif							/* DESS_RUNTIME_TXN_H */

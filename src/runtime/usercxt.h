@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_USERCXT_H
-#define DESS_USERCXT_H
+#ifndef DESS_RUNTIME_USERCXT_H
+#define DESS_RUNTIME_USERCXT_H
 
 typedef struct UserContext
 {
@@ -30,4 +30,4 @@ extern Oid	usercxt_effective_role(Oid job_owner, Oid relation);
 extern void usercxt_enter(UserContext *context, Oid role);
 extern void usercxt_leave(UserContext *context);
 
-#endif							/* DESS_USERCXT_H */
+#endif							/* DESS_RUNTIME_USERCXT_H */

@@ -6,8 +6,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_WAITS_H
-#define DESS_WAITS_H
+#ifndef DESS_RUNTIME_WAIT_EVENT_H
+#define DESS_RUNTIME_WAIT_EVENT_H
 
 typedef enum WaitKind
 {
@@ -22,4 +22,4 @@ typedef enum WaitKind
 /* The wait_event_info of such a wait.  Not before the process has its place in shared memory. */
 extern uint32 waits_event(WaitKind kind);
 
-#endif							/* DESS_WAITS_H */
+#endif							/* DESS_RUNTIME_WAIT_EVENT_H */

@@ -6,8 +6,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_WAKE_H
-#define DESS_WAKE_H
+#ifndef DESS_RUNTIME_WAKE_H
+#define DESS_RUNTIME_WAKE_H
 
 #include "postmaster/bgworker.h"
 
@@ -33,4 +33,4 @@ extern Oid	wake_wrapper_oid(void);
 
 extern void wake_init(void);
 
-#endif							/* DESS_WAKE_H */
+#endif							/* DESS_RUNTIME_WAKE_H */

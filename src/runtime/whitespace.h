@@ -9,8 +9,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_WHITESPACE_H
-#define DESS_WHITESPACE_H
+#ifndef DESS_RUNTIME_WHITESPACE_H
+#define DESS_RUNTIME_WHITESPACE_H
 
 /* Bytes of the white space character at p, or 0 if there is none. */
 static inline int
@@ -65,4 +65,4 @@ whitespace_trim_end(const char *start, const char *end)
 	return end;
 }
 
-#endif							/* DESS_WHITESPACE_H */
+#endif							/* DESS_RUNTIME_WHITESPACE_H */

@@ -6,8 +6,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_SLICE_H
-#define DESS_SLICE_H
+#ifndef DESS_RUNTIME_WORKER_TXN_H
+#define DESS_RUNTIME_WORKER_TXN_H
 
 /* What a failed slice means. */
 typedef enum SliceVerdict
@@ -74,4 +74,4 @@ extern uint64 slice_count;
 /* Called after a failed slice: an abort releases session locks as well. */
 extern void (*slice_after_abort) (void);
 
-#endif							/* DESS_SLICE_H */
+#endif							/* DESS_RUNTIME_WORKER_TXN_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_TARGET_INT_H
-#define DESS_TARGET_INT_H
+#ifndef DESS_TABLE_INTERNAL_H
+#define DESS_TABLE_INTERNAL_H
 
 #include "access/attnum.h"
 #include "executor/spi.h"
@@ -184,4 +184,4 @@ extern int	target_begin_write(TargetTable *table);
 
 extern Oid	target_find_key(Relation rel, const Bitmapset *wanted, List **attnums);
 
-#endif							/* DESS_TARGET_INT_H */
+#endif							/* DESS_TABLE_INTERNAL_H */

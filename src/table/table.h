@@ -10,8 +10,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_TARGET_H
-#define DESS_TARGET_H
+#ifndef DESS_TABLE_H
+#define DESS_TABLE_H
 
 #include "ledger/ledger.h"
 
@@ -176,4 +176,4 @@ extern char *target_resolve_where(Oid source, const char *where_sql);
 /* Rights of the current user on everything that is read and written; raises 42501.  Executes nothing. */
 extern void target_check_rights(TargetTable *table);
 
-#endif							/* DESS_TARGET_H */
+#endif							/* DESS_TABLE_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_AGREEMENT_H
-#define DESS_AGREEMENT_H
+#ifndef DESS_TEXT_AGREEMENT_H
+#define DESS_TEXT_AGREEMENT_H
 
 typedef enum AgreementClass
 {
@@ -35,4 +35,4 @@ extern char *agreement_normalize(const char *name);
 /* The class of two results of agreement_normalize(). */
 extern AgreementClass agreement_compare(const char *a, const char *b);
 
-#endif							/* DESS_AGREEMENT_H */
+#endif							/* DESS_TEXT_AGREEMENT_H */

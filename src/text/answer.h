@@ -8,8 +8,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_ANSWER_H
-#define DESS_ANSWER_H
+#ifndef DESS_TEXT_ANSWER_H
+#define DESS_TEXT_ANSWER_H
 
 typedef struct AnswerColumn
 {
@@ -48,4 +48,4 @@ typedef struct Answer
 /* Never raises because of the text.  Everything is palloc'd in the current context. */
 extern void answer_read(const AnswerRules *rules, const char *text, Answer *answer);
 
-#endif							/* DESS_ANSWER_H */
+#endif							/* DESS_TEXT_ANSWER_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_ANSWER_TEXT_H
-#define DESS_ANSWER_TEXT_H
+#ifndef DESS_TEXT_ANSWER_TEXT_H
+#define DESS_TEXT_ANSWER_TEXT_H
 
 #include "runtime/whitespace.h"
 
@@ -73,4 +73,4 @@ extern Span department_find_name(Span text);
 /* NULL if the cleaned text, which is not empty, may be the name of a department, else why not, palloc'd. */
 extern char *department_why_not(Span name);
 
-#endif							/* DESS_ANSWER_TEXT_H */
+#endif							/* DESS_TEXT_ANSWER_TEXT_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_DIGEST_H
-#define DESS_DIGEST_H
+#ifndef DESS_TEXT_DIGEST_H
+#define DESS_TEXT_DIGEST_H
 
 #define DIGEST_LENGTH	32
 
@@ -21,4 +21,4 @@ extern void digest_sha256(const void *head, size_t head_len,
 extern char *digest_to_hex(const Digest *digest);	/* 64 characters, palloc'd */
 extern uint64 digest_hash64(const Digest *digest);	/* its first eight bytes */
 
-#endif							/* DESS_DIGEST_H */
+#endif							/* DESS_TEXT_DIGEST_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_ENCODING_H
-#define DESS_ENCODING_H
+#ifndef DESS_TEXT_ENCODING_H
+#define DESS_TEXT_ENCODING_H
 
 /* To be called in a transaction by a process that will convert outside of one. */
 extern void encoding_init(void);
@@ -17,4 +17,4 @@ extern void encoding_init(void);
  */
 extern char *encoding_to_server_lossy(const char *utf8);
 
-#endif							/* DESS_ENCODING_H */
+#endif							/* DESS_TEXT_ENCODING_H */

@@ -11,8 +11,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_JSON_H
-#define DESS_JSON_H
+#ifndef DESS_TEXT_JSON_H
+#define DESS_TEXT_JSON_H
 
 #include "lib/stringinfo.h"
 
@@ -78,4 +78,4 @@ extern void json_replace_invalid(char *text, size_t len);
  */
 extern PGDLLEXPORT char *json_excerpt(const char *text, size_t limit);
 
-#endif							/* DESS_JSON_H */
+#endif							/* DESS_TEXT_JSON_H */

@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_JSON_SCAN_H
-#define DESS_JSON_SCAN_H
+#ifndef DESS_TEXT_JSON_SCAN_H
+#define DESS_TEXT_JSON_SCAN_H
 
 #include <cjson/cJSON.h>
 
@@ -126,4 +126,4 @@ json_utf8_length(const unsigned char *s, size_t left)
 	return length;
 }
 
-#endif							/* DESS_JSON_SCAN_H */
+#endif							/* DESS_TEXT_JSON_SCAN_H */

@@ -6,8 +6,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_SAMPLE_H
-#define DESS_SAMPLE_H
+#ifndef DESS_TEXT_SAMPLE_H
+#define DESS_TEXT_SAMPLE_H
 
 /* no more rows than this, because they are held in memory */
 #define SAMPLE_MAX_ROWS		1000000
@@ -35,4 +35,4 @@ extern void sample_add(Sample *sample, const char *key);
 /* All keys of the sample, as an array of sample->nkeys. */
 extern char **sample_keys(const Sample *sample);
 
-#endif							/* DESS_SAMPLE_H */
+#endif							/* DESS_TEXT_SAMPLE_H */

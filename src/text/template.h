@@ -9,8 +9,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_TEMPLATE_H
-#define DESS_TEMPLATE_H
+#ifndef DESS_TEXT_TEMPLATE_H
+#define DESS_TEXT_TEMPLATE_H
 
 #include "lib/stringinfo.h"
 
@@ -62,4 +62,4 @@ extern bool template_render(const Template *template, const char *const *values,
 extern const char *const template_department_system;
 extern const char *const template_department_user;
 
-#endif							/* DESS_TEMPLATE_H */
+#endif							/* DESS_TEXT_TEMPLATE_H */

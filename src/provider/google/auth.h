@@ -5,8 +5,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_GOOGLE_AUTH_H
-#define DESS_GOOGLE_AUTH_H
+#ifndef DESS_PROVIDER_GOOGLE_AUTH_H
+#define DESS_PROVIDER_GOOGLE_AUTH_H
 
 #include "provider/provider.h"
 
@@ -16,4 +16,4 @@
  */
 extern void google_authorize(BatchStage *stage, const HttpReply *reply, StepResult *result);
 
-#endif							/* DESS_GOOGLE_AUTH_H */
+#endif							/* DESS_PROVIDER_GOOGLE_AUTH_H */

@@ -7,8 +7,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_GCS_H
-#define DESS_GCS_H
+#ifndef DESS_PROVIDER_GOOGLE_GCS_H
+#define DESS_PROVIDER_GOOGLE_GCS_H
 
 #include "text/json.h"
 #include "provider/provider.h"
@@ -45,4 +45,4 @@ extern void gcs_ask_list(BatchStage *stage, StepResult *result, const char *buck
 extern void gcs_ask_delete(BatchStage *stage, StepResult *result, const char *bucket, const char *name, const char *generation);
 extern void gcs_ask_small_upload(BatchStage *stage, StepResult *result, const char *bucket, const char *name, const char *content);
 
-#endif							/* DESS_GCS_H */
+#endif							/* DESS_PROVIDER_GOOGLE_GCS_H */

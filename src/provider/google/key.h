@@ -7,8 +7,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef DESS_GOOGLE_KEY_H
-#define DESS_GOOGLE_KEY_H
+#ifndef DESS_PROVIDER_GOOGLE_KEY_H
+#define DESS_PROVIDER_GOOGLE_KEY_H
 
 #include "text/json.h"
 
@@ -62,4 +62,4 @@ extern char *google_jwt_unsigned(const char *email, const char *key_id, const ch
 /* Header, claims and their RS256 signature by a PEM private key, palloc'd; NULL with *why set. */
 extern char *google_jwt_sign(const char *text, const char *private_key, const char **why);
 
-#endif							/* DESS_GOOGLE_KEY_H */
+#endif							/* DESS_PROVIDER_GOOGLE_KEY_H */
