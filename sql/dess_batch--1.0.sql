@@ -37,7 +37,7 @@ SET LOCAL search_path TO pg_catalog, pg_temp;
 CREATE TYPE dess_batch.outcome AS ENUM (
 	'ok', 'missing', 'empty', 'stale', 'gone', 'refused', 'truncated',
 	'invalid', 'rejected', 'expired', 'cancelled', 'lost',
-	'again'						-- superseded: the row is sent once more by a later batch
+	'superseded'				-- the row is sent once more by a later batch
 );
 COMMENT ON TYPE dess_batch.outcome IS 'how a row of a job ended';
 
@@ -98,13 +98,13 @@ CREATE TABLE dess_batch.job (
 	paused_until	timestamptz,	-- paused by a budget of the server's that begins anew then
 	state			text NOT NULL DEFAULT 'queued'
 					CHECK (state IN ('queued', 'active', 'done', 'cancelled', 'failed')),
-	listed			boolean NOT NULL DEFAULT false,	-- sample or only: its rows are in again
+	listed			boolean NOT NULL DEFAULT false,	-- sample or only: its rows are in the retry queue
 	last_key		text,			-- the last row that was looked at
 	last_batch		integer NOT NULL DEFAULT 0,
 	all_prepared	boolean NOT NULL DEFAULT false,
 	taken			bigint NOT NULL DEFAULT 0,	-- rows taken, against max_rows
 	counted			bigint,
-	requeued		bigint NOT NULL DEFAULT 0,	-- rows in again that already count
+	requeued		bigint NOT NULL DEFAULT 0,	-- rows in the retry queue that already count
 	batch_bytes		bigint,			-- smaller limit learnt from the provider
 	error_code		text,
 	error			text,
@@ -137,7 +137,7 @@ CREATE TABLE dess_batch.batch (
 	missing			integer NOT NULL DEFAULT 0,
 	empty			integer NOT NULL DEFAULT 0,
 	failed			integer NOT NULL DEFAULT 0,
-	again			integer NOT NULL DEFAULT 0,
+	superseded		integer NOT NULL DEFAULT 0,
 	unmatched		bigint NOT NULL DEFAULT 0,	-- result lines that belong to no row
 	duplicates		bigint NOT NULL DEFAULT 0,	-- result lines for a row that had one
 	input_tokens	bigint NOT NULL DEFAULT 0,
@@ -212,10 +212,10 @@ CREATE TABLE dess_batch.answer (
 );
 
 -- Rows to be taken by key: once more after a failure, or because sample or only names them.
-CREATE SEQUENCE dess_batch.again_id_seq;
-CREATE TABLE dess_batch.again (
+CREATE SEQUENCE dess_batch.retry_queue_id_seq;
+CREATE TABLE dess_batch.retry_queue (
 	job_id			bigint NOT NULL,
-	id				bigint NOT NULL DEFAULT pg_catalog.nextval('dess_batch.again_id_seq'),
+	id				bigint NOT NULL DEFAULT pg_catalog.nextval('dess_batch.retry_queue_id_seq'),
 	key				text NOT NULL,
 	attempts		smallint NOT NULL,	-- made so far
 	counts			boolean NOT NULL,	-- already one of the job's rows, contained in job.requeued
@@ -385,8 +385,8 @@ SELECT pg_catalog.pg_extension_config_dump('dess_batch.batch', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.item', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.result', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.answer', '');
-SELECT pg_catalog.pg_extension_config_dump('dess_batch.again_id_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('dess_batch.again', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.retry_queue_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.retry_queue', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.settled', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.usage', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.price', 'WHERE NOT shipped');
@@ -440,14 +440,14 @@ FROM (
 		   END AS state
 	FROM dess_batch.job j
 		CROSS JOIN LATERAL (
-			SELECT coalesce(sum(x.items - x.again), 0)::bigint AS prepared,
+			SELECT coalesce(sum(x.items - x.superseded), 0)::bigint AS prepared,
 				   coalesce(sum(x.requests), 0)::bigint AS requests,
 				   coalesce(sum(x.ok + x.missing + x.empty), 0)::bigint AS done,
 				   coalesce(sum(x.failed), 0)::bigint AS failed,
 				   coalesce(sum(x.ok + x.missing + x.failed) FILTER (WHERE x.no > 0), 0)::bigint AS answered,
 				   coalesce(sum(x.ok + x.missing) FILTER (WHERE x.no > 0), 0)::bigint AS answered_well,
 				   -- answers that are merged, or that the provider says it has
-				   coalesce(sum(CASE WHEN x.state = 'retrieving' AND j.mode = 'batch' THEN x.items - x.again
+				   coalesce(sum(CASE WHEN x.state = 'retrieving' AND j.mode = 'batch' THEN x.items - x.superseded
 									 WHEN x.state = 'running' AND x.requests > 0 AND x.remote_finished > 0
 									 THEN x.items * least(x.remote_finished, x.requests) / x.requests
 									 ELSE x.ok + x.missing + x.failed END) FILTER (WHERE x.no > 0), 0)::bigint AS reached,
@@ -470,7 +470,7 @@ FROM (
 		) b
 ) f;
 
--- Rows of batches with what became of them; "again" is superseded.  Batch by
+-- Rows of batches with what became of them; "superseded" is superseded.  Batch by
 -- batch, and with a full join because that is never a nested loop: the lengths
 -- of arrays are unknown to the planner.  OFFSET 0 keeps it so, and keeps the
 -- wide columns of item below the join.
@@ -602,12 +602,12 @@ SELECT r.job_id, nullif(r.batch_no, 0) AS batch_no,
 FROM dess_batch.job j
 	JOIN dess_batch.item_result r ON r.job_id = j.id
 	LEFT JOIN dess_batch.answer a ON a.job_id = r.job_id AND a.batch_no = r.batch_no AND a.no = r.no
-WHERE r.outcome IS DISTINCT FROM 'again' AND r.key IS NOT NULL
+WHERE r.outcome IS DISTINCT FROM 'superseded' AND r.key IS NOT NULL
 	AND dess_batch.may_see(j.owner, false)
 UNION ALL
 SELECT w.job_id, NULL, dess_batch.row_key(w.key, j.key_columns, j.key_kinds), 'pending',
 	   NULL, NULL, w.attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-FROM dess_batch.again w JOIN dess_batch.job j ON j.id = w.job_id
+FROM dess_batch.retry_queue w JOIN dess_batch.job j ON j.id = w.job_id
 WHERE w.counts AND dess_batch.may_see(j.owner, false);
 COMMENT ON VIEW @extschema@.dess_batch_rows IS 'rows of the jobs with their outcomes';
 

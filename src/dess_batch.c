@@ -11,8 +11,8 @@
 #include "miscadmin.h"
 
 #include "account/account.h"
-#include "runtime/guc.h"
 #include "provider/provider.h"
+#include "runtime/guc.h"
 #include "runtime/shmem.h"
 #include "runtime/wake.h"
 #include "worker/worker.h"
@@ -26,7 +26,7 @@ _PG_init(void)
 {
 	guc_init();
 	provider_init();
-	credential_init();
+	account_init();
 	wake_init();
 	if (process_shared_preload_libraries_in_progress)
 	{

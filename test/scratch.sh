@@ -50,7 +50,7 @@ choose_server_user()
 # Copies the sources to $tree, without what building and fuzzing leave in them.
 copy_tree()
 {
-	tar -C "$top" -cf - --exclude='*.o' --no-wildcards-match-slash \
+	tar -C "$top" -cf - --no-wildcards-match-slash --exclude='./test/simulator/*.o' \
 		--exclude=./.git --exclude=./tmp_check \
 		--exclude='./test/*/build' --exclude='./test/*/build_*' . |
 		tar -C "$tree" -xf -

@@ -31,8 +31,8 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "runtime/compat.h"
 #include "account/account.h"
+#include "runtime/compat.h"
 #include "text/digest.h"
 
 /* The servers of the wrapper as rule 2 of the factory sees them. */
@@ -62,7 +62,7 @@ find_option(List *options, const char *name)
 }
 
 const BatchProvider *
-credential_provider(List *options)
+account_provider(List *options)
 {
 	const char *name = find_option(options, "provider");
 
@@ -187,7 +187,7 @@ grant_hint(const ForeignServer *server, Oid role)
 static const BatchProvider *
 check_server(const ForeignServer *server, Oid role)
 {
-	const BatchProvider *provider = credential_provider(server->options);
+	const BatchProvider *provider = account_provider(server->options);
 	const char *restricted;
 
 	if (!may_use(server, role))
@@ -203,7 +203,7 @@ check_server(const ForeignServer *server, Oid role)
 						find_option(server->options, "provider"), server->servername),
 				 errhint("Add the module that registers it to \"shared_preload_libraries\".")));
 
-	restricted = credential_restricted_option(provider, server->options);
+	restricted = account_restricted_option(provider, server->options);
 	if (restricted != NULL && !superuser_arg(server->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -309,7 +309,7 @@ route_named(const char *server_name, Oid role)
 static bool
 server_serves(const ForeignServer *server, const char *model)
 {
-	const BatchProvider *provider = credential_provider(server->options);
+	const BatchProvider *provider = account_provider(server->options);
 	const char *globs = find_option(server->options, "models");
 
 	if (provider == NULL)
@@ -399,7 +399,7 @@ report_ambiguous(const char *model, List *names)
 	ereport(ERROR,
 			(errcode(ERRCODE_AMBIGUOUS_FUNCTION),
 			 errmsg("several servers serve model \"%s\": %s",
-					credential_excerpt(model), list.data),
+					account_excerpt(model), list.data),
 			 errhint("Name one of them, for example server => %s, or make their option \"models\" narrower.",
 					 quote_literal_cstr(linitial(names)))));
 }
@@ -426,7 +426,7 @@ create_hint(const char *model)
 	if (usual == NULL)
 	{
 		appendStringInfo(&hint, "Add the model to the option \"models\" of a server that you may use, or create one: CREATE SERVER ... FOREIGN DATA WRAPPER %s OPTIONS (provider '...', models %s);",
-						 DESS_WRAPPER, quote_literal_cstr(credential_excerpt(model)));
+						 DESS_WRAPPER, quote_literal_cstr(account_excerpt(model)));
 		return hint.data;
 	}
 
@@ -449,7 +449,7 @@ create_hint(const char *model)
 compat_noreturn static void
 report_unserved(const ServerSearch *search)
 {
-	char	   *model = credential_excerpt(search->model);
+	char	   *model = account_excerpt(search->model);
 
 	if (search->no_usage != NULL)
 		ereport(ERROR,
@@ -567,7 +567,7 @@ account_load(Oid server_oid, const char *provider_name, Oid role)
 	callback->func = wipe_at_reset;
 	callback->arg = account;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
-	credential_find_secret(account);
+	account_find_secret(account);
 	return account;
 }
 
@@ -637,4 +637,13 @@ account_identity(const Account *account, char identity[ACCOUNT_IDENTITY_SIZE])
 	strlcpy(identity, hex, ACCOUNT_IDENTITY_SIZE);
 	pfree(hex);
 	pfree(facts.data);
+}
+
+void
+account_complete_request(HttpRequest *request, const Account *account)
+{
+	request->idle_timeout = account->request_timeout;
+	request->ca_file = account->ca_file;
+	request->proxy = account->proxy;
+	request->trusted = account->trusted;
 }

@@ -15,7 +15,7 @@
 #define DESS_WRAPPER	"dess_batch"
 
 /* Hooks into ALTER SERVER and CREATE USER MAPPING; called once by _PG_init. */
-extern void credential_init(void);
+extern void account_init(void);
 
 /*
  * Chooses the server for a model as role sees it.  server_name may be NULL.
@@ -37,6 +37,9 @@ extern Account *account_route(const char *model, const char *server_name, Oid ro
  */
 extern Account *account_load(Oid server_oid, const char *provider_name, Oid role);
 
+/* Fills in what every request of an account has: timeout, proxy, CA file, trust. */
+extern void account_complete_request(HttpRequest *request, const Account *account);
+
 /* Overwrites the secret with zeros; may be called any number of times. */
 extern void account_wipe(Account *account);
 
@@ -54,28 +57,28 @@ extern void account_identity(const Account *account, char identity[ACCOUNT_IDENT
  * Looks for the secret of an account whose other fields are filled in, and sets
  * secret, secret_source and secret_searched (credential_secret.c).
  */
-extern void credential_find_secret(Account *account);
+extern void account_find_secret(Account *account);
 
 /* NULL if value can be the secret of that mapping option, else what it should be.  Never quotes it. */
-extern const char *credential_secret_problem(const char *mapping_option, const char *value);
+extern const char *account_secret_problem(const char *mapping_option, const char *value);
 
 /*
  * Reads a file with a secret under the rules of ssl_key_file, at most limit
  * bytes, without line ends at its end.  NULL with *why set when it cannot be
  * used.  Never raises because of the file.  The caller zeroes the result.
  */
-extern char *credential_read_file(const char *path, size_t limit, const char **why);
+extern char *account_read_file(const char *path, size_t limit, const char **why);
 
 /* Copy of a user's text, cut to what a message may quote, on a character boundary. */
-extern char *credential_excerpt(const char *text);
+extern char *account_excerpt(const char *text);
 
 /* Is this option of a server reserved to superusers?  provider may be NULL. */
-extern bool credential_superuser_only(const BatchProvider *provider, const char *name);
+extern bool account_superuser_only(const BatchProvider *provider, const char *name);
 
 /* Name of the first superuser-only option in a server's options, or NULL. */
-extern const char *credential_restricted_option(const BatchProvider *provider, List *options);
+extern const char *account_restricted_option(const BatchProvider *provider, List *options);
 
 /* The provider that a server's options name, or NULL. */
-extern const BatchProvider *credential_provider(List *options);
+extern const BatchProvider *account_provider(List *options);
 
 #endif							/* DESS_ACCOUNT_H */

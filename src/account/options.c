@@ -37,8 +37,8 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "runtime/compat.h"
 #include "account/account.h"
+#include "runtime/compat.h"
 #include "text/json.h"
 
 typedef enum OptionKind
@@ -91,7 +91,7 @@ static object_access_hook_type previous_object_access_hook = NULL;
 PG_FUNCTION_INFO_V1(dess_batch_validator);
 
 char *
-credential_excerpt(const char *text)
+account_excerpt(const char *text)
 {
 	return pnstrdup(text, pg_mbcliplen(text, strlen(text), QUOTED_LENGTH));
 }
@@ -125,7 +125,7 @@ find_provider_option(const BatchProvider *provider, const char *name)
 }
 
 bool
-credential_superuser_only(const BatchProvider *provider, const char *name)
+account_superuser_only(const BatchProvider *provider, const char *name)
 {
 	const ServerOption *general = find_server_option(name);
 	const ProviderOption *special = find_provider_option(provider, name);
@@ -135,7 +135,7 @@ credential_superuser_only(const BatchProvider *provider, const char *name)
 }
 
 const char *
-credential_restricted_option(const BatchProvider *provider, List *options)
+account_restricted_option(const BatchProvider *provider, List *options)
 {
 	ListCell   *lc;
 
@@ -143,7 +143,7 @@ credential_restricted_option(const BatchProvider *provider, List *options)
 	{
 		DefElem    *option = lfirst_node(DefElem, lc);
 
-		if (credential_superuser_only(provider, option->defname))
+		if (account_superuser_only(provider, option->defname))
 			return option->defname;
 	}
 	return NULL;
@@ -251,7 +251,7 @@ report_value(const char *name, const char *value, const char *wanted)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 value != NULL ?
 			 errmsg("invalid value for option \"%s\": \"%s\"",
-					name, credential_excerpt(value)) :
+					name, account_excerpt(value)) :
 			 errmsg("invalid value for option \"%s\"", name),
 			 errhint("The value must be %s.", wanted),
 			 errhidestmt(value == NULL), errhidecontext(value == NULL)));
@@ -470,7 +470,7 @@ report_unknown_server_option(const BatchProvider *provider, const char *name)
 static const BatchProvider *
 check_provider(List *options)
 {
-	const BatchProvider *provider = credential_provider(options);
+	const BatchProvider *provider = account_provider(options);
 	ListCell   *lc;
 
 	if (provider != NULL)
@@ -484,7 +484,7 @@ check_provider(List *options)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid value for option \"%s\": \"%s\"", "provider",
-							credential_excerpt(defGetString(option))),
+							account_excerpt(defGetString(option))),
 					 errhint("Valid providers are: %s.", provider_names())));
 	}
 	ereport(ERROR,
@@ -532,7 +532,7 @@ check_server_options(List *options)
 		if (general == NULL && special == NULL)
 			report_unknown_server_option(provider, name);
 
-		if (credential_superuser_only(provider, name) && !superuser())
+		if (account_superuser_only(provider, name) && !superuser())
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("option \"%s\" is superuser-only", name),
@@ -589,7 +589,7 @@ check_mapping_options(List *options)
 					 errhint("Valid options in this context are: %s.", mapping_option_names()),
 					 errhidestmt(true), errhidecontext(true)));
 
-		wanted = credential_secret_problem(name, value);
+		wanted = account_secret_problem(name, value);
 		if (wanted != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -640,7 +640,7 @@ check_alter_server(Oid serverid)
 		server->fdwid != get_foreign_data_wrapper_oid(DESS_WRAPPER, true))
 		return;
 
-	restricted = credential_restricted_option(credential_provider(server->options),
+	restricted = account_restricted_option(account_provider(server->options),
 											  server->options);
 	if (restricted != NULL)
 		ereport(ERROR,
@@ -661,7 +661,7 @@ check_mapping_names(Oid serverid, List *options)
 	if (server == NULL ||
 		server->fdwid != get_foreign_data_wrapper_oid(DESS_WRAPPER, true))
 		return;
-	provider = credential_provider(server->options);
+	provider = account_provider(server->options);
 	if (provider == NULL)
 		return;
 
@@ -721,7 +721,7 @@ object_access(ObjectAccessType access, Oid catalog, Oid object, int subobject, v
 }
 
 void
-credential_init(void)
+account_init(void)
 {
 	previous_object_access_hook = object_access_hook;
 	object_access_hook = object_access;

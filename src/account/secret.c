@@ -33,9 +33,9 @@
 #include "utils/builtins.h"
 #include "utils/syscache.h"
 
-#include "runtime/compat.h"
 #include "account/account.h"
 #include "provider/google/key.h"
+#include "runtime/compat.h"
 
 /* More than any API key or key file needs. */
 #define SECRET_FILE_LIMIT	(64 * 1024)
@@ -52,7 +52,7 @@ typedef struct SecretSearch
 } SecretSearch;
 
 const char *
-credential_secret_problem(const char *mapping_option, const char *value)
+account_secret_problem(const char *mapping_option, const char *value)
 {
 	const unsigned char *c;
 
@@ -109,7 +109,7 @@ read_all(int fd, char *buffer, size_t length)
 }
 
 char *
-credential_read_file(const char *path, size_t limit, const char **why)
+account_read_file(const char *path, size_t limit, const char **why)
 {
 	char	   *buffer = NULL;
 	size_t		length = 0;
@@ -254,7 +254,7 @@ take_secret(SecretSearch *search, char *place, char *candidate, const char *why)
 	const char *wanted = NULL;
 
 	if (candidate != NULL)
-		wanted = credential_secret_problem(search->account->provider->mapping_option, candidate);
+		wanted = account_secret_problem(search->account->provider->mapping_option, candidate);
 	return take_candidate(search, place, candidate, wanted, why);
 }
 
@@ -274,7 +274,7 @@ static bool
 search_file(SecretSearch *search, const char *path)
 {
 	const char *why = NULL;
-	char	   *secret = credential_read_file(path, SECRET_FILE_LIMIT, &why);
+	char	   *secret = account_read_file(path, SECRET_FILE_LIMIT, &why);
 
 	return take_secret(search, psprintf("file \"%s\"", path), secret, why);
 }
@@ -303,7 +303,7 @@ add_subject_token(char *key, const char **why)
 
 	if (path == NULL)
 		return key;
-	content = is_absolute_path(path) ? credential_read_file(path, SECRET_FILE_LIMIT, why) : NULL;
+	content = is_absolute_path(path) ? account_read_file(path, SECRET_FILE_LIMIT, why) : NULL;
 	if (content != NULL)
 	{
 		whole = google_key_with_subject(key, content, why);
@@ -323,7 +323,7 @@ search_google_file(SecretSearch *search, const char *path, char *place)
 {
 	const char *why = NULL;
 	const char *wanted = NULL;
-	char	   *key = credential_read_file(path, SECRET_FILE_LIMIT, &why);
+	char	   *key = account_read_file(path, SECRET_FILE_LIMIT, &why);
 
 	if (key != NULL)
 		wanted = google_key_problem(key, true);
@@ -422,7 +422,7 @@ search_server_side(SecretSearch *search)
 }
 
 void
-credential_find_secret(Account *account)
+account_find_secret(Account *account)
 {
 	SecretSearch search;
 	bool		found = false;

@@ -7,8 +7,8 @@
  */
 #include "postgres.h"
 
-#include "api/account.h"
 #include "account/account.h"
+#include "api/account.h"
 #include "runtime/txn.h"
 
 typedef struct AccountWanted

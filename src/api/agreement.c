@@ -20,9 +20,9 @@
 #include "utils/numeric.h"
 #include "utils/tuplestore.h"
 
-#include "text/agreement.h"
 #include "api/submit.h"
 #include "table/table.h"
+#include "text/agreement.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_agreement);
 PG_FUNCTION_INFO_V1(dess_batch_agreement_rows);
@@ -89,7 +89,7 @@ dess_batch_agreement(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	target_read_pairs(PG_GETARG_OID(0), NameStr(*PG_GETARG_NAME(1)), NameStr(*PG_GETARG_NAME(2)),
+	source_read_pairs(PG_GETARG_OID(0), NameStr(*PG_GETARG_NAME(1)), NameStr(*PG_GETARG_NAME(2)),
 					  NIL, count_pair, counts);
 
 	for (int i = 0; i < AGREEMENT_CLASSES; i++)
@@ -164,7 +164,7 @@ resolve_key(Oid source, char **kinds)
 
 	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		return NIL;
-	return target_resolve_key(source, NIL, kinds);
+	return source_resolve_key(source, NIL, kinds);
 }
 
 Datum
@@ -188,7 +188,7 @@ dess_batch_agreement_rows(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	listing.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	target_read_pairs(PG_GETARG_OID(0), NameStr(*PG_GETARG_NAME(1)), NameStr(*PG_GETARG_NAME(2)),
+	source_read_pairs(PG_GETARG_OID(0), NameStr(*PG_GETARG_NAME(1)), NameStr(*PG_GETARG_NAME(2)),
 					  key_columns, list_pair, &listing);
 	return (Datum) 0;
 }

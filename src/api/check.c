@@ -20,11 +20,10 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "api/account.h"
 #include "account/account.h"
-#include "text/encoding.h"
-#include "pipeline/account_session.h"
+#include "api/account.h"
 #include "runtime/wait_event.h"
+#include "text/encoding.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_check);
 
@@ -146,7 +145,7 @@ static void
 check_pause(int64 ms)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Min(ms, MAX_PAUSE_MS), waits_event(WAITS_TIME));
+					 Min(ms, MAX_PAUSE_MS), wait_event_info_of(WAIT_TIME));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }
@@ -167,7 +166,7 @@ check_step(Check *check, Account *account, StageStep step, BatchStage *stage, St
 		switch (result->kind)
 		{
 			case STEP_REQUEST:
-				channel_complete_request(&result->request, account);
+				account_complete_request(&result->request, account);
 				reply = http_perform(&result->request);
 				check->reached = check->reached || reply->failure == HTTP_OK;
 				break;

@@ -28,12 +28,12 @@
 #include "utils/timestamp.h"
 
 #include "api/submit.h"
+#include "ledger/price.h"
 #include "runtime/compat.h"
 #include "runtime/guc.h"
-#include "ledger/price.h"
-#include "table/table.h"
 #include "runtime/usercxt.h"
 #include "runtime/wake.h"
+#include "table/table.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_upload);
 PG_FUNCTION_INFO_V1(dess_batch_create);
@@ -102,7 +102,7 @@ refuse_ending(const Job *job)
 static Job *
 control_going_job(int64 id)
 {
-	Job		   *job = jobstore_control_job(id);
+	Job		   *job = ledger_control_job(id);
 
 	refuse_ended(job);
 	refuse_held(job);
@@ -135,7 +135,7 @@ static const char *const stage_limits[] = {
 static Datum
 control_advance(int64 id, JobStage stage)
 {
-	Job		   *job = jobstore_control_job(id);
+	Job		   *job = ledger_control_job(id);
 
 	refuse_online(job);
 	refuse_ended(job);
@@ -153,7 +153,7 @@ control_advance(int64 id, JobStage stage)
 				 errhint("Call dess_batch_%s(" INT64_FORMAT ") to let it go on.",
 						 stage_verbs[job->stage + 1], id)));
 
-	jobstore_set_stage(id, stage);
+	ledger_set_stage(id, stage);
 	if (job->control == CONTROL_PAUSE)
 		ereport(NOTICE,
 				(errmsg("job " INT64_FORMAT " is paused", id),
@@ -183,14 +183,14 @@ dess_batch_retrieve(PG_FUNCTION_ARGS)
 Datum
 dess_batch_status(PG_FUNCTION_ARGS)
 {
-	Job		   *job = jobstore_control_job(PG_GETARG_INT64(0));
+	Job		   *job = ledger_control_job(PG_GETARG_INT64(0));
 	char	   *state;
 
 	refuse_online(job);
-	(void) jobstore_stands_still(job->id, &state);
+	(void) ledger_stands_still(job->id, &state);
 	if (!job_has_ended(job) && job->control != CONTROL_HOLD)
 	{
-		jobstore_ask_poll(job->id);
+		ledger_ask_poll(job->id);
 		wake_at_commit();
 	}
 	PG_RETURN_TEXT_P(cstring_to_text(state));
@@ -201,7 +201,7 @@ dess_batch_status(PG_FUNCTION_ARGS)
 Datum
 dess_batch_cancel(PG_FUNCTION_ARGS)
 {
-	Job		   *job = jobstore_control_job(PG_GETARG_INT64(0));
+	Job		   *job = ledger_control_job(PG_GETARG_INT64(0));
 
 	if (job->state == JOB_CANCELLED)
 	{
@@ -218,7 +218,7 @@ dess_batch_cancel(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 
-	jobstore_set_control(job->id, CONTROL_CANCEL);
+	ledger_set_control(job->id, CONTROL_CANCEL);
 	wake_at_commit();
 	PG_RETURN_VOID();
 }
@@ -235,7 +235,7 @@ dess_batch_pause(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 
-	jobstore_set_control(job->id, CONTROL_PAUSE);
+	ledger_set_control(job->id, CONTROL_PAUSE);
 	wake_at_commit();
 	PG_RETURN_VOID();
 }
@@ -252,7 +252,7 @@ dess_batch_resume(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 	{
 		job->max_cost = submit_budget(PG_GETARG_NUMERIC(1));
-		if (jobstore_find_price(job) == NULL)
+		if (ledger_find_price(job) == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("no price is known for model \"%s\"", job->model),
@@ -269,7 +269,7 @@ dess_batch_resume(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 
-	jobstore_resume(job->id, job->max_cost);
+	ledger_resume(job->id, job->max_cost);
 	wake_at_commit();
 	PG_RETURN_VOID();
 }
@@ -296,7 +296,7 @@ failed_outcomes(ArrayType *array)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("argument \"outcomes\" must not contain nulls")));
 		name = TextDatumGetCString(elements[i]);
-		if (!outcome_from_name(name, &outcome) || outcome_is_done(outcome) || outcome >= OUTCOME_AGAIN)
+		if (!outcome_from_name(name, &outcome) || outcome_is_done(outcome) || outcome >= OUTCOME_SUPERSEDED)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid outcome \"%s\" in argument \"outcomes\"", name),
@@ -315,7 +315,7 @@ dess_batch_retry(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	job = jobstore_control_job(PG_GETARG_INT64(0));
+	job = ledger_control_job(PG_GETARG_INT64(0));
 	if (!PG_ARGISNULL(1))
 	{
 		outcomes = failed_outcomes(PG_GETARG_ARRAYTYPE_P(1));
@@ -323,7 +323,7 @@ dess_batch_retry(PG_FUNCTION_ARGS)
 			PG_RETURN_INT64(0);
 	}
 
-	n = jobstore_retry(job, outcomes);
+	n = ledger_retry_job(job, outcomes);
 	wake_at_commit();
 	PG_RETURN_INT64(n);
 }
@@ -336,9 +336,9 @@ dess_batch_adopt(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(0))
 	{
 		id = PG_GETARG_INT64(0);
-		(void) jobstore_control_job(id);
+		(void) ledger_control_job(id);
 	}
-	jobstore_adopt(id);
+	ledger_adopt(id);
 	wake_at_commit();
 	PG_RETURN_VOID();
 }
@@ -347,7 +347,7 @@ dess_batch_adopt(PG_FUNCTION_ARGS)
 Datum
 dess_batch_home(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_TEXT_P(cstring_to_text(jobstore_home()));
+	PG_RETURN_TEXT_P(cstring_to_text(ledger_home()));
 }
 
 /* ---- forgetting ---- */
@@ -355,9 +355,9 @@ dess_batch_home(PG_FUNCTION_ARGS)
 Datum
 dess_batch_erase(PG_FUNCTION_ARGS)
 {
-	Job		   *job = jobstore_control_job(PG_GETARG_INT64(0));
+	Job		   *job = ledger_control_job(PG_GETARG_INT64(0));
 
-	jobstore_erase(job->id);
+	ledger_erase(job->id);
 	wake_at_commit();
 	PG_RETURN_VOID();
 }
@@ -402,7 +402,7 @@ ledger_key(Oid source, List *columns, Jsonb *row_key)
 	char	   *key;
 
 	usercxt_enter(&user, usercxt_effective_role(GetUserId(), source));
-	key = target_key_from_json(source, columns, row_key);
+	key = source_key_from_json(source, columns, row_key);
 	usercxt_leave(&user);
 	return key;
 }
@@ -432,7 +432,7 @@ dess_batch_forget(PG_FUNCTION_ARGS)
 	bool		found = false;
 
 	check_table_owner(source);
-	keys = jobstore_source_keys(source);
+	keys = ledger_source_keys(source);
 	foreach(lc, keys)
 	{
 		List	   *columns = lfirst(lc);
@@ -440,7 +440,7 @@ dess_batch_forget(PG_FUNCTION_ARGS)
 		if (!names_exactly(row_key, columns))
 			continue;
 		matched = true;
-		if (jobstore_forget_row(source, columns, ledger_key(source, columns, row_key)))
+		if (ledger_forget_row(source, columns, ledger_key(source, columns, row_key)))
 			found = true;
 	}
 	/* the worker counts the rows that wait */
@@ -476,7 +476,7 @@ dess_batch_purge(PG_FUNCTION_ARGS)
 	before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
 													 TimestampTzGetDatum(GetCurrentTimestamp()),
 													 IntervalPGetDatum(older_than)));
-	while (jobstore_purge(before, before, &progress))
+	while (ledger_purge(before, before, &progress))
 		CHECK_FOR_INTERRUPTS();
 	PG_RETURN_INT64(progress.removed);
 }
@@ -500,7 +500,7 @@ dess_batch_start(PG_FUNCTION_ARGS)
 				(errmsg("dess_batch.enabled is off"),
 				 errdetail("The worker does nothing until it is on.")));
 
-	if (jobstore_find_worker() != 0)
+	if (ledger_find_worker() != 0)
 	{
 		wake_lock_holder(wake_wrapper_oid());
 		PG_RETURN_VOID();

@@ -23,13 +23,13 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
-#include "api/submit.h"
-#include "runtime/batch_token.h"
 #include "account/account.h"
+#include "api/submit.h"
 #include "ledger/price.h"
 #include "provider/parameters.h"
-#include "pipeline/pipeline.h"
+#include "runtime/batch_token.h"
 #include "runtime/usercxt.h"
+#include "table/table.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_estimate);
 
@@ -74,9 +74,9 @@ typedef struct Estimate
 {
 	Job		   *job;
 	BatchOptions *options;
-	TargetTable *table;
-	uint64	   *rivals;			/* digests of keys that are in flight, ascending */
-	int			nrivals;
+	SourceTable *table;
+	uint64	   *in_flight;			/* digests of keys that are in flight, ascending */
+	int			nin_flight;
 	int64		max_requests;	/* of a batch */
 	int64		max_bytes;
 	TimestampTz until;
@@ -112,10 +112,10 @@ in_flight(const Estimate *estimate, const char *key)
 {
 	uint64		hash;
 
-	if (estimate->nrivals == 0)
+	if (estimate->nin_flight == 0)
 		return false;
 	hash = key_hash64(key);
-	return bsearch(&hash, estimate->rivals, estimate->nrivals, sizeof(uint64), compare_uint64) != NULL;
+	return bsearch(&hash, estimate->in_flight, estimate->nin_flight, sizeof(uint64), compare_uint64) != NULL;
 }
 
 static void
@@ -129,7 +129,7 @@ new_batch(Estimate *estimate)
 
 /* A row that would be sent: alone, or with an equal one.  A sample is not cut into batches. */
 static void
-add_row(Estimate *estimate, const TargetRow *row, int place, StringInfo line)
+add_row(Estimate *estimate, const SourceRow *row, int place, StringInfo line)
 {
 	BatchItem	item;
 	char		custom_id[64];
@@ -179,7 +179,7 @@ add_row(Estimate *estimate, const TargetRow *row, int place, StringInfo line)
 
 /* Counts those rows that would be sent; false when max_rows is reached. */
 static bool
-add_rows(Estimate *estimate, const TargetRow *rows, int nrows, bool check_settled)
+add_rows(Estimate *estimate, const SourceRow *rows, int nrows, bool check_settled)
 {
 	const Job  *job = estimate->job;
 	char	  **keys = palloc_array(char *, nrows + 1);
@@ -198,7 +198,7 @@ add_rows(Estimate *estimate, const TargetRow *rows, int nrows, bool check_settle
 		index[n++] = i;
 	}
 	if (check_settled && n > 0)
-		jobstore_find_settled(job, keys, hashes, n, settled);
+		ledger_find_settled(job, keys, hashes, n, settled);
 	initStringInfo(&line);
 	for (int i = 0; i < n; i++)
 	{
@@ -226,8 +226,8 @@ read_in_order(Estimate *estimate)
 	MemoryContextSwitchTo(page);
 	while (!end && GetCurrentTimestamp() < estimate->until)
 	{
-		TargetRow  *rows;
-		int			nrows = target_read_page(estimate->table, last_key, PAGE_ROWS, &rows, &more);
+		SourceRow  *rows;
+		int			nrows = source_read_page(estimate->table, last_key, PAGE_ROWS, &rows, &more);
 
 		end = !add_rows(estimate, rows, nrows, !estimate->job->overwrite) || (nrows < PAGE_ROWS && !more);
 		estimate->read += nrows;
@@ -245,13 +245,13 @@ read_in_order(Estimate *estimate)
 static double
 read_sample(Estimate *estimate, double table_rows)
 {
-	TargetRow  *rows;
+	SourceRow  *rows;
 	double		share = Min(SAMPLE_ROWS / table_rows, 1);
 	bool		more;
 	int			nrows;
 
 	estimate->sampled = true;
-	nrows = target_read_sample(estimate->table, 100 * share, &rows, &more);
+	nrows = source_read_sample(estimate->table, 100 * share, &rows, &more);
 	(void) add_rows(estimate, rows, nrows, !estimate->job->overwrite);
 	estimate->read = nrows;
 	return more ? table_rows : nrows / share;
@@ -267,12 +267,12 @@ read_listed(Estimate *estimate, const List *listed)
 	estimate->sampled = step > 1;
 	for (int i = 0; i < n && GetCurrentTimestamp() < estimate->until; i += step)
 	{
-		const AgainRow *again = list_nth(listed, i);
+		const RetryRow *again = list_nth(listed, i);
 		char	   *key = again->key;
-		TargetRow  *rows;
+		SourceRow  *rows;
 
 		estimate->read++;
-		if (target_read_keys(estimate->table, &key, 1, &rows) == 0)
+		if (source_read_keys(estimate->table, &key, 1, &rows) == 0)
 			continue;
 		if (again->has_hash && memcmp(&again->unless_hash, &rows[0].hash, sizeof(Digest)) == 0)
 			continue;
@@ -301,7 +301,7 @@ read_rows(Estimate *estimate, const List *listed)
 		total = read_listed(estimate, listed);
 	else
 	{
-		table_rows = target_guess_rows(estimate->table, &analyzed, &samples);
+		table_rows = source_guess_rows(estimate->table, &analyzed, &samples);
 		if (table_rows > WHOLE_ROWS && samples && !few)
 		{
 			total = read_sample(estimate, table_rows);
@@ -379,7 +379,7 @@ count_tokens(const Estimate *estimate, int64 *input, int64 *cached, int64 *outpu
 	double		answer = ANSWER_TOKENS;
 	UsageHistory history;
 
-	jobstore_load_history(estimate->job, &history);
+	ledger_load_history(estimate->job, &history);
 	*cached = 0;
 	*input = (int64) rint(texts / bytes_a_token + estimate->requests / 2);
 	if (history.input_tokens > 0 && history.bytes > 0)
@@ -407,7 +407,8 @@ open_estimate(Estimate *estimate, Job *job)
 
 	memset(estimate, 0, sizeof(*estimate));
 	estimate->job = job;
-	estimate->options = parameters_to_options(job, account);
+	estimate->options = parameters_to_options(account, job->model, job->system_prompt, job->response_schema,
+										job->department, job->parameters);
 	if (account->provider->prepare_options != NULL)
 		account->provider->prepare_options(estimate->options);
 	estimate->max_requests = account->max_batch_requests;
@@ -419,7 +420,7 @@ open_estimate(Estimate *estimate, Job *job)
 	}
 	estimate->until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), READ_MS);
 	estimate->seen = seen_create(CurrentMemoryContext, 1024, NULL);
-	estimate->nrivals = jobstore_load_rival_keys(job, &estimate->rivals);
+	estimate->nin_flight = ledger_load_in_flight_keys(job, &estimate->in_flight);
 }
 
 static void
@@ -431,7 +432,7 @@ estimate_rows(Estimate *estimate)
 	double		factor;
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	estimate->table = target_open(job);
+	estimate->table = source_open(job);
 	factor = read_rows(estimate, listed);
 	usercxt_leave(&user);
 	extrapolate(estimate, factor);
@@ -464,7 +465,7 @@ dess_batch_estimate(PG_FUNCTION_ARGS)
 	open_estimate(&estimate, submit_resolve(fcinfo, true));
 	estimate_rows(&estimate);
 	count_tokens(&estimate, &input, &cached, &output);
-	price = jobstore_find_price(estimate.job);
+	price = ledger_find_price(estimate.job);
 
 	values[0] = Int64GetDatum((int64) estimate.rows);
 	values[1] = Int64GetDatum((int64) estimate.requests);

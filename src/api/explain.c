@@ -23,10 +23,10 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "api/account.h"
 #include "account/account.h"
-#include "runtime/guc.h"
+#include "api/account.h"
 #include "ledger/price.h"
+#include "runtime/guc.h"
 #include "runtime/shmem.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_explain);
@@ -191,7 +191,7 @@ explain_budget_pause(const Explain *explain)
 static void
 explain_reservations(const Explain *explain)
 {
-	List	   *spenders = jobstore_load_spenders(explain->job, MAX_GROUPS);
+	List	   *spenders = ledger_load_spenders(explain->job, MAX_GROUPS);
 	StringInfoData line;
 	ListCell   *lc;
 
@@ -231,7 +231,7 @@ explain_budget(const Explain *explain)
 	if (explain->job->max_cost == NULL &&
 		(account == NULL || (account->max_cost_per_day < 0 && account->max_cost_per_month < 0)))
 		return;
-	jobstore_load_spending(explain->job, &spending);
+	ledger_load_spending(explain->job, &spending);
 	if (explain->job->max_cost != NULL)
 		explain_say(explain, "It has spent %.10g of %s US dollars (max_cost); what its requests under way may cost is reserved.",
 					spending.job, explain->job->max_cost);
@@ -316,7 +316,7 @@ explain_worker(const Explain *explain)
 {
 	const char *database = get_database_name(MyDatabaseId);
 
-	if (jobstore_find_worker() != 0)
+	if (ledger_find_worker() != 0)
 		return;
 	explain_say(explain, "No worker runs in this database. SELECT dess_batch_start() starts it; if no background worker slot is free, increase max_worker_processes (now %d) and restart the server.",
 				max_worker_processes);
@@ -497,7 +497,7 @@ explain_retrieving(const Explain *explain, const BatchGroup *group)
 		explain_say(explain, "%s finished at the provider, to be fetched.", group_subject(group));
 		return;
 	}
-	locker = jobstore_find_locker(explain->job->source);
+	locker = ledger_find_locker(explain->job->source);
 	explain_say(explain, "%s being fetched and merged%s, " INT64_FORMAT " rows are left%s.",
 				group_subject(group), group_since(group), group->rows_left, group_trouble(group));
 	if (locker != 0)
@@ -507,7 +507,7 @@ explain_retrieving(const Explain *explain, const BatchGroup *group)
 
 /* What the account sees no more: only the user can tell whose it is. */
 static void
-explain_strange(const Explain *explain, const BatchGroup *group)
+explain_other_account(const Explain *explain, const BatchGroup *group)
 {
 	if (group->error_code == NULL || strcmp(group->error_code, CODE_OTHER_ACCOUNT) != 0)
 		return;
@@ -539,15 +539,15 @@ explain_group(const Explain *explain, const BatchGroup *group)
 			if (group->error_code != NULL && strcmp(group->error_code, CODE_UNCERTAIN) == 0)
 				explain_say(explain, "Whether the provider has it cannot be found out, and a second one would be paid: look for \"dess_batch job " INT64_FORMAT "\" in the provider's console; SELECT dess_batch_cancel(" INT64_FORMAT ") gives it up.",
 							explain->job->id, explain->job->id);
-			explain_strange(explain, group);
+			explain_other_account(explain, group);
 			break;
 		case BATCH_RUNNING:
 			explain_running(explain, group);
-			explain_strange(explain, group);
+			explain_other_account(explain, group);
 			break;
 		case BATCH_RETRIEVING:
 			explain_retrieving(explain, group);
-			explain_strange(explain, group);
+			explain_other_account(explain, group);
 			break;
 		case BATCH_DONE:
 		case BATCH_CANCELLED:
@@ -585,7 +585,7 @@ explain_batches(const Explain *explain)
 	bool		asks = false;
 	ListCell   *lc;
 
-	foreach(lc, jobstore_load_groups(explain->job->id, MAX_GROUPS))
+	foreach(lc, ledger_load_groups(explain->job->id, MAX_GROUPS))
 	{
 		explain_group(explain, lfirst(lc));
 		asks = asks || group_asks(lfirst(lc));
@@ -605,8 +605,8 @@ dess_batch_explain(PG_FUNCTION_ARGS)
 	bool		working;
 
 	memset(&explain, 0, sizeof(explain));
-	explain.job = jobstore_control_job(PG_GETARG_INT64(0));
-	explain.facts = jobstore_load_facts(explain.job->id);
+	explain.job = ledger_control_job(PG_GETARG_INT64(0));
+	explain.facts = ledger_load_facts(explain.job->id);
 	if (explain.facts == NULL)
 		elog(ERROR, "job " INT64_FORMAT " vanished", explain.job->id);
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);

@@ -12,9 +12,9 @@
 #include "utils/lsyscache.h"
 
 #include "api/report_page.h"
-#include "table/table.h"
 #include "runtime/txn.h"
 #include "runtime/usercxt.h"
+#include "table/table.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_report);
 
@@ -31,17 +31,17 @@ read_written(void *arg)
 	WrittenAnswers *written = arg;
 	const Job  *job = written->job;
 	UserContext user;
-	TargetTable *table;
+	SourceTable *table;
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	table = target_open(job);
+	table = source_open(job);
 	for (int i = 0; i < written->samples->nrows; i++)
 	{
 		char	  **row = written->samples->rows[i];
 
 		if (row[RS_ANSWER] == NULL &&
 			(strcmp(row[RS_OUTCOME], "ok") == 0 || strcmp(row[RS_OUTCOME], "missing") == 0))
-			row[RS_ANSWER] = target_read_value(table, row[RS_KEY]);
+			row[RS_ANSWER] = source_read_value(table, row[RS_KEY]);
 	}
 	usercxt_leave(&user);
 }
@@ -61,11 +61,11 @@ Datum
 dess_batch_report(PG_FUNCTION_ARGS)
 {
 	int64		id = PG_GETARG_INT64(0);
-	const Job  *job = jobstore_control_job(id);
+	const Job  *job = ledger_control_job(id);
 	JobReport	report;
 	StringInfoData page;
 
-	jobstore_read_report(id, &report);
+	ledger_read_report(id, &report);
 	try_read_written(job, &report.samples);
 	initStringInfo(&page);
 	report_append_page(&page, id, &report);

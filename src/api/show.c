@@ -22,15 +22,15 @@
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
 
+#include "account/account.h"
 #include "api/account.h"
 #include "api/submit.h"
+#include "provider/parameters.h"
 #include "runtime/batch_token.h"
-#include "account/account.h"
+#include "runtime/usercxt.h"
+#include "table/table.h"
 #include "text/encoding.h"
 #include "text/json.h"
-#include "provider/parameters.h"
-#include "table/table.h"
-#include "runtime/usercxt.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_show);
 PG_FUNCTION_INFO_V1(dess_batch_row_key);
@@ -108,11 +108,11 @@ dess_batch_row_key(PG_FUNCTION_ARGS)
 typedef struct Show
 {
 	const Job  *job;
-	TargetTable *table;
+	SourceTable *table;
 	char	   *key;			/* as the ledger keeps it */
 	Digest		sent;
 	RowTrace	trace;
-	TargetRow  *row;			/* as it is now; NULL: it is gone */
+	SourceRow  *row;			/* as it is now; NULL: it is gone */
 	char	   *answer;
 	char	   *reply;
 } Show;
@@ -126,16 +126,16 @@ show_read(Show *show, Jsonb *row_key)
 {
 	const Job  *job = show->job;
 	UserContext user;
-	TargetRow  *rows;
+	SourceRow  *rows;
 
 	if (get_rel_name(job->source) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"%s\" does not exist", job->source_name)));
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	show->key = target_key_from_json(job->source, job->key_columns, row_key);
-	show->table = target_open(job);
-	if (target_read_keys(show->table, &show->key, 1, &rows) > 0)
+	show->key = source_key_from_json(job->source, job->key_columns, row_key);
+	show->table = source_open(job);
+	if (source_read_keys(show->table, &show->key, 1, &rows) > 0)
 	{
 		show->row = &rows[0];
 		show->key = rows[0].key;
@@ -150,8 +150,8 @@ show_find(Show *show)
 	const Job  *job = show->job;
 	int			batch_no;
 
-	if (!jobstore_find_row(job, show->key, &show->sent, &show->answer, &show->reply, &batch_no) ||
-		!jobstore_trace_row(job->id, batch_no, show->key, &show->trace))
+	if (!ledger_find_row(job, show->key, &show->sent, &show->answer, &show->reply, &batch_no) ||
+		!ledger_trace_row(job->id, batch_no, show->key, &show->trace))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("job " INT64_FORMAT " has no row with that key", job->id),
@@ -169,7 +169,7 @@ show_written(Show *show)
 		(show->trace.outcome != OUTCOME_OK && show->trace.outcome != OUTCOME_MISSING))
 		return;
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	show->answer = target_read_value(show->table, show->key);
+	show->answer = source_read_value(show->table, show->key);
 	usercxt_leave(&user);
 }
 
@@ -203,7 +203,8 @@ show_request(const Show *show, Datum *request)
 		return false;
 	}
 	account_wipe(account);
-	options = parameters_to_options(job, account);
+	options = parameters_to_options(account, job->model, job->system_prompt, job->response_schema,
+										job->department, job->parameters);
 	if (show->trace.token[0] != '\0')
 		batch_custom_id(custom_id, sizeof(custom_id), show->trace.token, show->trace.request_no);
 	item.custom_id = custom_id;
@@ -263,7 +264,7 @@ dess_batch_show(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	memset(&show, 0, sizeof(show));
-	show.job = jobstore_control_job(PG_GETARG_INT64(0));
+	show.job = ledger_control_job(PG_GETARG_INT64(0));
 	show_read(&show, PG_GETARG_JSONB_P(1));
 	show_find(&show);
 	show_written(&show);

@@ -17,16 +17,16 @@
 #include "utils/resowner.h"
 #include "utils/tuplestore.h"
 
-#include "api/submit.h"
-#include "runtime/batch_token.h"
 #include "account/account.h"
-#include "text/encoding.h"
+#include "api/submit.h"
 #include "provider/parameters.h"
 #include "provider/provider.h"
-#include "text/sample.h"
-#include "table/table.h"
+#include "runtime/batch_token.h"
 #include "runtime/usercxt.h"
 #include "runtime/wake.h"
+#include "table/table.h"
+#include "text/encoding.h"
+#include "text/sample.h"
 
 #define PREVIEW_PAGE_ROWS	500
 
@@ -47,7 +47,7 @@ submit_from_args(FunctionCallInfo fcinfo, JobStage stage)
 				 errmsg("a job in mode \"online\" has no stages to stop at"),
 				 errhint("Use dess_batch_submit.")));
 	job->stage = stage;
-	job->id = jobstore_insert_job(job);
+	job->id = ledger_insert_job(job);
 	wake_at_commit();
 	return job->id;
 }
@@ -70,7 +70,7 @@ typedef struct Preview
 {
 	const Job  *job;
 	ReturnSetInfo *rsinfo;
-	TargetTable *table;
+	SourceTable *table;
 	BatchOptions *options;
 	ArrayType  *key_columns;
 	int64		limit;
@@ -79,7 +79,7 @@ typedef struct Preview
 } Preview;
 
 static void
-preview_show(Preview *preview, const TargetRow *row)
+preview_show(Preview *preview, const SourceRow *row)
 {
 	StringInfoData line;
 	BatchItem	item;
@@ -105,7 +105,7 @@ preview_show(Preview *preview, const TargetRow *row)
 
 /* Shows those rows that would be sent. */
 static void
-preview_rows(Preview *preview, const TargetRow *rows, int nrows, bool check_settled)
+preview_rows(Preview *preview, const SourceRow *rows, int nrows, bool check_settled)
 {
 	for (int i = 0; i < nrows && preview->shown < preview->limit; i++)
 	{
@@ -118,7 +118,7 @@ preview_rows(Preview *preview, const TargetRow *rows, int nrows, bool check_sett
 		if (job_takes_new(preview->job) && rows[i].target_null != check_settled)
 			continue;
 		if (check_settled)
-			jobstore_find_settled(preview->job, &key, &rows[i].hash, 1, &settled);
+			ledger_find_settled(preview->job, &key, &rows[i].hash, 1, &settled);
 		if (!settled)
 			preview_show(preview, &rows[i]);
 	}
@@ -136,8 +136,8 @@ preview_table(Preview *preview)
 	MemoryContextSwitchTo(page);
 	while (!end && preview->shown < preview->limit)
 	{
-		TargetRow  *rows;
-		int			nrows = target_read_page(preview->table, last_key, PREVIEW_PAGE_ROWS, &rows, &more);
+		SourceRow  *rows;
+		int			nrows = source_read_page(preview->table, last_key, PREVIEW_PAGE_ROWS, &rows, &more);
 
 		preview_rows(preview, rows, nrows, !preview->job->overwrite || job_takes_new(preview->job));
 		end = nrows < PREVIEW_PAGE_ROWS && !more;
@@ -154,7 +154,7 @@ preview_sample(Preview *preview)
 {
 	Sample	   *sample = sample_create(preview->job->max_rows);
 	char	   *last_key = NULL;
-	TargetRow  *rows;
+	SourceRow  *rows;
 	int			nrows;
 	int			nkeys;
 
@@ -163,7 +163,7 @@ preview_sample(Preview *preview)
 		char	  **keys;
 		bool	   *matches;
 
-		nkeys = target_read_key_page(preview->table, last_key, PREVIEW_PAGE_ROWS, &keys, &matches);
+		nkeys = source_read_key_page(preview->table, last_key, PREVIEW_PAGE_ROWS, &keys, &matches);
 		for (int i = 0; i < nkeys; i++)
 			if (matches[i])
 				sample_add(sample, keys[i]);
@@ -171,7 +171,7 @@ preview_sample(Preview *preview)
 			last_key = keys[nkeys - 1];
 		CHECK_FOR_INTERRUPTS();
 	} while (nkeys == PREVIEW_PAGE_ROWS);
-	nrows = target_read_keys(preview->table, sample_keys(sample), sample->nkeys, &rows);
+	nrows = source_read_keys(preview->table, sample_keys(sample), sample->nkeys, &rows);
 	preview_rows(preview, rows, nrows, !preview->job->overwrite);
 }
 
@@ -188,9 +188,9 @@ submit_list_only(Job *job)
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
-	job->id = jobstore_insert_job(job);
-	jobstore_list_only(job);
-	listed = jobstore_again_take(job->id, INT_MAX);
+	job->id = ledger_insert_job(job);
+	ledger_list_only(job);
+	listed = ledger_retry_queue_take(job->id, INT_MAX);
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
@@ -204,13 +204,13 @@ preview_only(Preview *preview, const List *listed)
 
 	foreach(lc, listed)
 	{
-		const AgainRow *again = lfirst(lc);
+		const RetryRow *again = lfirst(lc);
 		char	   *key = again->key;
-		TargetRow  *rows;
+		SourceRow  *rows;
 
 		if (preview->shown >= preview->limit)
 			break;
-		if (target_read_keys(preview->table, &key, 1, &rows) == 0)
+		if (source_read_keys(preview->table, &key, 1, &rows) == 0)
 			continue;
 		if (again->has_hash && memcmp(&again->unless_hash, &rows[0].hash, sizeof(Digest)) == 0)
 			continue;
@@ -244,12 +244,13 @@ dess_batch_preview(PG_FUNCTION_ARGS)
 	preview.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	preview.limit = job->max_rows > 0 ? job->max_rows : 5;
 	preview.key_columns = text_array(job->key_columns);
-	preview.options = parameters_to_options(job, account_route(job->model, job->server_name, job->owner));
+	preview.options = parameters_to_options(account_route(job->model, job->server_name, job->owner), job->model,
+											job->system_prompt, job->response_schema, job->department, job->parameters);
 	if (job->only != NIL)
 		listed = submit_list_only(job);
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	preview.table = target_open(job);
+	preview.table = source_open(job);
 	if (job->only != NIL)
 	{
 		preview_only(&preview, listed);

@@ -22,9 +22,9 @@
 #include "utils/rel.h"
 
 #include "api/submit.h"
-#include "text/json.h"
-#include "table/table.h"
 #include "runtime/usercxt.h"
+#include "table/table.h"
+#include "text/json.h"
 
 /* Columns that the built-in prompt shows beside the snippets. */
 static const char *const department_columns[] = {"id_text", "firstname", "lastname", "university"};
@@ -379,7 +379,7 @@ submit_resolve_missing(Relation rel, Job *job)
 		return;
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	att = relation_column(rel, job->target);
-	takes = target_type_takes(att->atttypid, att->atttypmod, job->missing);
+	takes = source_type_takes(att->atttypid, att->atttypmod, job->missing);
 	usercxt_leave(&user);
 	if (takes)
 		return;
@@ -450,7 +450,7 @@ static void
 resolve_row_columns(Relation rel, Job *job)
 {
 	List	   *columns = relation_columns(rel);
-	List	   *targets = jobstore_known_targets(job->source);
+	List	   *targets = ledger_known_targets(job->source);
 	ListCell   *lc;
 
 	if (job->department && snippet_columns(columns) != NIL && list_has(columns, "snippet_1"))

@@ -23,16 +23,16 @@
 #include "utils/numeric.h"
 #include "utils/rel.h"
 
-#include "api/submit.h"
 #include "account/account.h"
+#include "api/submit.h"
 #include "ledger/price.h"
-#include "text/json.h"
 #include "provider/parameters.h"
-#include "text/sample.h"
-#include "table/table.h"
-#include "runtime/wake.h"
-#include "text/template.h"
 #include "runtime/usercxt.h"
+#include "runtime/wake.h"
+#include "table/table.h"
+#include "text/json.h"
+#include "text/sample.h"
+#include "text/template.h"
 
 /* from which on a table's fillfactor is looked at */
 #define MANY_ROWS		100000
@@ -210,7 +210,7 @@ resolve_only(Job *job)
 		Outcome		outcome;
 
 		if (strcmp(lfirst(lc), "changed") != 0 && strcmp(lfirst(lc), "new") != 0 &&
-			(!outcome_from_name(lfirst(lc), &outcome) || outcome >= OUTCOME_AGAIN))
+			(!outcome_from_name(lfirst(lc), &outcome) || outcome >= OUTCOME_SUPERSEDED))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid outcome \"%s\" in argument \"only\"", (char *) lfirst(lc)),
@@ -275,7 +275,7 @@ submit_check_price(const Job *job, const Account *account)
 {
 	bool		by_server = account->max_cost_per_day >= 0 || account->max_cost_per_month >= 0;
 
-	if ((job->max_cost == NULL && !by_server) || jobstore_find_price(job) != NULL)
+	if ((job->max_cost == NULL && !by_server) || ledger_find_price(job) != NULL)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -317,15 +317,15 @@ static void
 check_table(Job *job, bool quiet)
 {
 	UserContext user;
-	TargetTable *table;
+	SourceTable *table;
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	table = target_open(job);
-	target_check_rights(table);
+	table = source_open(job);
+	source_check_rights(table);
 	usercxt_leave(&user);
 
-	jobstore_check_key(job, 0);
-	if (target_columns_read(table) == NIL)
+	ledger_check_key(job, 0);
+	if (source_columns_read(table) == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the prompt shows no column of relation \"%s\"", get_rel_name(job->source)),
@@ -334,7 +334,7 @@ check_table(Job *job, bool quiet)
 		return;
 	ereport(NOTICE,
 			(errmsg("columns sent to server \"%s\": %s",
-					job->server_name, submit_column_list(target_columns_read(table)))));
+					job->server_name, submit_column_list(source_columns_read(table)))));
 	advise_fillfactor(job);
 }
 
@@ -413,17 +413,18 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 	resolve_only(job);
 	key = arg_list(fcinfo, ARG_KEY, NAMEOID, "key");
 	submit_check_columns(rel, key, "key");
-	job->key_columns = target_resolve_key(job->source, key, &job->key_kinds);
+	job->key_columns = source_resolve_key(job->source, key, &job->key_kinds);
 	submit_resolve_target(rel, job, arg_name(fcinfo, ARG_TARGET));
 	submit_resolve_missing(rel, job);
 	submit_check_properties(job, arg_text(fcinfo, ARG_PROMPT), arg_text(fcinfo, ARG_SYSTEM_PROMPT));
 	resolve_prompt(job, arg_text(fcinfo, ARG_PROMPT), arg_text(fcinfo, ARG_SYSTEM_PROMPT));
 	submit_resolve_input(rel, job, arg_list(fcinfo, ARG_INPUT_COLUMNS, NAMEOID, "input_columns"));
 	if (!PG_ARGISNULL(ARG_WHERE_SQL))
-		job->where_sql = target_resolve_where(job->source, arg_text(fcinfo, ARG_WHERE_SQL));
+		job->where_sql = source_resolve_where(job->source, arg_text(fcinfo, ARG_WHERE_SQL));
 	relation_close(rel, NoLock);
 
-	options = parameters_to_options(job, account);
+	options = parameters_to_options(account, job->model, job->system_prompt, job->response_schema,
+										job->department, job->parameters);
 	why = account->provider->check_options(options);
 	if (why != NULL)
 		ereport(ERROR,

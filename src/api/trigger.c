@@ -136,7 +136,7 @@ dess_batch_trigger(PG_FUNCTION_ARGS)
 		return PointerGetDatum(NULL);
 	for (int i = 0; i < trigger->tgnargs; i++)
 		arguments = lappend(arguments, trigger->tgargs[i]);
-	jobstore_add_request(RelationGetRelid(data->tg_relation), trigger->tgname, arguments, updates);
+	ledger_add_request(RelationGetRelid(data->tg_relation), trigger->tgname, arguments, updates);
 	wake_at_commit();
 	return PointerGetDatum(NULL);
 }

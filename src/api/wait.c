@@ -87,7 +87,7 @@ static bool
 wait_look(Wait *wait, char **state)
 {
 	MemoryContext caller = look_begin(wait);
-	bool		still = jobstore_stands_still(wait->job, state);
+	bool		still = ledger_stands_still(wait->job, state);
 
 	look_end(caller);
 	return still;
@@ -104,7 +104,7 @@ wait_pause(Wait *wait)
 	if (!wait->atomic)
 		txn_procedure_commit();
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Min(left, Min(Max(pause, FIRST_PAUSE_MS), LAST_PAUSE_MS)), waits_event(WAITS_JOB));
+					 Min(left, Min(Max(pause, FIRST_PAUSE_MS), LAST_PAUSE_MS)), wait_event_info_of(WAIT_JOB));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }
@@ -117,10 +117,10 @@ wait_check_job(Wait *wait)
 {
 	MemoryContext caller = look_begin(wait);
 
-	if (!jobstore_is_forgotten(wait->job))
+	if (!ledger_is_forgotten(wait->job))
 	{
-		(void) jobstore_control_job(wait->job);
-		if (jobstore_written_here(wait->job))
+		(void) ledger_control_job(wait->job);
+		if (ledger_written_here(wait->job))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("job " INT64_FORMAT " was submitted or changed by this transaction", wait->job),
@@ -279,7 +279,7 @@ progress_look(Progress *progress, Wait *wait)
 	double		rate;
 	bool		rows_known;
 
-	waiting_for = jobstore_job_figures(wait->job, &state, &rows, &done, &failed, &rate,
+	waiting_for = ledger_job_figures(wait->job, &state, &rows, &done, &failed, &rate,
 									   &rows_known, &eta, &bar);
 	initStringInfo(&line);
 	appendStringInfo(&line, "[%s] ", bar != NULL ? bar : "");
@@ -430,7 +430,7 @@ dess_batch_run(PG_FUNCTION_ARGS)
 	state = run_wait_interruptible(&wait);
 	state = pstrdup(state);
 	(void) look_begin(&wait);
-	facts = jobstore_load_facts(id);
+	facts = ledger_load_facts(id);
 	look_end(caller);
 	if (facts == NULL || strcmp(state, "done") == 0)
 		report_success(facts, id, began_at);

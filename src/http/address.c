@@ -19,8 +19,8 @@
 #include <curl/curl.h>
 #include <netinet/in.h>
 
-#include "runtime/guc.h"
 #include "http/address.h"
+#include "runtime/guc.h"
 #include "libpq/ifaddr.h"
 
 #define MAX_HOST_LENGTH 255

@@ -682,7 +682,7 @@ http_perform(const HttpRequest *request)
 
 	while (transfer->state != TRANSFER_FINISHED)
 	{
-		http_wait(-1, waits_event(WAITS_REPLY));
+		http_wait(-1, wait_event_info_of(WAIT_REPLY));
 		CHECK_FOR_INTERRUPTS();
 	}
 	leave_state(transfer);

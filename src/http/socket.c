@@ -19,8 +19,8 @@
 #include <sys/epoll.h>
 #endif
 
-#include "runtime/compat.h"
 #include "http/socket.h"
+#include "runtime/compat.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "storage/latch.h"

@@ -108,7 +108,7 @@ read_batch(const Ledger *ledger, uint64 row)
 }
 
 List *
-jobstore_load_batches(int64 job_id)
+ledger_load_batches(int64 job_id)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -186,7 +186,7 @@ batch_args(Args *args, const Batch *batch)
 	"polls = $12, next_poll_at = $13, account = $14, remote_created_at = $15, remote_cancelled_at = $16 "
 
 void
-jobstore_insert_batch(const Batch *batch)
+ledger_insert_batch(const Batch *batch)
 {
 	static Statement insert = {
 		.sql = "INSERT INTO dess_batch.batch (job_id, no, token, input_uri, remote_id, remote_state, remote_status, "
@@ -218,7 +218,7 @@ jobstore_insert_batch(const Batch *batch)
 }
 
 bool
-jobstore_move_batch(const Batch *batch, BatchState from, BatchState to)
+ledger_move_batch(const Batch *batch, BatchState from, BatchState to)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES ", state = $18, moved_at = clock_timestamp(), "
@@ -241,7 +241,7 @@ jobstore_move_batch(const Batch *batch, BatchState from, BatchState to)
 }
 
 void
-jobstore_save_batch(const Batch *batch)
+ledger_save_batch(const Batch *batch)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES "WHERE b.job_id = $1 AND b.no = $2"
@@ -256,7 +256,7 @@ jobstore_save_batch(const Batch *batch)
 }
 
 void
-jobstore_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes)
+ledger_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch b SET items = b.items + $3, requests = b.requests + $4, bytes = b.bytes + $5 "
@@ -276,7 +276,7 @@ jobstore_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes)
 }
 
 void
-jobstore_batch_error(int64 job_id, int no, const char *code, const char *message)
+ledger_batch_error(int64 job_id, int no, const char *code, const char *message)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch SET error_code = $3, error = $4 WHERE job_id = $1 AND no = $2"
@@ -294,7 +294,7 @@ jobstore_batch_error(int64 job_id, int no, const char *code, const char *message
 }
 
 void
-jobstore_batch_cleaned(int64 job_id, int no, bool removed)
+ledger_batch_cleaned(int64 job_id, int no, bool removed)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch SET remote_deleted_at = CASE WHEN $3 THEN now() ELSE 'infinity' END "
@@ -314,7 +314,7 @@ jobstore_batch_cleaned(int64 job_id, int no, bool removed)
 /* ---- counters ---- */
 
 void
-jobstore_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates)
+ledger_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch b SET unmatched = b.unmatched + $3, duplicates = b.duplicates + $4 "
@@ -333,7 +333,7 @@ jobstore_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates)
 }
 
 void
-jobstore_count_answers(int64 job_id, int64 *answers, int64 *failed)
+ledger_count_answers(int64 job_id, int64 *answers, int64 *failed)
 {
 	static Statement statement = {
 		.sql = "SELECT sum(b.ok + b.missing + b.failed)::bigint, sum(b.failed)::bigint "
@@ -356,7 +356,7 @@ batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch b SET ok = b.ok + $3, missing = b.missing + $4, empty = b.empty + $5, "
-		"failed = b.failed + $6, again = b.again + $7, "
+		"failed = b.failed + $6, superseded = b.superseded + $7, "
 		"input_tokens = b.input_tokens + $8, cached_tokens = b.cached_tokens + $9, "
 		"output_tokens = b.output_tokens + $10, reasoning_tokens = b.reasoning_tokens + $11, cost = b.cost + $12::numeric "
 		"WHERE b.job_id = $1 AND b.no = $2"
@@ -364,7 +364,7 @@ batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 	Args		args = {0};
 	int64		failed = 0;
 
-	for (Outcome outcome = OUTCOME_OK; outcome < OUTCOME_AGAIN; outcome++)
+	for (Outcome outcome = OUTCOME_OK; outcome < OUTCOME_SUPERSEDED; outcome++)
 		if (!outcome_is_done(outcome))
 			failed += counters->of[outcome];
 
@@ -374,7 +374,7 @@ batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 	arg_int32(&args, (int32) counters->of[OUTCOME_MISSING]);
 	arg_int32(&args, (int32) counters->of[OUTCOME_EMPTY]);
 	arg_int32(&args, (int32) failed);
-	arg_int32(&args, (int32) counters->of[OUTCOME_AGAIN]);
+	arg_int32(&args, (int32) counters->of[OUTCOME_SUPERSEDED]);
 	arg_int64(&args, counters->input_tokens);
 	arg_int64(&args, counters->cached_tokens);
 	arg_int64(&args, counters->output_tokens);

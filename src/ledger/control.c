@@ -3,7 +3,7 @@
  * control.c
  *		The ledger: what users do to their jobs.
  *
- * Rights are checked by jobstore_control_job(), which the functions of the SQL
+ * Rights are checked by ledger_control_job(), which the functions of the SQL
  * interface call first.  The worker may be at work on the same job: every
  * change here is one that it can meet at any time.
  *
@@ -59,9 +59,9 @@ is_strange(int64 id)
  * jobs are held from the start, not only when a worker has written it down.
  */
 Job *
-jobstore_control_job(int64 id)
+ledger_control_job(int64 id)
 {
-	Job		   *job = jobstore_load_job(id);
+	Job		   *job = ledger_load_job(id);
 
 	if (job == NULL)
 		raise_no_job(id);
@@ -92,7 +92,7 @@ require_not_held(int64 id)
 }
 
 void
-jobstore_set_control(int64 id, JobControl control)
+ledger_set_control(int64 id, JobControl control)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET control = $2, paused_until = NULL WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND CASE $2 "
@@ -114,7 +114,7 @@ jobstore_set_control(int64 id, JobControl control)
 
 /* A job that is not paused gets the budget all the same. */
 void
-jobstore_resume(int64 id, const char *max_cost)
+ledger_resume(int64 id, const char *max_cost)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET max_cost = coalesce($2::numeric, j.max_cost), "
@@ -136,7 +136,7 @@ jobstore_resume(int64 id, const char *max_cost)
 }
 
 void
-jobstore_set_stage(int64 id, JobStage stage)
+ledger_set_stage(int64 id, JobStage stage)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET stage = $2 WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control <> 'hold' "
@@ -155,7 +155,7 @@ jobstore_set_stage(int64 id, JobStage stage)
 }
 
 void
-jobstore_ask_poll(int64 id)
+ledger_ask_poll(int64 id)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch b SET next_poll_at = now() "
@@ -171,7 +171,7 @@ jobstore_ask_poll(int64 id)
 }
 
 List *
-jobstore_asked_polls(void)
+ledger_asked_polls(void)
 {
 	static Statement statement = {
 		.sql = "SELECT b.job_id, b.no FROM dess_batch.batch b "
@@ -209,12 +209,12 @@ static Statement retry_rows = {
 	"WHERE r.job_id = $1 AND r.outcome::text = ANY ($2) AND r.key IS NOT NULL), "
 	"unsettled AS (DELETE FROM dess_batch.settled s USING chosen c "
 	"WHERE s.source = $3 AND s.target = $4 AND s.key = c.key AND s.hash = c.hash) "
-	"INSERT INTO dess_batch.again (job_id, key, attempts, counts) "
+	"INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts) "
 	"SELECT $1, c.key, 0, true FROM chosen c ORDER BY c.batch_no, c.no"
 };
 
 static Statement retry_counters = {
-	.sql = "UPDATE dess_batch.batch b SET failed = b.failed - r.n, again = b.again + r.n "
+	.sql = "UPDATE dess_batch.batch b SET failed = b.failed - r.n, superseded = b.superseded + r.n "
 	"FROM (SELECT g.batch_no, count(*)::integer AS n FROM dess_batch.result g, unnest(g.outcomes) AS o "
 	"WHERE g.job_id = $1 AND o::text = ANY ($2) GROUP BY g.batch_no) r "
 	"WHERE b.job_id = $1 AND b.no = r.batch_no"
@@ -222,7 +222,7 @@ static Statement retry_counters = {
 
 static Statement retry_results = {
 	.sql = "UPDATE dess_batch.result g SET outcomes = ("
-	"SELECT array_agg(CASE WHEN u.o::text = ANY ($2) THEN 'again' ELSE u.o END ORDER BY u.i) "
+	"SELECT array_agg(CASE WHEN u.o::text = ANY ($2) THEN 'superseded' ELSE u.o END ORDER BY u.i) "
 	"FROM unnest(g.outcomes) WITH ORDINALITY AS u(o, i)) "
 	"WHERE g.job_id = $1 AND g.outcomes && $2::dess_batch.outcome[]"
 };
@@ -242,7 +242,7 @@ failed_outcomes(List *asked_for)
 {
 	List	   *names = NIL;
 
-	for (Outcome outcome = OUTCOME_OK; outcome < OUTCOME_AGAIN; outcome++)
+	for (Outcome outcome = OUTCOME_OK; outcome < OUTCOME_SUPERSEDED; outcome++)
 	{
 		bool		wanted = outcome != OUTCOME_GONE && outcome != OUTCOME_REFUSED;
 		ListCell   *lc;
@@ -268,7 +268,7 @@ static void
 lock_for_retry(int64 id, bool *final, int64 *waiting, bool *unprepared)
 {
 	static Statement statement = {
-		.sql = "SELECT j.state, j.control, j.requeued + coalesce((SELECT sum(b.items - b.ok - b.missing - b.empty - b.failed - b.again) "
+		.sql = "SELECT j.state, j.control, j.requeued + coalesce((SELECT sum(b.items - b.ok - b.missing - b.empty - b.failed - b.superseded) "
 		"FROM dess_batch.batch b WHERE b.job_id = j.id AND NOT " BATCH_IS_FINAL("b.") "), 0)::bigint, NOT j.all_prepared "
 		"FROM dess_batch.job j WHERE j.id = $1 FOR NO KEY UPDATE"
 	};
@@ -296,7 +296,7 @@ lock_for_retry(int64 id, bool *final, int64 *waiting, bool *unprepared)
 }
 
 int64
-jobstore_retry(const Job *job, List *outcomes)
+ledger_retry_job(const Job *job, List *outcomes)
 {
 	Ledger		ledger;
 	Args		args = {0};

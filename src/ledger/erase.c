@@ -16,7 +16,7 @@
 
 #include "ledger/internal.h"
 
-/* Bounds of one jobstore_purge(). */
+/* Bounds of one ledger_purge(). */
 #define PURGE_JOBS			20
 #define PURGE_ROWS			200000
 #define PURGE_ANSWERS		10000
@@ -32,7 +32,7 @@ static Statement delete_answers = {
 	.sql = "DELETE FROM dess_batch.answer a WHERE a.job_id = $1"
 };
 
-static Statement remove_again = {
+static Statement remove_retries = {
 	.sql = "UPDATE dess_batch.batch b SET remote_deleted_at = NULL WHERE b.job_id = $1 "
 	"AND b.remote_deleted_at IS NOT NULL AND (b.input_uri IS NOT NULL OR b.remote_id IS NOT NULL)"
 };
@@ -67,21 +67,21 @@ close_left(int64 id, TimestampTz before)
 	if (job_id == 0)
 		return false;
 	/* what was closed before is passed over */
-	job = jobstore_load_job(job_id);
-	while (jobstore_give_up_batch(job, no, &from, BATCH_FAILED, OUTCOME_CANCELLED,
+	job = ledger_load_job(job_id);
+	while (ledger_give_up_batch(job, no, &from, BATCH_FAILED, OUTCOME_CANCELLED,
 								  "erased", "the job was given up before its results were fetched") == 0 && from > 0)
 		CHECK_FOR_INTERRUPTS();
 	return true;
 }
 
 bool
-jobstore_close_left(TimestampTz before)
+ledger_close_left(TimestampTz before)
 {
 	return close_left(0, before);
 }
 
 void
-jobstore_erase(int64 id)
+ledger_erase(int64 id)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -103,7 +103,7 @@ jobstore_erase(int64 id)
 				 errmsg("job " INT64_FORMAT " has not ended", id),
 				 errhint("Call dess_batch_cancel(" INT64_FORMAT ") first and wait until it has.", id)));
 	ledger_run(&delete_answers, &args);
-	ledger_run(&remove_again, &args);
+	ledger_run(&remove_retries, &args);
 	ledger_close(&ledger);
 	while (close_left(id, 0))
 		CHECK_FOR_INTERRUPTS();
@@ -169,7 +169,7 @@ split_names(const char *names)
 }
 
 List *
-jobstore_source_keys(Oid source)
+ledger_source_keys(Oid source)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -229,7 +229,7 @@ static Statement forget_result = {
 };
 
 static Statement forget_waiting = {
-	.sql = "WITH gone AS (DELETE FROM dess_batch.again w USING dess_batch.job j "
+	.sql = "WITH gone AS (DELETE FROM dess_batch.retry_queue w USING dess_batch.job j "
 	"WHERE " JOBS_OF_KEY " AND w.job_id = j.id AND w.key = $2 RETURNING w.job_id, w.counts), "
 	"counted AS (SELECT g.job_id, count(*) AS n FROM gone g WHERE g.counts GROUP BY g.job_id) "
 	"UPDATE dess_batch.job j SET requeued = j.requeued - c.n FROM counted c WHERE j.id = c.job_id"
@@ -277,7 +277,7 @@ forget_outcomes(const int64 *places, uint64 n)
 }
 
 bool
-jobstore_forget_row(Oid source, List *key_columns, const char *key)
+ledger_forget_row(Oid source, List *key_columns, const char *key)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -323,7 +323,7 @@ static Statement select_old_jobs = {
 	.sql = "SELECT j.id, (SELECT sum(b.items) FROM dess_batch.batch b WHERE b.job_id = j.id) "
 	"FROM dess_batch.job j WHERE NOT " JOB_IS_OPEN("j.") " "
 	"AND (j.finished_at < $1 OR j.finished_at < $2 AND j.state = 'done' AND j.requeued = 0 "
-	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND b.items > b.again)) "
+	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND b.items > b.superseded)) "
 	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") ") "
 	"AND pg_has_role($3, j.owner, 'USAGE') AND j.id > $5 "
 	"ORDER BY j.id LIMIT $4 FOR UPDATE SKIP LOCKED"
@@ -333,8 +333,8 @@ static Statement select_old_jobs = {
 static Statement delete_rows[] = {
 	{.sql = "DELETE FROM dess_batch.answer a WHERE a.ctid = ANY (ARRAY("
 	"SELECT x.ctid FROM dess_batch.answer x WHERE x.job_id = ANY ($1) LIMIT $2))"},
-	{.sql = "DELETE FROM dess_batch.again w WHERE w.ctid = ANY (ARRAY("
-	"SELECT x.ctid FROM dess_batch.again x WHERE x.job_id = ANY ($1) LIMIT $2))"}
+	{.sql = "DELETE FROM dess_batch.retry_queue w WHERE w.ctid = ANY (ARRAY("
+	"SELECT x.ctid FROM dess_batch.retry_queue x WHERE x.job_id = ANY ($1) LIMIT $2))"}
 };
 
 static Statement delete_jobs[] = {
@@ -390,7 +390,7 @@ delete_old_jobs(const int64 *ids, int n)
  * its provider.  Also drops what settles rows of tables that were dropped.
  */
 bool
-jobstore_purge(TimestampTz before, TimestampTz empty_before, PurgeProgress *progress)
+ledger_purge(TimestampTz before, TimestampTz empty_before, PurgeProgress *progress)
 {
 	Oid			caller = GetUserId();
 	Ledger		ledger;

@@ -20,7 +20,7 @@
 
 static Statement select_facts = {
 	.sql = "SELECT f.state, f.stands_still, f.rows, f.rows_known, f.done, f.failed, j.error_code, j.error, "
-	"(SELECT count(*) FROM dess_batch.again a WHERE a.job_id = j.id), "
+	"(SELECT count(*) FROM dess_batch.retry_queue a WHERE a.job_id = j.id), "
 	"(SELECT count(*) FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") " AND " BATCH_REMAINS("b.") "), "
 	"(SELECT count(*) FROM dess_batch.job o JOIN dess_batch.batch b ON b.job_id = o.id "
 	"WHERE o.server = j.server AND o.provider = j.provider AND o.owner = j.owner AND o.mode = 'batch' "
@@ -31,7 +31,7 @@ static Statement select_facts = {
 };
 
 JobFacts *
-jobstore_load_facts(int64 id)
+ledger_load_facts(int64 id)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -65,7 +65,7 @@ jobstore_load_facts(int64 id)
 /* A job may have thousands of batches, but few differ in how they are. */
 static Statement select_groups = {
 	.sql = "SELECT b.state, b.remote_state, b.error_code, b.error, count(*), min(b.no), "
-	"sum(b.items - b.ok - b.missing - b.empty - b.failed - b.again)::bigint, sum(b.requests)::bigint, "
+	"sum(b.items - b.ok - b.missing - b.empty - b.failed - b.superseded)::bigint, sum(b.requests)::bigint, "
 	"sum(b.remote_finished)::bigint, min(b.next_poll_at), min(b.moved_at) "
 	"FROM dess_batch.batch b WHERE b.job_id = $1 AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") " "
 	"GROUP BY b.state, b.remote_state, b.error_code, b.error ORDER BY min(b.no) LIMIT $2"
@@ -105,7 +105,7 @@ read_group(const Ledger *ledger, uint64 row)
 }
 
 List *
-jobstore_load_groups(int64 id, int limit)
+ledger_load_groups(int64 id, int limit)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -131,7 +131,7 @@ jobstore_load_groups(int64 id, int limit)
 /* ---- others who draw on the same budgets ---- */
 
 List *
-jobstore_load_spenders(const Job *job, int limit)
+ledger_load_spenders(const Job *job, int limit)
 {
 	static Statement statement = {
 		.sql = "SELECT CASE WHEN v.visible THEN j.id END AS id, count(*), v.visible AND f.stands_still AS still FROM dess_batch.job j "
@@ -178,7 +178,7 @@ jobstore_load_spenders(const Job *job, int limit)
 
 /* What may be interrupted is the work on users' tables. */
 int
-jobstore_find_slow_worker(int64 ms, TimestampTz *since)
+ledger_find_slow_worker(int64 ms, TimestampTz *since)
 {
 	static Statement statement = {
 		.sql = "SELECT a.pid, a.xact_start, a.xact_start < clock_timestamp() - $1 * interval '1 ms' "
@@ -203,7 +203,7 @@ jobstore_find_slow_worker(int64 ms, TimestampTz *since)
 }
 
 int
-jobstore_find_worker(void)
+ledger_find_worker(void)
 {
 	static Statement statement = {.sql = WORKER_LOCKS " LIMIT 1"};
 	Ledger		ledger;
@@ -218,7 +218,7 @@ jobstore_find_worker(void)
 }
 
 int
-jobstore_find_locker(Oid source)
+ledger_find_locker(Oid source)
 {
 	static Statement statement = {
 		.sql = "SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.granted "
@@ -242,7 +242,7 @@ jobstore_find_locker(Oid source)
 /* ---- for those who wait ---- */
 
 bool
-jobstore_is_forgotten(int64 id)
+ledger_is_forgotten(int64 id)
 {
 	static Statement statement = {
 		.sql = "SELECT s.is_called AND $1 BETWEEN 1 AND s.last_value "
@@ -262,7 +262,7 @@ jobstore_is_forgotten(int64 id)
 
 /* Rows carry who wrote them: no need to remember what the transaction did. */
 bool
-jobstore_written_here(int64 id)
+ledger_written_here(int64 id)
 {
 	static Statement statement = {
 		.sql = "SELECT j.xmin FROM dess_batch.job j WHERE j.id = $1 "
@@ -285,7 +285,7 @@ jobstore_written_here(int64 id)
 /* ---- a row ---- */
 
 bool
-jobstore_trace_row(int64 job_id, int batch_no, const char *key, RowTrace *trace)
+ledger_trace_row(int64 job_id, int batch_no, const char *key, RowTrace *trace)
 {
 	static Statement statement = {
 		.sql = "SELECT b.token, coalesce(nullif(i.same_as[p.i], 0), i.first_no + p.i - 1), "

@@ -35,7 +35,7 @@ static Statement select_sources = {
 };
 
 int
-jobstore_history_sources(const Job *job, HistorySource **sources)
+ledger_history_sources(const Job *job, HistorySource **sources)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -110,7 +110,7 @@ batch_rows(const HistorySource *source, HistoryRow **rows)
 	MemoryContext connection;
 	JobItem    *items;
 	bool	   *finished;
-	int			nrows = jobstore_load_items(source->job_id, source->batch_no, &items, &finished);
+	int			nrows = ledger_load_items(source->job_id, source->batch_no, &items, &finished);
 	uint64		n;
 
 	*rows = MemoryContextAllocHuge(CurrentMemoryContext, (nrows + 1) * sizeof(HistoryRow));
@@ -143,7 +143,7 @@ batch_rows(const HistorySource *source, HistoryRow **rows)
 /* ---- waiting and settled rows ---- */
 
 static Statement select_waiting = {
-	.sql = "SELECT w.key, NULL::bytea, NULL::text, 'infinity'::timestamptz, w.counts, w.id FROM dess_batch.again w "
+	.sql = "SELECT w.key, NULL::bytea, NULL::text, 'infinity'::timestamptz, w.counts, w.id FROM dess_batch.retry_queue w "
 	"WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3"
 };
 
@@ -231,7 +231,7 @@ settled_rows(const Job *job, HistoryPlace *place, HistoryRow **rows)
 }
 
 int
-jobstore_history_rows(const Job *job, const HistorySource *source, HistoryPlace *place, HistoryRow **rows)
+ledger_history_rows(const Job *job, const HistorySource *source, HistoryPlace *place, HistoryRow **rows)
 {
 	if (source->batch_no == HISTORY_WAITING)
 		return waiting_rows(source, place, rows);

@@ -33,7 +33,7 @@ arg_system_identifier(Args *args)
 }
 
 char *
-jobstore_home(void)
+ledger_home(void)
 {
 	return psprintf(UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId);
 }
@@ -41,7 +41,7 @@ jobstore_home(void)
 void
 arg_home(Args *args)
 {
-	arg_text(args, jobstore_home());
+	arg_text(args, ledger_home());
 }
 
 static Statement insert_identity = {
@@ -49,7 +49,7 @@ static Statement insert_identity = {
 	"SELECT FROM dess_batch.ledger l WHERE l.system_identifier = $1 AND l.database = $2)"
 };
 
-static Statement delete_strange_identities = {
+static Statement delete_other_identities = {
 	.sql = "WITH gone AS (DELETE FROM dess_batch.ledger l "
 	"WHERE l.system_identifier <> $1 OR l.database <> $2 RETURNING l.system_identifier) "
 	"SELECT count(*), count(*) FILTER (WHERE system_identifier <> $1) FROM gone"
@@ -101,7 +101,7 @@ static Statement delete_requests = {
 
 /* Two that come at the same time wait for each other, and the second finds it done. */
 int64
-jobstore_check_identity(void)
+ledger_check_identity(void)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -115,7 +115,7 @@ jobstore_check_identity(void)
 	arg_system_identifier(&args);
 	arg_oid(&args, MyDatabaseId);
 	ledger_run(&insert_identity, &args);
-	ledger_run(&delete_strange_identities, &args);
+	ledger_run(&delete_other_identities, &args);
 	strange = ledger_get_int64(0, 1, 0);
 	strange_cluster = ledger_get_int64(0, 2, 0);
 	if (strange > 0)
@@ -136,7 +136,7 @@ jobstore_check_identity(void)
 
 /* A job whose table or owner is not here stays held; raises if it was named. */
 void
-jobstore_adopt(int64 id)
+ledger_adopt(int64 id)
 {
 	static Statement adopt = {
 		.sql = "UPDATE dess_batch.job j SET control = coalesce(j.held_control, 'run'), held_control = NULL "
@@ -153,7 +153,7 @@ jobstore_adopt(int64 id)
 	Args		id_args = {0};
 
 	/* who calls must not decide by a ledger that has not noticed where it is */
-	(void) jobstore_check_identity();
+	(void) ledger_check_identity();
 
 	ledger_open(&ledger);
 	arg_int64(&args, id);

@@ -50,7 +50,7 @@ typedef struct Ledger
 #define BATCH_IS_FINAL(b)	b "state IN ('done', 'cancelled', 'failed')"
 #define BATCH_IS_OPEN(b)	"(" b "state NOT IN ('done', 'cancelled', 'failed') OR " BATCH_REMAINS(b) ")"
 
-/* ---- jobstore_statement.c ---- */
+/* ---- ledger_statement.c ---- */
 extern void ledger_open(Ledger *ledger);
 extern void ledger_close(Ledger *ledger);
 extern uint64 ledger_run(Statement *statement, const Args *args);	/* rows processed; rows returned are in SPI_tuptable */
@@ -87,19 +87,16 @@ extern List *ledger_get_list(const Ledger *ledger, uint64 row, int column);	/* o
 /* Position of a name, or -1. */
 extern int	name_position(const char *const *names, int nnames, const char *name);
 
-/* ---- jobstore_key.c ---- */
-extern char *key_join_list(List *values);	/* of char * */
-
-/* ---- jobstore_identity.c ---- */
+/* ---- ledger_identity.c ---- */
 extern void arg_home(Args *args);	/* where this ledger is, as job.home has it */
 
-/* ---- jobstore.c ---- */
+/* ---- ledger.c ---- */
 extern const char *const job_state_names[];
 extern const char *const job_control_names[];
 extern const char *const job_stage_names[];
 extern bool job_state_is_final(const char *name);
 
-/* ---- jobstore_batch.c: counters; in an open ledger, raises when the batch is gone ---- */
+/* ---- ledger_batch.c: counters; in an open ledger, raises when the batch is gone ---- */
 typedef struct BatchCounters
 {
 	int64		of[OUTCOME_NONE];	/* rows by outcome */

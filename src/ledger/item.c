@@ -124,7 +124,7 @@ arg_attempts(Args *args, const JobItem *items, int nitems, int usual)
 }
 
 int
-jobstore_insert_items(int64 job_id, int batch_no, int first_no, const JobItem *items, int nitems)
+ledger_insert_items(int64 job_id, int batch_no, int first_no, const JobItem *items, int nitems)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -319,7 +319,7 @@ load_items(Statement *statement, const Args *select_args, int64 job_id, int batc
 }
 
 int
-jobstore_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished)
+ledger_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished)
 {
 	Args		args = {0};
 
@@ -433,7 +433,7 @@ price_results(Args *args, const Job *job, BatchCounters *counters)
 	counters->cost = "0";
 	if (counters->input_tokens > 0 || counters->output_tokens > 0)
 	{
-		price = jobstore_find_price(job);
+		price = ledger_find_price(job);
 		counters->cost = NULL;
 	}
 	if (price == NULL)
@@ -502,7 +502,7 @@ count_usage(const Job *job, int64 requests, const BatchCounters *counters)
 }
 
 void
-jobstore_add_results(const Job *job, int batch_no, const ItemResult *results, int nresults, int64 requests)
+ledger_add_results(const Job *job, int batch_no, const ItemResult *results, int nresults, int64 requests)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -568,7 +568,7 @@ part_end(const Job *job, int batch_no, int from, BatchState state)
 }
 
 int
-jobstore_give_up_batch(const Job *job, int batch_no, int *from, BatchState state, Outcome outcome,
+ledger_give_up_batch(const Job *job, int batch_no, int *from, BatchState state, Outcome outcome,
 					   const char *error_code, const char *error)
 {
 	Args		args = {0};
@@ -600,9 +600,9 @@ jobstore_give_up_batch(const Job *job, int batch_no, int *from, BatchState state
 		keys[n] = items[i].key;
 		attempts[n++] = Max(items[i].attempts - 1, 0);
 	}
-	jobstore_add_results(job, batch_no, results, n, 0);
-	if (outcome == OUTCOME_AGAIN)
-		jobstore_again_insert(job->id, keys, attempts, n);
+	ledger_add_results(job, batch_no, results, n, 0);
+	if (outcome == OUTCOME_SUPERSEDED)
+		ledger_retry_queue_insert(job->id, keys, attempts, n);
 	*from = part_end(job, batch_no, before + nitems + 1, state);
 	return n;
 }

@@ -6,7 +6,7 @@
  * Counters of a job are changed by addition and its states under a condition
  * on what they were, because users control a job while the worker works on it.
  *
- * The job's "requeued" is the number of its rows that wait in "again" and are
+ * The job's "requeued" is the number of its rows that wait in the retry queue and are
  * in no batch that counts them.  Whoever moves such rows changes it in the same
  * statement or transaction, so that the job's rows stay what they were.
  *
@@ -32,7 +32,7 @@ static const char *const keep_names[] = {"none", "unwritten", "answer", "reply"}
 
 static const char *const outcome_names[] = {
 	"ok", "missing", "empty", "stale", "gone", "refused", "truncated",
-	"invalid", "rejected", "expired", "cancelled", "lost", "again"
+	"invalid", "rejected", "expired", "cancelled", "lost", "superseded"
 };
 
 StaticAssertDecl(lengthof(outcome_names) == OUTCOME_NONE, "an outcome has no name");
@@ -73,7 +73,7 @@ outcome_settles(Outcome outcome)
 		case OUTCOME_EXPIRED:
 		case OUTCOME_CANCELLED:
 		case OUTCOME_LOST:
-		case OUTCOME_AGAIN:
+		case OUTCOME_SUPERSEDED:
 		case OUTCOME_NONE:
 			return false;
 	}
@@ -256,7 +256,7 @@ job_args(Args *args, const Job *job)
 }
 
 int64
-jobstore_insert_job(const Job *job)
+ledger_insert_job(const Job *job)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -305,7 +305,7 @@ static Statement select_job = {
 };
 
 int
-jobstore_load_versions(JobVersion **versions)
+ledger_load_versions(JobVersion **versions)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -328,7 +328,7 @@ jobstore_load_versions(JobVersion **versions)
 }
 
 bool
-jobstore_any_work(void)
+ledger_any_work(void)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -343,7 +343,7 @@ jobstore_any_work(void)
 }
 
 Job *
-jobstore_load_job(int64 id)
+ledger_load_job(int64 id)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -367,7 +367,7 @@ static Statement select_conflict = {
 };
 
 static char *
-jobstore_conflicting_key(Oid source, const char *target, List *key_columns, int64 before_id)
+ledger_conflicting_key(Oid source, const char *target, List *key_columns, int64 before_id)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -385,9 +385,9 @@ jobstore_conflicting_key(Oid source, const char *target, List *key_columns, int6
 }
 
 void
-jobstore_check_key(const Job *job, int64 before_id)
+ledger_check_key(const Job *job, int64 before_id)
 {
-	char	   *conflict = jobstore_conflicting_key(job->source, job->target, job->key_columns, before_id);
+	char	   *conflict = ledger_conflicting_key(job->source, job->target, job->key_columns, before_id);
 	char	   *name = get_rel_name(job->source);
 
 	if (conflict != NULL)
@@ -415,7 +415,7 @@ update_job(Statement *statement, const Args *args)
 }
 
 bool
-jobstore_job_started(int64 id)
+ledger_job_started(int64 id)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job SET state = 'active', started_at = now() WHERE id = $1 AND state = 'queued'"
@@ -427,7 +427,7 @@ jobstore_job_started(int64 id)
 }
 
 bool
-jobstore_set_listed(int64 id)
+ledger_set_listed(int64 id)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job SET listed = true WHERE id = $1 AND NOT listed"
@@ -439,7 +439,7 @@ jobstore_set_listed(int64 id)
 }
 
 bool
-jobstore_advance(int64 id, const char *last_key, int64 taken, bool all_prepared, int last_batch)
+ledger_advance(int64 id, const char *last_key, int64 taken, bool all_prepared, int last_batch)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET last_key = coalesce($2, j.last_key), taken = j.taken + $3, "
@@ -457,7 +457,7 @@ jobstore_advance(int64 id, const char *last_key, int64 taken, bool all_prepared,
 }
 
 void
-jobstore_set_counted(int64 id, int64 counted)
+ledger_set_counted(int64 id, int64 counted)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job SET counted = $2 WHERE id = $1"
@@ -470,7 +470,7 @@ jobstore_set_counted(int64 id, int64 counted)
 }
 
 void
-jobstore_set_batch_bytes(int64 id, int64 bytes)
+ledger_set_batch_bytes(int64 id, int64 bytes)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job SET batch_bytes = $2 WHERE id = $1"
@@ -497,7 +497,7 @@ update_with_error(Statement *statement, int64 id, const char *error_code, const 
 
 /* A retry in a transaction that ends before this one begins to wait is seen by its "requeued". */
 bool
-jobstore_finish(int64 id, JobState state, const char *error_code, const char *error)
+ledger_finish(int64 id, JobState state, const char *error_code, const char *error)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET state = $2, finished_at = now(), "
@@ -518,7 +518,7 @@ jobstore_finish(int64 id, JobState state, const char *error_code, const char *er
 }
 
 void
-jobstore_set_failing(int64 id, const char *error_code, const char *error)
+ledger_set_failing(int64 id, const char *error_code, const char *error)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET control = 'fail', error_code = $2, error = $3 "
@@ -529,7 +529,7 @@ jobstore_set_failing(int64 id, const char *error_code, const char *error)
 }
 
 bool
-jobstore_pause(int64 id, const char *error_code, const char *error)
+ledger_pause(int64 id, const char *error_code, const char *error)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET control = 'pause', error_code = $2, error = $3 "
@@ -541,7 +541,7 @@ jobstore_pause(int64 id, const char *error_code, const char *error)
 
 /* NULL for both takes a note away. */
 bool
-jobstore_note_error(int64 id, const char *error_code, const char *error)
+ledger_note_error(int64 id, const char *error_code, const char *error)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET error_code = $2, error = $3 "
@@ -553,7 +553,7 @@ jobstore_note_error(int64 id, const char *error_code, const char *error)
 }
 
 void
-jobstore_notify(int64 id, JobState state)
+ledger_notify(int64 id, JobState state)
 {
 	char		payload[80];
 

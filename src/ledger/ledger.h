@@ -19,8 +19,13 @@
 #include "storage/itemptr.h"
 #include "utils/jsonb.h"
 
-#include "text/digest.h"
 #include "provider/provider.h"
+#include "text/digest.h"
+#include "text/row_key.h"
+
+/* online batches are small, so that answers are written early and little is lost by a kill */
+#define ONLINE_BATCH_ROWS	1000
+#define ONLINE_BATCH_BYTES	(32 * 1024 * 1024)
 
 typedef enum JobControl
 {
@@ -85,7 +90,7 @@ typedef enum Outcome
 	OUTCOME_EXPIRED,
 	OUTCOME_CANCELLED,
 	OUTCOME_LOST,
-	OUTCOME_AGAIN,				/* superseded by a later batch */
+	OUTCOME_SUPERSEDED,				/* superseded by a later batch */
 	OUTCOME_NONE				/* nothing known yet */
 } Outcome;
 
@@ -191,7 +196,7 @@ typedef struct ItemResult
 } ItemResult;
 
 /* A row that waits to be taken by its key. */
-typedef struct AgainRow
+typedef struct RetryRow
 {
 	int64		id;
 	char	   *key;
@@ -199,7 +204,7 @@ typedef struct AgainRow
 	bool		counts;			/* already one of the job's rows; else named by sample or only */
 	bool		has_hash;
 	Digest		unless_hash;
-} AgainRow;
+} RetryRow;
 
 /* ---- names of enum values as the ledger spells them ---- */
 extern const char *outcome_name(Outcome outcome);
@@ -220,31 +225,31 @@ typedef struct JobVersion
 } JobVersion;
 
 /* source_name is worked out here: qualified, so that it means the same in a copy of the ledger */
-extern int64 jobstore_insert_job(const Job *job);
-extern int	jobstore_load_versions(JobVersion **versions);	/* jobs with anything left to do, by id */
-extern Job *jobstore_load_job(int64 id);	/* any job, or NULL */
-extern bool jobstore_any_work(void);
+extern int64 ledger_insert_job(const Job *job);
+extern int	ledger_load_versions(JobVersion **versions);	/* jobs with anything left to do, by id */
+extern Job *ledger_load_job(int64 id);	/* any job, or NULL */
+extern bool ledger_any_work(void);
 /* Raises 55006 if another job in flight on the same table and target uses another key; before_id: only older ones, 0: all. */
-extern void jobstore_check_key(const Job *job, int64 before_id);
-extern List *jobstore_known_targets(Oid source); /* columns that jobs in the ledger write on this table */
-extern bool jobstore_job_started(int64 id);
-extern bool jobstore_set_listed(int64 id);
+extern void ledger_check_key(const Job *job, int64 before_id);
+extern List *ledger_known_targets(Oid source); /* columns that jobs in the ledger write on this table */
+extern bool ledger_job_started(int64 id);
+extern bool ledger_set_listed(int64 id);
 /* taken is added; last_key NULL, all_prepared false and last_batch 0 leave what is there. */
-extern bool jobstore_advance(int64 id, const char *last_key, int64 taken, bool all_prepared, int last_batch);
-extern void jobstore_set_counted(int64 id, int64 counted);
-extern void jobstore_set_batch_bytes(int64 id, int64 bytes);
+extern bool ledger_advance(int64 id, const char *last_key, int64 taken, bool all_prepared, int last_batch);
+extern void ledger_set_counted(int64 id, int64 counted);
+extern void ledger_set_batch_bytes(int64 id, int64 bytes);
 /*
  * False when the job is final; except for JOB_FAILED when a batch is not; for
  * JOB_DONE also when rows wait to be sent again: look at it anew.
  */
-extern bool jobstore_finish(int64 id, JobState state, const char *error_code, const char *error);
-extern void jobstore_set_failing(int64 id, const char *error_code, const char *error);	/* control 'fail' */
-extern bool jobstore_pause(int64 id, const char *error_code, const char *error);
-extern bool jobstore_note_error(int64 id, const char *error_code, const char *error);
+extern bool ledger_finish(int64 id, JobState state, const char *error_code, const char *error);
+extern void ledger_set_failing(int64 id, const char *error_code, const char *error);	/* control 'fail' */
+extern bool ledger_pause(int64 id, const char *error_code, const char *error);
+extern bool ledger_note_error(int64 id, const char *error_code, const char *error);
 
 
 /* Holds all jobs if this ledger came from elsewhere; returns how many. */
-extern int64 jobstore_check_identity(void);
+extern int64 ledger_check_identity(void);
 
 /*
  * For calls that follow each other in one transaction: what the earlier ones
@@ -261,47 +266,47 @@ typedef struct PurgeProgress
  * "empty_before".  Bounded; true if more may be left.  progress: zeros at
  * first; NULL: from the start.
  */
-extern bool jobstore_purge(TimestampTz before, TimestampTz empty_before, PurgeProgress *progress);
+extern bool ledger_purge(TimestampTz before, TimestampTz empty_before, PurgeProgress *progress);
 /* Closes batches that jobs ended before "before" have left; bounded. */
-extern bool jobstore_close_left(TimestampTz before);	/* true: there is more */
-extern void jobstore_notify(int64 id, JobState state);
+extern bool ledger_close_left(TimestampTz before);	/* true: there is more */
+extern void ledger_notify(int64 id, JobState state);
 
 /* ---- batches ---- */
-extern List *jobstore_load_batches(int64 job_id);	/* of Batch *: not final, or with something left at the provider */
-extern void jobstore_insert_batch(const Batch *batch);	/* becomes the job's last_batch */
-extern bool jobstore_move_batch(const Batch *batch, BatchState from, BatchState to);	/* saves what jobstore_save_batch() does as well */
-extern void jobstore_save_batch(const Batch *batch);	/* token, remote, polls, next_poll_at */
+extern List *ledger_load_batches(int64 job_id);	/* of Batch *: not final, or with something left at the provider */
+extern void ledger_insert_batch(const Batch *batch);	/* becomes the job's last_batch */
+extern bool ledger_move_batch(const Batch *batch, BatchState from, BatchState to);	/* saves what ledger_save_batch() does as well */
+extern void ledger_save_batch(const Batch *batch);	/* token, remote, polls, next_poll_at */
 /* Adds to what the batch has; its items must be inserted in the same transaction. */
-extern void jobstore_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes);
-extern void jobstore_batch_error(int64 job_id, int no, const char *code, const char *message);
+extern void ledger_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes);
+extern void ledger_batch_error(int64 job_id, int no, const char *code, const char *message);
 /* Nothing of the batch is at the provider any more; removed false: what is there stays, for ever. */
-extern void jobstore_batch_cleaned(int64 job_id, int no, bool removed);
-extern void jobstore_count_answers(int64 job_id, int64 *answers, int64 *failed);	/* of rows that were sent */
-extern void jobstore_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates);
+extern void ledger_batch_cleaned(int64 job_id, int no, bool removed);
+extern void ledger_count_answers(int64 job_id, int64 *answers, int64 *failed);	/* of rows that were sent */
+extern void ledger_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates);
 
-extern bool jobstore_batch_is_open(int64 job_id, int no);	/* exists and is not final */
+extern bool ledger_batch_is_open(int64 job_id, int no);	/* exists and is not final */
 
 /* ---- items, results ---- */
 /*
  * One tuple of at most some thousand rows.  Returns the number of the first:
  * first_no, or for batch 0, which is made and grown here, the next free one.
  */
-extern int	jobstore_insert_items(int64 job_id, int batch_no, int first_no, const JobItem *items, int nitems);
-extern int	jobstore_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished);	/* arrays from index 0 = number 1 */
-/* One tuple, the batch's counters, kept answers, usage.  Rows with OUTCOME_AGAIN are only counted: see jobstore_again_insert(). */
-extern void jobstore_add_results(const Job *job, int batch_no, const ItemResult *results, int nresults, int64 requests);
-extern void jobstore_settle(const Job *job, char **keys, const Digest *hashes, const Outcome *outcomes, int n);
+extern int	ledger_insert_items(int64 job_id, int batch_no, int first_no, const JobItem *items, int nitems);
+extern int	ledger_load_items(int64 job_id, int batch_no, JobItem **items, bool **finished);	/* arrays from index 0 = number 1 */
+/* One tuple, the batch's counters, kept answers, usage.  Rows with OUTCOME_SUPERSEDED are only counted: see ledger_retry_queue_insert(). */
+extern void ledger_add_results(const Job *job, int batch_no, const ItemResult *results, int nresults, int64 requests);
+extern void ledger_settle(const Job *job, char **keys, const Digest *hashes, const Outcome *outcomes, int n);
 /* settled[i] is set where keys[i] with hashes[i] is settled */
-extern void jobstore_find_settled(const Job *job, char **keys, const Digest *hashes, int n, bool *settled);
+extern void ledger_find_settled(const Job *job, char **keys, const Digest *hashes, int n, bool *settled);
 /*
  * Unfinished rows of a batch, some thousand from number *from (first 1) on,
- * get an outcome; with OUTCOME_AGAIN they wait to be sent, and this was no
+ * get an outcome; with OUTCOME_SUPERSEDED they wait to be sent, and this was no
  * attempt.  *from becomes where to go on, or 0: the batch has ended in state.
  * Returns how many rows it were.
  */
-extern int	jobstore_give_up_batch(const Job *job, int batch_no, int *from, BatchState state, Outcome outcome,
+extern int	ledger_give_up_batch(const Job *job, int batch_no, int *from, BatchState state, Outcome outcome,
 								   const char *error_code, const char *error);
-extern bool jobstore_close_again(const Job *job, Outcome outcome, int limit);	/* waiting rows of the job; false: there may be more */
+extern bool ledger_close_retry_queue(const Job *job, Outcome outcome, int limit);	/* waiting rows of the job; false: there may be more */
 
 /* ---- again ---- */
 /*
@@ -309,15 +314,15 @@ extern bool jobstore_close_again(const Job *job, Outcome outcome, int limit);	/*
  * by n.  NULL for rows that sample or only names.  NULL keys are passed over.
  */
 /* attempts NULL: rows that sample or only names, which do not count yet */
-extern void jobstore_again_insert(int64 job_id, char **keys, const int *attempts, int n);
-extern List *jobstore_again_take(int64 job_id, int limit);	/* of AgainRow *; they are deleted, those that count taken off "requeued" */
-extern void jobstore_again_return(int64 job_id, const AgainRow *row);	/* one that was taken goes back to its place */
-extern int64 jobstore_again_count(int64 job_id, int64 *counted_ones);
-extern int64 jobstore_list_only(const Job *job);	/* fills again from the ledger for "only", in one statement */
+extern void ledger_retry_queue_insert(int64 job_id, char **keys, const int *attempts, int n);
+extern List *ledger_retry_queue_take(int64 job_id, int limit);	/* of RetryRow *; they are deleted, those that count taken off "requeued" */
+extern void ledger_retry_queue_return(int64 job_id, const RetryRow *row);	/* one that was taken goes back to its place */
+extern int64 ledger_retry_queue_count(int64 job_id, int64 *counted_ones);
+extern int64 ledger_list_only(const Job *job);	/* fills again from the ledger for "only", in one statement */
 /* The same for rows that were chosen; those with_hash are passed over later if their request still has that hash. */
-extern void jobstore_again_list(int64 job_id, char **keys, const Digest *hashes, const int *with_hash, int n);
+extern void ledger_retry_queue_list(int64 job_id, char **keys, const Digest *hashes, const int *with_hash, int n);
 
-/* ---- jobstore_history.c: the rows of all jobs on a table and target, with its key ---- */
+/* ---- ledger_history.c: the rows of all jobs on a table and target, with its key ---- */
 #define HISTORY_SETTLED		(-1)	/* what is settled, whatever the job */
 #define HISTORY_WAITING		(-2)	/* rows of a job that wait to be sent once more */
 
@@ -346,35 +351,35 @@ typedef struct HistoryPlace
 	Digest		hash;
 } HistoryPlace;
 
-extern int	jobstore_history_sources(const Job *job, HistorySource **sources);
+extern int	ledger_history_sources(const Job *job, HistorySource **sources);
 /* The next rows of a source: a few thousand, or a batch.  Returns how many. */
-extern int	jobstore_history_rows(const Job *job, const HistorySource *source, HistoryPlace *place, HistoryRow **rows);
+extern int	ledger_history_rows(const Job *job, const HistorySource *source, HistoryPlace *place, HistoryRow **rows);
 
 /* A batch of which another job on the same table and target has rows in flight. */
-typedef struct RivalBatch
+typedef struct InFlightBatch
 {
 	int64		job_id;
 	int			no;
 	int			items;
 	int			finished;
-} RivalBatch;
+} InFlightBatch;
 
-extern int	jobstore_load_rival_batches(const Job *job, RivalBatch **batches);
+extern int	ledger_load_in_flight_batches(const Job *job, InFlightBatch **batches);
 
 /* Another such job, of which rows wait to be sent once more; what is added has greater ids than last_id. */
-typedef struct RivalWaiting
+typedef struct InFlightWaiting
 {
 	int64		job_id;
 	int64		rows;
 	int64		last_id;
-} RivalWaiting;
+} InFlightWaiting;
 
-extern int	jobstore_load_rivals_waiting(const Job *job, RivalWaiting **waiting);
+extern int	ledger_load_in_flight_waiting(const Job *job, InFlightWaiting **waiting);
 
 /* These return how many; key_hash64() of keys, ascending, in a palloc'd array. */
-extern int	jobstore_load_batch_keys(const RivalBatch *batch, int after, uint64 **hashes);	/* unfinished rows with a greater number */
-extern int	jobstore_load_waiting_keys(int64 job_id, int64 *last_id, uint64 **hashes);	/* some behind last_id, which goes on to their end */
-extern int	jobstore_load_rival_keys(const Job *job, uint64 **hashes);	/* all that others have in flight */
+extern int	ledger_load_batch_keys(const InFlightBatch *batch, int after, uint64 **hashes);	/* unfinished rows with a greater number */
+extern int	ledger_load_waiting_keys(int64 job_id, int64 *last_id, uint64 **hashes);	/* some behind last_id, which goes on to their end */
+extern int	ledger_load_in_flight_keys(const Job *job, uint64 **hashes);	/* all that others have in flight */
 
 /* ---- control, used by the functions of the SQL interface; they check rights ---- */
 typedef struct AskedPoll
@@ -383,16 +388,16 @@ typedef struct AskedPoll
 	int			batch_no;
 } AskedPoll;
 
-extern Job *jobstore_control_job(int64 id);	/* raises 42704, 42501 */
+extern Job *ledger_control_job(int64 id);	/* raises 42704, 42501 */
 /*
  * Pause from run, cancel from run and pause; final jobs stay as they are.  A
- * held job raises 55000: only jobstore_adopt() ends that.
+ * held job raises 55000: only ledger_adopt() ends that.
  */
-extern void jobstore_set_control(int64 id, JobControl control);
-extern void jobstore_resume(int64 id, const char *max_cost);
-extern void jobstore_set_stage(int64 id, JobStage stage);	/* forward only */
-extern void jobstore_ask_poll(int64 id);
-extern List *jobstore_asked_polls(void);	/* of AskedPoll *: running batches whose next look is due */
+extern void ledger_set_control(int64 id, JobControl control);
+extern void ledger_resume(int64 id, const char *max_cost);
+extern void ledger_set_stage(int64 id, JobStage stage);	/* forward only */
+extern void ledger_ask_poll(int64 id);
+extern List *ledger_asked_polls(void);	/* of AskedPoll *: running batches whose next look is due */
 
 /*
  * Rows that ended with these outcomes (of char *; NIL: every failed one but
@@ -401,21 +406,21 @@ extern List *jobstore_asked_polls(void);	/* of AskedPoll *: running batches whos
  * nothing new.  Returns how many rows were named or waited already.  Raises
  * 55000 while the job is held or being cancelled.
  */
-extern int64 jobstore_retry(const Job *job, List *outcomes);
+extern int64 ledger_retry_job(const Job *job, List *outcomes);
 
-extern char *jobstore_home(void);	/* where this ledger is, as job.home has it */
-extern void jobstore_adopt(int64 id);	/* 0: all that the caller has the rights of */
-extern void jobstore_erase(int64 id);	/* raises 55000 unless the job is final */
-extern List *jobstore_source_keys(Oid source);	/* every key that is known of this table: of List * of char * */
+extern char *ledger_home(void);	/* where this ledger is, as job.home has it */
+extern void ledger_adopt(int64 id);	/* 0: all that the caller has the rights of */
+extern void ledger_erase(int64 id);	/* raises 55000 unless the job is final */
+extern List *ledger_source_keys(Oid source);	/* every key that is known of this table: of List * of char * */
 /* Whether there was anything to forget; raises 55006 while the row is in flight. */
-extern bool jobstore_forget_row(Oid source, List *key_columns, const char *key);
+extern bool ledger_forget_row(Oid source, List *key_columns, const char *key);
 
 /* One line of dess_batch_progress; returns what the job waits for, or NULL.  *state is "forgotten" when the job is gone. */
-extern char *jobstore_job_figures(int64 id, char **state, int64 *rows, int64 *done, int64 *failed, double *rate, bool *rows_known, char **eta, char **bar);
-extern bool jobstore_stands_still(int64 id, char **state);
-extern bool jobstore_find_row(const Job *job, const char *key, Digest *hash, char **answer, char **reply, int *batch_no);
+extern char *ledger_job_figures(int64 id, char **state, int64 *rows, int64 *done, int64 *failed, double *rate, bool *rows_known, char **eta, char **bar);
+extern bool ledger_stands_still(int64 id, char **state);
+extern bool ledger_find_row(const Job *job, const char *key, Digest *hash, char **answer, char **reply, int *batch_no);
 
-/* ---- jobstore_explain.c: what those who wait, explain or show ask; nothing here writes ---- */
+/* ---- ledger_explain.c: what those who wait, explain or show ask; nothing here writes ---- */
 
 typedef struct JobFacts
 {
@@ -466,26 +471,21 @@ typedef struct RowTrace
 	Outcome		outcome;		/* OUTCOME_NONE: none yet */
 } RowTrace;
 
-extern JobFacts *jobstore_load_facts(int64 id); /* NULL: no such job */
-extern List *jobstore_load_groups(int64 id, int limit); /* of BatchGroup *, at most limit */
-extern List *jobstore_load_spenders(const Job *job, int limit); /* of Spender *, those that stand still first */
+extern JobFacts *ledger_load_facts(int64 id); /* NULL: no such job */
+extern List *ledger_load_groups(int64 id, int limit); /* of BatchGroup *, at most limit */
+extern List *ledger_load_spenders(const Job *job, int limit); /* of Spender *, those that stand still first */
 /* The same of one that has been at work on a user's table for ms; since: when it began, 0 if it is not at such work. */
-extern int	jobstore_find_slow_worker(int64 ms, TimestampTz *since);
-extern int	jobstore_find_worker(void); /* process id of this database's worker; 0: none runs */
-extern int	jobstore_find_locker(Oid source);	/* one who may have locked rows of the table; 0: nobody */
-extern bool jobstore_is_forgotten(int64 id);	/* the number was given to a job once */
-extern bool jobstore_written_here(int64 id);	/* by this transaction, which has not committed */
-extern bool jobstore_trace_row(int64 job_id, int batch_no, const char *key, RowTrace *trace);
-
-/* Text form of a key, and back; the value itself when there is one column. */
-extern char *key_join(char *const *values, int nvalues);
-extern void key_split(const char *key, int nvalues, char **values);
-extern uint64 key_hash64(const char *key);
+extern int	ledger_find_slow_worker(int64 ms, TimestampTz *since);
+extern int	ledger_find_worker(void); /* process id of this database's worker; 0: none runs */
+extern int	ledger_find_locker(Oid source);	/* one who may have locked rows of the table; 0: nobody */
+extern bool ledger_is_forgotten(int64 id);	/* the number was given to a job once */
+extern bool ledger_written_here(int64 id);	/* by this transaction, which has not committed */
+extern bool ledger_trace_row(int64 job_id, int batch_no, const char *key, RowTrace *trace);
 
 /* Does a job with "only" take, beside the rows that it names, those that a plain one would take? */
 extern bool job_takes_new(const Job *job);
 
-/* ---- jobstore_request.c: what triggers ask for ---- */
+/* ---- ledger_request.c: what triggers ask for ---- */
 
 typedef struct TriggerRequest
 {
@@ -495,20 +495,20 @@ typedef struct TriggerRequest
 	bool		updates;		/* rows were changed, not only inserted */
 } TriggerRequest;
 
-extern void jobstore_add_request(Oid source, const char *trigger, List *arguments, bool updates);
+extern void ledger_add_request(Oid source, const char *trigger, List *arguments, bool updates);
 
 /* When requests will next have waited long enough; DT_NOEND when there are none. */
-extern TimestampTz jobstore_requests_due(void);
+extern TimestampTz ledger_requests_due(void);
 
 /* The first that has waited long enough, all requests of its kind as one. */
-extern bool jobstore_find_request(TriggerRequest *request);
-extern void jobstore_drop_request(TriggerRequest *request);	/* updates also tells of those that came later */
-extern void jobstore_put_off_request(const TriggerRequest *request, TimestampTz until);
+extern bool ledger_find_request(TriggerRequest *request);
+extern void ledger_drop_request(TriggerRequest *request);	/* updates also tells of those that came later */
+extern void ledger_put_off_request(const TriggerRequest *request, TimestampTz until);
 
 /* Submits as the table's owner; raises what dess_batch_submit raises, and 22023 for what is no argument of it. */
-extern void jobstore_submit_request(const TriggerRequest *request);
+extern void ledger_submit_request(const TriggerRequest *request);
 
 /* Writes a failed job instead. */
-extern void jobstore_refuse_request(const TriggerRequest *request, const char *sqlstate, const char *message);
+extern void ledger_refuse_request(const TriggerRequest *request, const char *sqlstate, const char *message);
 
 #endif							/* DESS_LEDGER_H */

@@ -14,7 +14,7 @@ static Statement select_batch_is_open = {
 };
 
 bool
-jobstore_batch_is_open(int64 job_id, int no)
+ledger_batch_is_open(int64 job_id, int no)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -38,7 +38,7 @@ static Statement select_known_targets = {
 };
 
 List *
-jobstore_known_targets(Oid source)
+ledger_known_targets(Oid source)
 {
 	Ledger		ledger;
 	Args		args = {0};

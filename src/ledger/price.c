@@ -22,7 +22,7 @@
 /* ---- prices ---- */
 
 Price *
-jobstore_find_price(const Job *job)
+ledger_find_price(const Job *job)
 {
 	static Statement statement = {
 		.sql = "SELECT p.input::text, p.cached::text, p.output::text, p.input::float8, p.output::float8, p.price_date "
@@ -73,7 +73,7 @@ price_of_tokens(const Price *price, int64 input, int64 cached, int64 output)
 /* ---- what was spent ---- */
 
 void
-jobstore_load_spending(const Job *job, Spending *spending)
+ledger_load_spending(const Job *job, Spending *spending)
 {
 	static Statement statement = {
 		.sql = "SELECT b.cost::float8, u.day::float8, u.month::float8, b.bytes_a_request, "
@@ -102,7 +102,7 @@ jobstore_load_spending(const Job *job, Spending *spending)
 }
 
 int
-jobstore_load_answers(int64 job_id, int limit, int32 **input_tokens, int32 **output_tokens)
+ledger_load_answers(int64 job_id, int limit, int32 **input_tokens, int32 **output_tokens)
 {
 	static Statement statement = {
 		.sql = "SELECT coalesce(u.input, 0), coalesce(u.output, 0) FROM (SELECT r.input_tokens, r.output_tokens FROM dess_batch.result r "
@@ -131,7 +131,7 @@ jobstore_load_answers(int64 job_id, int limit, int32 **input_tokens, int32 **out
 
 /* Jobs of others are not looked at: what they used is theirs to know. */
 void
-jobstore_load_history(const Job *job, UsageHistory *history)
+ledger_load_history(const Job *job, UsageHistory *history)
 {
 	static Statement statement = {
 		.sql = "SELECT sum(b.requests)::bigint, sum(b.bytes)::bigint, sum(b.input_tokens)::bigint, "
@@ -165,7 +165,7 @@ jobstore_load_history(const Job *job, UsageHistory *history)
 /* ---- pauses that end by themselves ---- */
 
 bool
-jobstore_pause_until(int64 id, TimestampTz until, const char *error_code, const char *error)
+ledger_pause_until(int64 id, TimestampTz until, const char *error_code, const char *error)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET control = 'pause', paused_until = $2, error_code = $3, error = $4 "
@@ -186,7 +186,7 @@ jobstore_pause_until(int64 id, TimestampTz until, const char *error_code, const 
 }
 
 bool
-jobstore_unpause(int64 id)
+ledger_unpause(int64 id)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job j SET control = 'run', paused_until = NULL, error_code = NULL, error = NULL "

@@ -26,7 +26,7 @@ typedef struct Price
 } Price;
 
 /* The price of a job's model today; NULL: none is known. */
-extern Price *jobstore_find_price(const Job *job);
+extern Price *ledger_find_price(const Job *job);
 
 /* input, of which cached were, and output tokens at this price, as numeric. */
 extern Datum price_of_tokens(const Price *price, int64 input, int64 cached, int64 output);
@@ -42,10 +42,10 @@ typedef struct Spending
 	TimestampTz month_end;
 } Spending;
 
-extern void jobstore_load_spending(const Job *job, Spending *spending);
+extern void ledger_load_spending(const Job *job, Spending *spending);
 
 /* Tokens of the job's latest answers, of those that have any; returns how many. */
-extern int	jobstore_load_answers(int64 job_id, int limit, int32 **input_tokens, int32 **output_tokens);
+extern int	ledger_load_answers(int64 job_id, int limit, int32 **input_tokens, int32 **output_tokens);
 
 /* What the owner's latest jobs with the same requests used. */
 typedef struct UsageHistory
@@ -57,12 +57,12 @@ typedef struct UsageHistory
 	int64		output_tokens;
 } UsageHistory;
 
-extern void jobstore_load_history(const Job *job, UsageHistory *history);
+extern void ledger_load_history(const Job *job, UsageHistory *history);
 
 /* Pauses a running job until then; 0: until somebody lets it go on. */
-extern bool jobstore_pause_until(int64 id, TimestampTz until, const char *error_code, const char *error);
+extern bool ledger_pause_until(int64 id, TimestampTz until, const char *error_code, const char *error);
 
 /* Lets a job go on whose time has come.  False: it is not paused that way any more. */
-extern bool jobstore_unpause(int64 id);
+extern bool ledger_unpause(int64 id);
 
 #endif							/* DESS_LEDGER_PRICE_H */

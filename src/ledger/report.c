@@ -111,7 +111,7 @@ add_error(JobReport *report, int most, char **sums)
 {
 	char	  **row;
 
-	if (is_good(sums[1]) || strcmp(sums[1], "again") == 0)
+	if (is_good(sums[1]) || strcmp(sums[1], "superseded") == 0)
 		return;
 	row = add_row(&report->errors, most, RE_WORDS + 1);
 	row[RE_OUTCOME] = sums[1];
@@ -126,7 +126,7 @@ add_time(JobReport *report, int most, char **sums)
 	bool		good = is_good(sums[1]);
 	char	  **row;
 
-	if (sums[3] == NULL || strcmp(sums[1], "again") == 0)
+	if (sums[3] == NULL || strcmp(sums[1], "superseded") == 0)
 		return;
 	row = add_row(&report->times, most, RT_FAILED + 1);
 	row[RT_BUCKET] = sums[3];
@@ -134,7 +134,7 @@ add_time(JobReport *report, int most, char **sums)
 	row[RT_FAILED] = good ? "0" : sums[4];
 }
 
-/* "again" is superseded by a later try: its tokens count, its rows do not. */
+/* "superseded" is superseded by a later try: its tokens count, its rows do not. */
 static void
 read_sums(int64 id, JobReport *report)
 {
@@ -183,7 +183,7 @@ read_samples(int64 id, ReportTable *table)
 		"x.error_code, x.error FROM ("
 		"SELECT r.*, row_number() OVER (PARTITION BY r.outcome ORDER BY r.hash, r.batch_no, r.no) AS n "
 		"FROM dess_batch.item_result r "
-		"WHERE r.job_id = $1 AND r.key IS NOT NULL AND r.outcome IS NOT NULL AND r.outcome <> 'again') x "
+		"WHERE r.job_id = $1 AND r.key IS NOT NULL AND r.outcome IS NOT NULL AND r.outcome <> 'superseded') x "
 		"JOIN dess_batch.job j ON j.id = x.job_id "
 		"LEFT JOIN dess_batch.answer a ON a.job_id = x.job_id AND a.batch_no = x.batch_no AND a.no = x.no "
 		"WHERE x.n <= $2 ORDER BY x.outcome, x.n"
@@ -193,7 +193,7 @@ read_samples(int64 id, ReportTable *table)
 }
 
 void
-jobstore_read_report(int64 id, JobReport *report)
+ledger_read_report(int64 id, JobReport *report)
 {
 	memset(report, 0, sizeof(*report));
 	read_job(id, &report->job);

@@ -75,6 +75,6 @@ typedef struct JobReport
 } JobReport;
 
 /* All of them in the transaction's snapshot; lives in the current memory context.  The job exists. */
-extern void jobstore_read_report(int64 id, JobReport *report);
+extern void ledger_read_report(int64 id, JobReport *report);
 
 #endif							/* DESS_LEDGER_REPORT_H */

@@ -24,7 +24,7 @@
 /* ---- waiting rows ---- */
 
 /*
- * Where the last jobstore_again_take() ended, so that it need not pass again
+ * Where the last ledger_retry_queue_take() ended, so that it need not pass again
  * over the index entries of what it deleted.  Only a hint: when there is too
  * little behind it, the search begins anew.
  */
@@ -47,10 +47,10 @@ add_requeued(int64 job_id, int64 n)
 }
 
 void
-jobstore_again_insert(int64 job_id, char **keys, const int *attempts, int n)
+ledger_retry_queue_insert(int64 job_id, char **keys, const int *attempts, int n)
 {
 	static Statement statement = {
-		.sql = "INSERT INTO dess_batch.again (job_id, key, attempts, counts) "
+		.sql = "INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts) "
 		"SELECT $1, u.key, coalesce(u.attempts, 0), $4 "
 		"FROM unnest($2, $3) WITH ORDINALITY AS u(key, attempts, i) "
 		"WHERE u.key IS NOT NULL ORDER BY u.i"
@@ -77,10 +77,10 @@ jobstore_again_insert(int64 job_id, char **keys, const int *attempts, int n)
 }
 
 void
-jobstore_again_list(int64 job_id, char **keys, const Digest *hashes, const int *with_hash, int n)
+ledger_retry_queue_list(int64 job_id, char **keys, const Digest *hashes, const int *with_hash, int n)
 {
 	static Statement statement = {
-		.sql = "INSERT INTO dess_batch.again (job_id, key, attempts, counts, unless_hash) "
+		.sql = "INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts, unless_hash) "
 		"SELECT $1, u.key, 0, false, CASE WHEN u.with_hash <> 0 THEN u.hash END "
 		"FROM unnest($2, $3, $4) WITH ORDINALITY AS u(key, hash, with_hash, i) ORDER BY u.i"
 	};
@@ -100,10 +100,10 @@ jobstore_again_list(int64 job_id, char **keys, const Digest *hashes, const int *
 }
 
 void
-jobstore_again_return(int64 job_id, const AgainRow *row)
+ledger_retry_queue_return(int64 job_id, const RetryRow *row)
 {
 	static Statement statement = {
-		.sql = "INSERT INTO dess_batch.again (job_id, id, key, attempts, counts, unless_hash) "
+		.sql = "INSERT INTO dess_batch.retry_queue (job_id, id, key, attempts, counts, unless_hash) "
 		"VALUES ($1, $2, $3, $4, $5, $6)"
 	};
 	Ledger		ledger;
@@ -126,10 +126,10 @@ jobstore_again_return(int64 job_id, const AgainRow *row)
 	taken_job = 0;
 }
 
-static AgainRow *
-read_again(const Ledger *ledger, uint64 i)
+static RetryRow *
+read_retry_row(const Ledger *ledger, uint64 i)
 {
-	AgainRow   *row = MemoryContextAllocZero(ledger->caller, sizeof(AgainRow));
+	RetryRow   *row = MemoryContextAllocZero(ledger->caller, sizeof(RetryRow));
 
 	row->id = ledger_get_int64(i, 1, 0);
 	row->key = ledger_get_text(ledger, i, 2);
@@ -153,8 +153,8 @@ take_behind(const Ledger *ledger, int64 job_id, int64 after, int limit, List **r
 {
 	static Statement statement = {
 		/* an array is made once; IN would be a join, made anew for each row where statistics say that there are few */
-		.sql = "WITH gone AS (DELETE FROM dess_batch.again a WHERE a.job_id = $1 AND a.id = ANY (ARRAY("
-		"SELECT w.id FROM dess_batch.again w WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3)) "
+		.sql = "WITH gone AS (DELETE FROM dess_batch.retry_queue a WHERE a.job_id = $1 AND a.id = ANY (ARRAY("
+		"SELECT w.id FROM dess_batch.retry_queue w WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3)) "
 		"RETURNING a.id, a.key, a.attempts::integer, a.counts, a.unless_hash) "
 		"SELECT * FROM gone ORDER BY id"
 	};
@@ -168,7 +168,7 @@ take_behind(const Ledger *ledger, int64 job_id, int64 after, int limit, List **r
 	n = ledger_run(&statement, &args);
 	for (uint64 i = 0; i < n; i++)
 	{
-		AgainRow   *row = read_again(ledger, i);
+		RetryRow   *row = read_retry_row(ledger, i);
 		MemoryContext old = MemoryContextSwitchTo(ledger->caller);
 
 		*rows = lappend(*rows, row);
@@ -179,7 +179,7 @@ take_behind(const Ledger *ledger, int64 job_id, int64 after, int limit, List **r
 }
 
 List *
-jobstore_again_take(int64 job_id, int limit)
+ledger_retry_queue_take(int64 job_id, int limit)
 {
 	Ledger		ledger;
 	List	   *rows = NIL;
@@ -199,16 +199,16 @@ jobstore_again_take(int64 job_id, int limit)
 	if (rows != NIL)
 	{
 		taken_job = job_id;
-		taken_id = ((AgainRow *) llast(rows))->id;
+		taken_id = ((RetryRow *) llast(rows))->id;
 	}
 	return rows;
 }
 
 int64
-jobstore_again_count(int64 job_id, int64 *counted_ones)
+ledger_retry_queue_count(int64 job_id, int64 *counted_ones)
 {
 	static Statement statement = {
-		.sql = "SELECT count(*), count(*) FILTER (WHERE a.counts) FROM dess_batch.again a WHERE a.job_id = $1"
+		.sql = "SELECT count(*), count(*) FILTER (WHERE a.counts) FROM dess_batch.retry_queue a WHERE a.job_id = $1"
 	};
 	Ledger		ledger;
 	Args		args = {0};
@@ -226,12 +226,12 @@ jobstore_again_count(int64 job_id, int64 *counted_ones)
 
 /* Those that count become rows of batch 0 with an outcome, the others are dropped. */
 bool
-jobstore_close_again(const Job *job, Outcome outcome, int limit)
+ledger_close_retry_queue(const Job *job, Outcome outcome, int limit)
 {
 	List	   *rows;
 	int			taken = 0;
 
-	while (taken < limit && (rows = jobstore_again_take(job->id, Min(limit - taken, 1000))) != NIL)
+	while (taken < limit && (rows = ledger_retry_queue_take(job->id, Min(limit - taken, 1000))) != NIL)
 	{
 		JobItem    *items = palloc0_array(JobItem, list_length(rows));
 		ItemResult *results = palloc0_array(ItemResult, list_length(rows));
@@ -241,7 +241,7 @@ jobstore_close_again(const Job *job, Outcome outcome, int limit)
 
 		foreach(lc, rows)
 		{
-			const AgainRow *row = lfirst(lc);
+			const RetryRow *row = lfirst(lc);
 
 			if (!row->counts)
 				continue;
@@ -249,10 +249,10 @@ jobstore_close_again(const Job *job, Outcome outcome, int limit)
 			items[n].attempts = row->attempts;
 			results[n++].outcome = outcome;
 		}
-		first_no = jobstore_insert_items(job->id, 0, 0, items, n);
+		first_no = ledger_insert_items(job->id, 0, 0, items, n);
 		for (int i = 0; i < n; i++)
 			results[i].no = first_no + i;
-		jobstore_add_results(job, 0, results, n, 0);
+		ledger_add_results(job, 0, results, n, 0);
 		taken += list_length(rows);
 	}
 	return taken < limit;
@@ -278,19 +278,19 @@ job_takes_new(const Job *job)
  * does the same piece by piece, see prepare_only.c.
  */
 int64
-jobstore_list_only(const Job *job)
+ledger_list_only(const Job *job)
 {
 	static Statement statement = {
-		.sql = "INSERT INTO dess_batch.again (job_id, key, attempts, counts, unless_hash) "
+		.sql = "INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts, unless_hash) "
 		"SELECT $1, l.key, 0, false, CASE WHEN l.outcome <> ALL ($6) THEN l.hash END "
 		"FROM (SELECT DISTINCT ON (e.key) e.key, e.hash, e.outcome FROM ("
 		"SELECT r.key COLLATE \"C\" AS key, r.hash, r.outcome::text AS outcome, "
 		"coalesce(r.finished_at, 'infinity') AS at, r.job_id, r.batch_no, r.no "
 		"FROM dess_batch.job j JOIN dess_batch.item_result r ON r.job_id = j.id "
 		"WHERE j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.key_columns = $4 "
-		"AND r.key IS NOT NULL AND r.outcome IS DISTINCT FROM 'again' "
+		"AND r.key IS NOT NULL AND r.outcome IS DISTINCT FROM 'superseded' "
 		"UNION ALL "
-		"SELECT w.key, NULL, NULL, 'infinity', 0, 0, 0 FROM dess_batch.job j JOIN dess_batch.again w ON w.job_id = j.id "
+		"SELECT w.key, NULL, NULL, 'infinity', 0, 0, 0 FROM dess_batch.job j JOIN dess_batch.retry_queue w ON w.job_id = j.id "
 		"WHERE j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.key_columns = $4 "
 		"AND w.counts AND " JOB_IS_OPEN("j.") " "
 		"UNION ALL "
@@ -332,7 +332,7 @@ settled_args(Args *args, const Job *job, char **keys, const Digest *hashes, int 
 }
 
 void
-jobstore_settle(const Job *job, char **keys, const Digest *hashes, const Outcome *outcomes, int n)
+ledger_settle(const Job *job, char **keys, const Digest *hashes, const Outcome *outcomes, int n)
 {
 	static Statement statement = {
 		.sql = "INSERT INTO dess_batch.settled AS s (source, source_name, target, key_columns, key, hash, outcome) "
@@ -361,7 +361,7 @@ jobstore_settle(const Job *job, char **keys, const Digest *hashes, const Outcome
 }
 
 void
-jobstore_find_settled(const Job *job, char **keys, const Digest *hashes, int n, bool *settled)
+ledger_find_settled(const Job *job, char **keys, const Digest *hashes, int n, bool *settled)
 {
 	static Statement statement = {
 		.sql = "SELECT u.i FROM unnest($4, $5) WITH ORDINALITY AS u(key, hash, i) "
@@ -429,22 +429,22 @@ hashes_of(HashArray *array, uint64 **hashes)
 }
 
 /* A job that failed may have left a batch at the provider: its rows are paid for and not bought again. */
-static Statement select_rival_batches = {
-	.sql = "SELECT b.job_id, b.no, b.items, b.ok + b.missing + b.empty + b.failed + b.again "
+static Statement select_in_flight_batches = {
+	.sql = "SELECT b.job_id, b.no, b.items, b.ok + b.missing + b.empty + b.failed + b.superseded "
 	"FROM dess_batch.job j JOIN dess_batch.batch b ON b.job_id = j.id "
 	"WHERE j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 "
 	"AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.")
 };
 
 /* Ids of a job's waiting rows rise in the order of commits: whoever adds some has locked the job, or is its worker. */
-static Statement select_rival_waiting = {
-	.sql = "SELECT j.id, j.requeued, (SELECT max(w.id) FROM dess_batch.again w WHERE w.job_id = j.id) "
+static Statement select_in_flight_waiting = {
+	.sql = "SELECT j.id, j.requeued, (SELECT max(w.id) FROM dess_batch.retry_queue w WHERE w.job_id = j.id) "
 	"FROM dess_batch.job j "
 	"WHERE " JOB_IS_OPEN("j.") " AND j.source = $2 AND j.target IS NOT DISTINCT FROM $3 AND j.id <> $1 AND j.requeued > 0"
 };
 
 static void
-rival_args(Args *args, const Job *job)
+in_flight_args(Args *args, const Job *job)
 {
 	arg_int64(args, job->id);
 	arg_oid(args, job->source);
@@ -452,17 +452,17 @@ rival_args(Args *args, const Job *job)
 }
 
 int
-jobstore_load_rival_batches(const Job *job, RivalBatch **batches)
+ledger_load_in_flight_batches(const Job *job, InFlightBatch **batches)
 {
 	Ledger		ledger;
 	Args		args = {0};
-	RivalBatch *result;
+	InFlightBatch *result;
 	uint64		n;
 
 	ledger_open(&ledger);
-	rival_args(&args, job);
-	n = ledger_run(&select_rival_batches, &args);
-	result = MemoryContextAllocHuge(ledger.caller, Max(n, 1) * sizeof(RivalBatch));
+	in_flight_args(&args, job);
+	n = ledger_run(&select_in_flight_batches, &args);
+	result = MemoryContextAllocHuge(ledger.caller, Max(n, 1) * sizeof(InFlightBatch));
 	for (uint64 i = 0; i < n; i++)
 	{
 		result[i].job_id = ledger_get_int64(i, 1, 0);
@@ -505,7 +505,7 @@ add_tuple_keys(HashArray *array, uint64 row, const bool *finished, int after, in
 }
 
 int
-jobstore_load_batch_keys(const RivalBatch *batch, int after, uint64 **hashes)
+ledger_load_batch_keys(const InFlightBatch *batch, int after, uint64 **hashes)
 {
 	Ledger		ledger;
 	Args		args = {0};
@@ -529,7 +529,7 @@ jobstore_load_batch_keys(const RivalBatch *batch, int after, uint64 **hashes)
 			finished[no - after] = true;
 	}
 	n = ledger_run(&select_keys, &args);
-	tuple_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch rivals", ALLOCSET_DEFAULT_SIZES);
+	tuple_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch in_flight", ALLOCSET_DEFAULT_SIZES);
 	connection = MemoryContextSwitchTo(tuple_context);
 	for (uint64 i = 0; i < n; i++)
 	{
@@ -543,17 +543,17 @@ jobstore_load_batch_keys(const RivalBatch *batch, int after, uint64 **hashes)
 }
 
 int
-jobstore_load_rivals_waiting(const Job *job, RivalWaiting **waiting)
+ledger_load_in_flight_waiting(const Job *job, InFlightWaiting **waiting)
 {
 	Ledger		ledger;
 	Args		args = {0};
-	RivalWaiting *result;
+	InFlightWaiting *result;
 	uint64		n;
 
 	ledger_open(&ledger);
-	rival_args(&args, job);
-	n = ledger_run(&select_rival_waiting, &args);
-	result = MemoryContextAllocHuge(ledger.caller, Max(n, 1) * sizeof(RivalWaiting));
+	in_flight_args(&args, job);
+	n = ledger_run(&select_in_flight_waiting, &args);
+	result = MemoryContextAllocHuge(ledger.caller, Max(n, 1) * sizeof(InFlightWaiting));
 	for (uint64 i = 0; i < n; i++)
 	{
 		result[i].job_id = ledger_get_int64(i, 1, 0);
@@ -566,10 +566,10 @@ jobstore_load_rivals_waiting(const Job *job, RivalWaiting **waiting)
 }
 
 int
-jobstore_load_waiting_keys(int64 job_id, int64 *last_id, uint64 **hashes)
+ledger_load_waiting_keys(int64 job_id, int64 *last_id, uint64 **hashes)
 {
 	static Statement statement = {
-		.sql = "SELECT w.id, w.key, w.counts FROM dess_batch.again w WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3"
+		.sql = "SELECT w.id, w.key, w.counts FROM dess_batch.retry_queue w WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3"
 	};
 	Ledger		ledger;
 	Args		args = {0};
@@ -603,13 +603,13 @@ add_hashes(HashArray *array, uint64 *more, int n)
 }
 
 int
-jobstore_load_rival_keys(const Job *job, uint64 **hashes)
+ledger_load_in_flight_keys(const Job *job, uint64 **hashes)
 {
 	HashArray	array = {palloc(sizeof(uint64)), 0, 1};
-	RivalBatch *batches;
-	RivalWaiting *waiting;
-	int			nbatches = jobstore_load_rival_batches(job, &batches);
-	int			nwaiting = jobstore_load_rivals_waiting(job, &waiting);
+	InFlightBatch *batches;
+	InFlightWaiting *waiting;
+	int			nbatches = ledger_load_in_flight_batches(job, &batches);
+	int			nwaiting = ledger_load_in_flight_waiting(job, &waiting);
 	uint64	   *more;
 	int			n;
 
@@ -621,7 +621,7 @@ jobstore_load_rival_keys(const Job *job, uint64 **hashes)
 		{
 			int64		before = last_id;
 
-			n = jobstore_load_waiting_keys(waiting[i].job_id, &last_id, &more);
+			n = ledger_load_waiting_keys(waiting[i].job_id, &last_id, &more);
 			add_hashes(&array, more, n);
 			if (last_id == before)
 				break;
@@ -629,7 +629,7 @@ jobstore_load_rival_keys(const Job *job, uint64 **hashes)
 	}
 	for (int i = 0; i < nbatches; i++)
 	{
-		n = jobstore_load_batch_keys(&batches[i], 0, &more);
+		n = ledger_load_batch_keys(&batches[i], 0, &more);
 		add_hashes(&array, more, n);
 	}
 	return hashes_of(&array, hashes);

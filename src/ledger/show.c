@@ -14,7 +14,7 @@
 #define STATE_OF_NO_JOB		"forgotten"
 
 char *
-jobstore_job_figures(int64 id, char **state, int64 *rows, int64 *done, int64 *failed, double *rate,
+ledger_job_figures(int64 id, char **state, int64 *rows, int64 *done, int64 *failed, double *rate,
 					 bool *rows_known, char **eta, char **bar)
 {
 	static Statement statement = {
@@ -50,7 +50,7 @@ jobstore_job_figures(int64 id, char **state, int64 *rows, int64 *done, int64 *fa
 }
 
 bool
-jobstore_stands_still(int64 id, char **state)
+ledger_stands_still(int64 id, char **state)
 {
 	static Statement statement = {
 		.sql = "SELECT f.state, f.stands_still FROM dess_batch.figures f WHERE f.job_id = $1"
@@ -73,7 +73,7 @@ jobstore_stands_still(int64 id, char **state)
 
 /* Where a row was sent several times, the last try. */
 bool
-jobstore_find_row(const Job *job, const char *key, Digest *hash, char **answer, char **reply, int *batch_no)
+ledger_find_row(const Job *job, const char *key, Digest *hash, char **answer, char **reply, int *batch_no)
 {
 	static Statement statement = {
 		.sql = "SELECT substr(i.hashes, (p.i - 1) * 32 + 1, 32), a.answer, a.reply, i.batch_no "
@@ -81,7 +81,7 @@ jobstore_find_row(const Job *job, const char *key, Digest *hash, char **answer, 
 		"LEFT JOIN dess_batch.answer a ON a.job_id = i.job_id AND a.batch_no = i.batch_no AND a.no = i.first_no + p.i - 1 "
 		"WHERE i.job_id = $1 AND p.i IS NOT NULL "
 		"ORDER BY EXISTS (SELECT FROM dess_batch.result r WHERE r.job_id = i.job_id AND r.batch_no = i.batch_no "
-		"AND r.outcomes[array_position(r.nos, i.first_no + p.i - 1)] = 'again'), i.batch_no DESC, i.first_no DESC "
+		"AND r.outcomes[array_position(r.nos, i.first_no + p.i - 1)] = 'superseded'), i.batch_no DESC, i.first_no DESC "
 		"LIMIT 1"
 	};
 	Ledger		ledger;

@@ -21,8 +21,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "text/encoding.h"
 #include "ledger/internal.h"
+#include "text/encoding.h"
 
 void
 ledger_open(Ledger *ledger)

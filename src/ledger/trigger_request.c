@@ -41,7 +41,7 @@ static const char *const option_names[] = {
 };
 
 void
-jobstore_add_request(Oid source, const char *trigger, List *arguments, bool updates)
+ledger_add_request(Oid source, const char *trigger, List *arguments, bool updates)
 {
 	static Statement statement = {
 		.sql = "INSERT INTO dess_batch.request (source, trigger_name, arguments, updates) VALUES ($1, $2, $3, $4)"
@@ -59,7 +59,7 @@ jobstore_add_request(Oid source, const char *trigger, List *arguments, bool upda
 }
 
 TimestampTz
-jobstore_requests_due(void)
+ledger_requests_due(void)
 {
 	static Statement statement = {
 		.sql = "SELECT min(x.at) FROM (SELECT " REQUEST_IS_RIPE " AS at "
@@ -77,7 +77,7 @@ jobstore_requests_due(void)
 }
 
 bool
-jobstore_find_request(TriggerRequest *request)
+ledger_find_request(TriggerRequest *request)
 {
 	static Statement statement = {
 		.sql = "SELECT r.source, r.trigger_name, r.arguments, bool_or(r.updates) "
@@ -104,7 +104,7 @@ jobstore_find_request(TriggerRequest *request)
 
 /* What came after the request was found goes too. */
 void
-jobstore_drop_request(TriggerRequest *request)
+ledger_drop_request(TriggerRequest *request)
 {
 	static Statement statement = {
 		.sql = "WITH gone AS (DELETE FROM dess_batch.request "
@@ -124,7 +124,7 @@ jobstore_drop_request(TriggerRequest *request)
 }
 
 void
-jobstore_put_off_request(const TriggerRequest *request, TimestampTz until)
+ledger_put_off_request(const TriggerRequest *request, TimestampTz until)
 {
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.request SET at = $4 - " QUIET " "
@@ -346,7 +346,7 @@ run_call(const SubmitCall *call)
 }
 
 void
-jobstore_submit_request(const TriggerRequest *request)
+ledger_submit_request(const TriggerRequest *request)
 {
 	Oid			owner = table_owner(request->source);
 	SubmitCall	call;
@@ -364,7 +364,7 @@ jobstore_submit_request(const TriggerRequest *request)
 
 /* The same reason for the same trigger makes one job, however often. */
 void
-jobstore_refuse_request(const TriggerRequest *request, const char *sqlstate, const char *message)
+ledger_refuse_request(const TriggerRequest *request, const char *sqlstate, const char *message)
 {
 	static Statement known = {
 		.sql = "UPDATE dess_batch.job SET finished_at = now() WHERE id = (SELECT max(j.id) FROM dess_batch.job j "

@@ -27,9 +27,9 @@ now_ms(void)
 }
 
 int
-channel_room(const Channel *channel)
+session_room(const AccountSession *session)
 {
-	const ChannelLimits *limits = channel->limits;
+	const AccountLimits *limits = session->limits;
 
 	if (limits->blocked_until > GetCurrentTimestamp())
 		return 0;
@@ -37,9 +37,9 @@ channel_room(const Channel *channel)
 }
 
 TimestampTz
-channel_opens(const Channel *channel)
+session_opens(const AccountSession *session)
 {
-	const ChannelLimits *limits = channel->limits;
+	const AccountLimits *limits = session->limits;
 	int64		opens;
 
 	if (limits->blocked_until > GetCurrentTimestamp())
@@ -49,15 +49,15 @@ channel_opens(const Channel *channel)
 }
 
 static int64
-estimate_tokens(const ChannelLimits *limits, int64 bytes)
+estimate_tokens(const AccountLimits *limits, int64 bytes)
 {
 	return Max(bytes / BYTES_A_TOKEN + limits->surplus, 1);
 }
 
 int64
-channel_delay(Channel *channel, int64 bytes)
+session_delay(AccountSession *session, int64 bytes)
 {
-	ChannelLimits *limits = channel->limits;
+	AccountLimits *limits = session->limits;
 	int64		now = now_ms();
 	int64		delay = sched_rate_delay(&limits->requests, 1, now);
 
@@ -65,9 +65,9 @@ channel_delay(Channel *channel, int64 bytes)
 }
 
 void
-channel_take(Channel *channel, int64 bytes, ChannelTicket *ticket)
+session_take(AccountSession *session, int64 bytes, RequestTicket *ticket)
 {
-	ChannelLimits *limits = channel->limits;
+	AccountLimits *limits = session->limits;
 
 	ticket->bytes = bytes;
 	ticket->tokens = estimate_tokens(limits, bytes);
@@ -78,16 +78,16 @@ channel_take(Channel *channel, int64 bytes, ChannelTicket *ticket)
 }
 
 bool
-channel_counts_tokens(const Channel *channel)
+session_counts_tokens(const AccountSession *session)
 {
-	return channel->limits->tokens.per_minute > 0;
+	return session->limits->tokens.per_minute > 0;
 }
 
 /* More than expected is learnt faster than less. */
 void
-channel_settle_tokens(Channel *channel, const ChannelTicket *ticket, int64 tokens)
+session_settle_tokens(AccountSession *session, const RequestTicket *ticket, int64 tokens)
 {
-	ChannelLimits *limits = channel->limits;
+	AccountLimits *limits = session->limits;
 	int64		surplus;
 
 	if (tokens <= 0)
@@ -99,9 +99,9 @@ channel_settle_tokens(Channel *channel, const ChannelTicket *ticket, int64 token
 }
 
 void
-channel_succeeded(Channel *channel)
+session_succeeded(AccountSession *session)
 {
-	ChannelLimits *limits = channel->limits;
+	AccountLimits *limits = session->limits;
 
 	limits->unreachable = 0;
 	sched_concurrency_success(&limits->concurrency, limits->online_in_flight, now_ms());
@@ -109,32 +109,32 @@ channel_succeeded(Channel *channel)
 
 /* The server is left alone for a while: it asked for it, or does not answer. */
 static void
-channel_block(ChannelLimits *limits, int64 ms)
+session_block(AccountLimits *limits, int64 ms)
 {
 	limits->blocked_until = Max(limits->blocked_until, GetCurrentTimestamp() + ms * 1000);
 }
 
 void
-channel_refused(Channel *channel, int64 retry_after_ms)
+session_refused(AccountSession *session, int64 retry_after_ms)
 {
-	ChannelLimits *limits = channel->limits;
+	AccountLimits *limits = session->limits;
 
 	sched_concurrency_limited(&limits->concurrency, retry_after_ms, now_ms());
 	if (retry_after_ms > 0)
-		channel_block(limits, retry_after_ms);
+		session_block(limits, retry_after_ms);
 }
 
 /* What fails together counts once: the delay grows by rounds, not by requests. */
 bool
-channel_unwell(Channel *channel)
+session_unwell(AccountSession *session)
 {
-	ChannelLimits *limits = channel->limits;
+	AccountLimits *limits = session->limits;
 
 	if (limits->unreachable >= TROUBLE_AFTER && limits->blocked_until > GetCurrentTimestamp())
 		return false;
 	limits->unreachable++;
 	if (limits->unreachable >= TROUBLE_AFTER)
-		channel_block(limits, sched_backoff_ms(limits->unreachable - TROUBLE_AFTER + 1, 500, 60000,
+		session_block(limits, sched_backoff_ms(limits->unreachable - TROUBLE_AFTER + 1, 500, 60000,
 											   pg_prng_double(&pg_global_prng_state)));
 	return limits->unreachable == TROUBLE_AFTER;
 }

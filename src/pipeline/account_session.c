@@ -3,8 +3,8 @@
  * account_session.c
  *		An account in use: what all jobs of one server and role share.
  *
- * The secret is the role's, so each has a channel of its own; the limits are
- * the server's, so its channels share them.
+ * The secret is the role's, so each has a session of its own; the limits are
+ * the server's, so its sessions share them.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,8 +16,8 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "pipeline/account_session.h"
 #include "account/account.h"
+#include "pipeline/account_session.h"
 
 /* An account is read again when it is older than this. */
 #define ACCOUNT_MAX_AGE_MS	1000
@@ -27,7 +27,7 @@
 /* counts changes of servers and user mappings */
 static uint64 catalog_generation = 1;
 
-static dlist_head channels = DLIST_STATIC_INIT(channels);
+static dlist_head sessions = DLIST_STATIC_INIT(sessions);
 static dlist_head all_limits = DLIST_STATIC_INIT(all_limits);
 
 /* A server, a user mapping or a role was changed: every account is read again. */
@@ -38,7 +38,7 @@ catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 void
-channel_init(void)
+session_init(void)
 {
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, catalog_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGUSERSERVER, catalog_changed, (Datum) 0);
@@ -47,60 +47,60 @@ channel_init(void)
 }
 
 /* The limits of a server; made when new. */
-static ChannelLimits *
-channel_get_limits(Oid server, const char *provider_name)
+static AccountLimits *
+session_get_limits(Oid server, const char *provider_name)
 {
 	dlist_iter	iter;
-	ChannelLimits *limits;
+	AccountLimits *limits;
 
 	dlist_foreach(iter, &all_limits)
 	{
-		limits = dlist_container(ChannelLimits, node, iter.cur);
+		limits = dlist_container(AccountLimits, node, iter.cur);
 		if (limits->server == server && strcmp(limits->provider_name, provider_name) == 0)
 			return limits;
 	}
 
-	limits = MemoryContextAllocZero(TopMemoryContext, sizeof(ChannelLimits));
+	limits = MemoryContextAllocZero(TopMemoryContext, sizeof(AccountLimits));
 	limits->server = server;
 	strlcpy(limits->provider_name, provider_name, sizeof(limits->provider_name));
 	dlist_push_tail(&all_limits, &limits->node);
 	return limits;
 }
 
-Channel *
-channel_get(Oid server, const char *server_name, const char *provider_name, Oid role)
+AccountSession *
+session_get(Oid server, const char *server_name, const char *provider_name, Oid role)
 {
 	dlist_iter	iter;
-	Channel    *channel;
+	AccountSession    *session;
 
-	dlist_foreach(iter, &channels)
+	dlist_foreach(iter, &sessions)
 	{
-		channel = dlist_container(Channel, node, iter.cur);
-		if (channel->server == server && channel->role == role &&
-			strcmp(channel->provider_name, provider_name) == 0)
-			return channel;
+		session = dlist_container(AccountSession, node, iter.cur);
+		if (session->server == server && session->role == role &&
+			strcmp(session->provider_name, provider_name) == 0)
+			return session;
 	}
 
-	channel = MemoryContextAllocZero(TopMemoryContext, sizeof(Channel));
-	channel->server = server;
-	strlcpy(channel->server_name, server_name, sizeof(channel->server_name));
-	channel->role = role;
-	strlcpy(channel->provider_name, provider_name, sizeof(channel->provider_name));
-	channel->owner.channel = channel;
-	channel->limits = channel_get_limits(server, provider_name);
-	channel->account_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch account",
+	session = MemoryContextAllocZero(TopMemoryContext, sizeof(AccountSession));
+	session->server = server;
+	strlcpy(session->server_name, server_name, sizeof(session->server_name));
+	session->role = role;
+	strlcpy(session->provider_name, provider_name, sizeof(session->provider_name));
+	session->owner.session = session;
+	session->limits = session_get_limits(server, provider_name);
+	session->account_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch account",
 												 ALLOCSET_SMALL_SIZES);
-	channel->token_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch token",
+	session->token_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch token",
 											   ALLOCSET_SMALL_SIZES);
-	channel->step_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch token request",
+	session->step_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch token request",
 											  ALLOCSET_SMALL_SIZES);
-	dlist_push_tail(&channels, &channel->node);
-	return channel;
+	dlist_push_tail(&sessions, &session->node);
+	return session;
 }
 
 /* Limits that the user has changed take effect without losing what was learnt. */
 static void
-channel_apply_limits(ChannelLimits *limits, const Account *account)
+session_apply_limits(AccountLimits *limits, const Account *account)
 {
 	int64		now = GetCurrentTimestamp() / 1000;
 
@@ -112,34 +112,34 @@ channel_apply_limits(ChannelLimits *limits, const Account *account)
 		sched_rate_init(&limits->tokens, account->tokens_per_minute, now);
 }
 
-/* Would channel_account() do nothing? */
+/* Would session_account() do nothing? */
 static bool
-channel_is_fresh(const Channel *channel)
+session_is_fresh(const AccountSession *session)
 {
-	return channel->account != NULL && channel->generation == catalog_generation &&
-		!TimestampDifferenceExceeds(channel->loaded_at, GetCurrentTimestamp(), ACCOUNT_MAX_AGE_MS);
+	return session->account != NULL && session->generation == catalog_generation &&
+		!TimestampDifferenceExceeds(session->loaded_at, GetCurrentTimestamp(), ACCOUNT_MAX_AGE_MS);
 }
 
 Account *
-channel_account(Channel *channel)
+session_account(AccountSession *session)
 {
 	MemoryContext fresh;
 	MemoryContext caller;
 	Account    *account;
 	uint64		generation = catalog_generation;
 
-	if (channel_is_fresh(channel))
-		return channel->account;
-	if (OidIsValid(channel->server) && GetForeignServerExtended(channel->server, FSV_MISSING_OK) == NULL)
+	if (session_is_fresh(session))
+		return session->account;
+	if (OidIsValid(session->server) && GetForeignServerExtended(session->server, FSV_MISSING_OK) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("server \"%s\" does not exist any more", channel->server_name)));
+				 errmsg("server \"%s\" does not exist any more", session->server_name)));
 
 	fresh = AllocSetContextCreate(TopMemoryContext, "dess_batch account", ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
 		caller = MemoryContextSwitchTo(fresh);
-		account = account_load(channel->server, channel->provider_name, channel->role);
+		account = account_load(session->server, session->provider_name, session->role);
 		MemoryContextSwitchTo(caller);
 	}
 	PG_CATCH();
@@ -149,36 +149,36 @@ channel_account(Channel *channel)
 	}
 	PG_END_TRY();
 
-	channel_apply_limits(channel->limits, account);
-	MemoryContextDelete(channel->account_cxt);
-	channel->account_cxt = fresh;
-	channel->account = account;
-	if (channel->token != NULL && strcmp(channel->token_secret, account_fingerprint(account)) != 0)
-		channel_drop_token(channel);
-	account->access_token = channel->token;
-	channel->generation = generation;
-	channel->loaded_at = GetCurrentTimestamp();
+	session_apply_limits(session->limits, account);
+	MemoryContextDelete(session->account_cxt);
+	session->account_cxt = fresh;
+	session->account = account;
+	if (session->token != NULL && strcmp(session->token_secret, account_fingerprint(account)) != 0)
+		session_drop_token(session);
+	account->access_token = session->token;
+	session->generation = generation;
+	session->loaded_at = GetCurrentTimestamp();
 	return account;
 }
 
 static void
-refresh_slice(void *arg)
+refresh_txn(void *arg)
 {
-	(void) channel_account((Channel *) arg);
+	(void) session_account((AccountSession *) arg);
 }
 
-SliceVerdict
-channel_refresh(Channel *channel, SliceError *error)
+WorkerTxnVerdict
+session_refresh(AccountSession *session, WorkerTxnError *error)
 {
-	if (channel_is_fresh(channel))
-		return SLICE_DONE;
-	if (channel->refused == SLICE_DONE || channel->refused_generation != catalog_generation ||
-		channel->refused_until <= GetCurrentTimestamp())
+	if (session_is_fresh(session))
+		return WORKER_TXN_DONE;
+	if (session->refused == WORKER_TXN_DONE || session->refused_generation != catalog_generation ||
+		session->refused_until <= GetCurrentTimestamp())
 	{
-		channel->refused = slice_run("reading server options", refresh_slice, channel, &channel->why_refused);
-		channel->refused_generation = catalog_generation;
-		channel->refused_until = GetCurrentTimestamp() + REFUSED_MS * INT64CONST(1000);
+		session->refused = worker_txn_run("reading server options", refresh_txn, session, &session->why_refused);
+		session->refused_generation = catalog_generation;
+		session->refused_until = GetCurrentTimestamp() + REFUSED_MS * INT64CONST(1000);
 	}
-	*error = channel->why_refused;
-	return channel->refused;
+	*error = session->why_refused;
+	return session->refused;
 }

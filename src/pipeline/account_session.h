@@ -15,13 +15,13 @@
 #include "runtime/worker_txn.h"
 
 struct BatchTask;
-struct Channel;
+struct AccountSession;
 
 /* What comes back with a finished transfer. */
 typedef struct TransferOwner
 {
-	struct BatchTask *batch;	/* NULL: the channel asks for a token */
-	struct Channel *channel;
+	struct BatchTask *batch;	/* NULL: the session asks for a token */
+	struct AccountSession *session;
 	bool		online;			/* an OnlineRequest begins here */
 } TransferOwner;
 
@@ -29,7 +29,7 @@ typedef struct TransferOwner
  * What a server's options allow, and what was learnt of its patience: one for
  * all roles, because the server is the account.
  */
-typedef struct ChannelLimits
+typedef struct AccountLimits
 {
 	dlist_node	node;
 	Oid			server;
@@ -43,9 +43,9 @@ typedef struct ChannelLimits
 	TimestampTz blocked_until;	/* online: the server asked for a pause, or cannot be reached */
 	int			unreachable;	/* failures to connect in a row */
 	TimestampTz left_queue_at;	/* a batch has ended at the provider */
-} ChannelLimits;
+} AccountLimits;
 
-typedef struct Channel
+typedef struct AccountSession
 {
 	dlist_node	node;
 	Oid			server;			/* InvalidOid: built in */
@@ -58,8 +58,8 @@ typedef struct Channel
 	uint64		generation;		/* of servers and user mappings, as of then */
 
 	/* the last try to load it, while it holds */
-	SliceVerdict refused;		/* SLICE_DONE: it was loaded */
-	SliceError	why_refused;
+	WorkerTxnVerdict refused;		/* WORKER_TXN_DONE: it was loaded */
+	WorkerTxnError	why_refused;
 	TimestampTz refused_until;
 	uint64		refused_generation;
 
@@ -79,75 +79,72 @@ typedef struct Channel
 	int			authorize_failures;
 	StepError	authorize_error;	/* why the last try failed; code NULL: it did not */
 
-	ChannelLimits *limits;
-} Channel;
+	AccountLimits *limits;
+} AccountSession;
 
 /* To be called once by the worker. */
-extern void channel_init(void);
+extern void session_init(void);
 
-/* The channel of a server and a role; made when new.  Lives as long as the process. */
-extern Channel *channel_get(Oid server, const char *server_name, const char *provider_name, Oid role);
+/* The session of a server and a role; made when new.  Lives as long as the process. */
+extern AccountSession *session_get(Oid server, const char *server_name, const char *provider_name, Oid role);
 
 /*
  * The account as it is now: a changed secret is used from the next request on.
  * What is not in a catalog (key files, environment) is looked at every second.  Needs a transaction; raises what account_load() raises.
  */
-extern Account *channel_account(Channel *channel);
+extern Account *session_account(AccountSession *session);
 
 /*
  * Sees to the account in a transaction of its own, if it is not fresh.  What
  * failed is not tried again for five seconds, however many batches ask.
  */
-extern SliceVerdict channel_refresh(Channel *channel, SliceError *error);
+extern WorkerTxnVerdict session_refresh(AccountSession *session, WorkerTxnError *error);
 
-/* ---- channel_token.c ---- */
+/* ---- session_token.c ---- */
 
-/* Does every request have what it must carry?  If not, channel_authorize() is to be called. */
-extern bool channel_is_authorized(const Channel *channel);
+/* Does every request have what it must carry?  If not, session_authorize() is to be called. */
+extern bool session_is_authorized(const AccountSession *session);
 
-/* Sees to a token; one turn.  What comes of it is told by channel_is_authorized() and authorize_error. */
-extern void channel_authorize(Channel *channel);
-extern void channel_take_reply(Channel *channel, HttpReply *reply);
+/* Sees to a token; one turn.  What comes of it is told by session_is_authorized() and authorize_error. */
+extern void session_authorize(AccountSession *session);
+extern void session_take_reply(AccountSession *session, HttpReply *reply);
 
 /* The provider refused the token. */
-extern void channel_drop_token(Channel *channel);
+extern void session_drop_token(AccountSession *session);
 
 /* A job begins, or once more: what was refused before may have been put right, and is tried at once. */
-extern void channel_forget_refusal(Channel *channel);
+extern void session_forget_refusal(AccountSession *session);
 
-/* When channel_authorize() has something to do again; DT_NOEND: never by time. */
-extern TimestampTz channel_due(const Channel *channel);
+/* When session_authorize() has something to do again; DT_NOEND: never by time. */
+extern TimestampTz session_due(const AccountSession *session);
 
-/* ---- channel_pace.c ---- */
+/* ---- session_pace.c ---- */
 
 /* What a request was expected to cost when it left. */
-typedef struct ChannelTicket
+typedef struct RequestTicket
 {
 	int64		bytes;
 	int64		tokens;
 	int64		taken_at;		/* milliseconds */
-} ChannelTicket;
+} RequestTicket;
 
 /* How many online requests may leave now, and when some may although no reply comes (DT_NOEND: never). */
-extern int	channel_room(const Channel *channel);
-extern TimestampTz channel_opens(const Channel *channel);
+extern int	session_room(const AccountSession *session);
+extern TimestampTz session_opens(const AccountSession *session);
 
 /* Milliseconds until the rates let a request of this length go; 0: now. */
-extern int64 channel_delay(Channel *channel, int64 bytes);
+extern int64 session_delay(AccountSession *session, int64 bytes);
 
 /* It goes; when it comes back, in whatever way, limits->online_in_flight is counted down. */
-extern void channel_take(Channel *channel, int64 bytes, ChannelTicket *ticket);
+extern void session_take(AccountSession *session, int64 bytes, RequestTicket *ticket);
 
 /* Is it worth knowing what a reply cost?  0: the reply does not tell. */
-extern bool channel_counts_tokens(const Channel *channel);
-extern void channel_settle_tokens(Channel *channel, const ChannelTicket *ticket, int64 tokens);
+extern bool session_counts_tokens(const AccountSession *session);
+extern void session_settle_tokens(AccountSession *session, const RequestTicket *ticket, int64 tokens);
 
 /* A reply was an answer; was a 429 (retry_after_ms: -1 if not said); was none.  True: the trouble has become worth telling. */
-extern void channel_succeeded(Channel *channel);
-extern void channel_refused(Channel *channel, int64 retry_after_ms);
-extern bool channel_unwell(Channel *channel);
-
-/* What every request of an account has: timeout, proxy, CA file, trust. */
-extern void channel_complete_request(HttpRequest *request, const Account *account);
+extern void session_succeeded(AccountSession *session);
+extern void session_refused(AccountSession *session, int64 retry_after_ms);
+extern bool session_unwell(AccountSession *session);
 
 #endif							/* DESS_PIPELINE_ACCOUNT_SESSION_H */

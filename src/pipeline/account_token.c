@@ -3,7 +3,7 @@
  * account_token.c
  *		Access tokens, for providers that exchange the account's secret for one.
  *
- * A token belongs to a channel and serves all its batches.  It is fetched
+ * A token belongs to a session and serves all its batches.  It is fetched
  * before the first request, five minutes before it ends, and when a request
  * was refused because of it; whoever needs it meanwhile waits.
  *
@@ -15,8 +15,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline/account_session.h"
 #include "account/account.h"
+#include "pipeline/account_session.h"
 
 #define REFRESH_EARLY_SECONDS	300
 #define RETRY_FIRST_MS			1000
@@ -30,139 +30,130 @@ from_now(int64 ms)
 	return GetCurrentTimestamp() + ms * 1000;
 }
 
-void
-channel_complete_request(HttpRequest *request, const Account *account)
-{
-	request->idle_timeout = account->request_timeout;
-	request->ca_file = account->ca_file;
-	request->proxy = account->proxy;
-	request->trusted = account->trusted;
-}
-
 bool
-channel_is_authorized(const Channel *channel)
+session_is_authorized(const AccountSession *session)
 {
-	return channel->account->provider->authorize == NULL ||
-		(channel->token != NULL && channel->token_until > GetCurrentTimestamp());
+	return session->account->provider->authorize == NULL ||
+		(session->token != NULL && session->token_until > GetCurrentTimestamp());
 }
 
 void
-channel_drop_token(Channel *channel)
+session_drop_token(AccountSession *session)
 {
-	if (channel->token != NULL)
-		explicit_bzero(channel->token, strlen(channel->token));
-	channel->token = NULL;
-	if (channel->account != NULL)
-		channel->account->access_token = NULL;
+	if (session->token != NULL)
+		explicit_bzero(session->token, strlen(session->token));
+	session->token = NULL;
+	if (session->account != NULL)
+		session->account->access_token = NULL;
 	/* its words are in the same context */
-	memset(&channel->authorize_error, 0, sizeof(StepError));
-	MemoryContextReset(channel->token_cxt);
+	memset(&session->authorize_error, 0, sizeof(StepError));
+	MemoryContextReset(session->token_cxt);
 }
 
 void
-channel_forget_refusal(Channel *channel)
+session_forget_refusal(AccountSession *session)
 {
-	const StepError *error = &channel->authorize_error;
+	const StepError *error = &session->authorize_error;
 
 	if (error->code != NULL && (error->class == ERROR_AUTH || error->class == ERROR_PERMANENT))
 	{
-		channel->authorize_due = 0;
-		memset(&channel->authorize_error, 0, sizeof(StepError));
+		session->authorize_due = 0;
+		memset(&session->authorize_error, 0, sizeof(StepError));
 	}
 }
 
 static void
-channel_keep_token(Channel *channel)
+session_keep_token(AccountSession *session)
 {
-	const BatchStage *stage = &channel->stage;
+	const BatchStage *stage = &session->stage;
 	int64		seconds = stage->access_token_seconds;
 
-	channel_drop_token(channel);
-	channel->token = MemoryContextStrdup(channel->token_cxt, stage->access_token);
-	channel->token_secret = MemoryContextStrdup(channel->token_cxt, account_fingerprint(channel->account));
+	session_drop_token(session);
+	session->token = MemoryContextStrdup(session->token_cxt, stage->access_token);
+	session->token_secret = MemoryContextStrdup(session->token_cxt, account_fingerprint(session->account));
 	/* of a short life, half is used */
 	seconds = Max(seconds - REFRESH_EARLY_SECONDS, seconds / 2);
-	channel->token_until = from_now(seconds * 1000);
-	channel->account->access_token = channel->token;
-	channel->authorize_failures = 0;
+	session->token_until = from_now(seconds * 1000);
+	session->account->access_token = session->token;
+	session->authorize_failures = 0;
 	explicit_bzero(stage->access_token, strlen(stage->access_token));
 }
 
 static void
-channel_authorize_failed(Channel *channel, const StepError *error)
+session_authorize_failed(AccountSession *session, const StepError *error)
 {
 	int64		ms;
 
 	/* the token that is left, if any, is too old to be used */
-	channel_drop_token(channel);
-	channel->authorize_failures++;
-	channel->authorize_error = *error;
-	channel->authorize_error.code = MemoryContextStrdup(channel->token_cxt, error->code ? error->code : "authorization");
-	channel->authorize_error.message = MemoryContextStrdup(channel->token_cxt, error->message ? error->message : "no access token");
+	session_drop_token(session);
+	session->authorize_failures++;
+	session->authorize_error = *error;
+	session->authorize_error.code = MemoryContextStrdup(session->token_cxt, error->code ? error->code : "authorization");
+	session->authorize_error.message = MemoryContextStrdup(session->token_cxt, error->message ? error->message : "no access token");
 	if (error->class == ERROR_AUTH || error->class == ERROR_PERMANENT)
 		ms = REFUSED_RETRY_MS;
 	else
-		ms = sched_backoff_ms(channel->authorize_failures, RETRY_FIRST_MS, RETRY_CAP_MS,
+		ms = sched_backoff_ms(session->authorize_failures, RETRY_FIRST_MS, RETRY_CAP_MS,
 							  pg_prng_double(&pg_global_prng_state));
-	channel->authorize_due = from_now(Max(ms, error->retry_after_ms));
+	session->authorize_due = from_now(Max(ms, error->retry_after_ms));
 }
 
 /* Lets the step look at a reply (NULL: none) and does what it says. */
 void
-channel_take_reply(Channel *channel, HttpReply *reply)
+session_take_reply(AccountSession *session, HttpReply *reply)
 {
-	MemoryContext caller = MemoryContextSwitchTo(channel->step_cxt);
+	MemoryContext caller = MemoryContextSwitchTo(session->step_cxt);
 	StepResult	result;
 
 	memset(&result, 0, sizeof(result));
 	result.error.retry_after_ms = -1;
-	channel->stage.account = channel->account;
-	provider_step(channel->account->provider->authorize, &channel->stage, reply, &result);
+	session->stage.account = session->account;
+	provider_step(session->account->provider->authorize, &session->stage, reply, &result);
 	MemoryContextSwitchTo(caller);
 
-	http_free(channel->transfer);
-	channel->transfer = NULL;
+	http_free(session->transfer);
+	session->transfer = NULL;
 	switch (result.kind)
 	{
 		case STEP_REQUEST:
-			channel_complete_request(&result.request, channel->account);
-			channel->transfer = http_start(&result.request, &channel->owner);
+			account_complete_request(&result.request, session->account);
+			session->transfer = http_start(&result.request, &session->owner);
 			break;
 		case STEP_WAIT:
-			channel->authorize_due = from_now(result.wait_ms);
+			session->authorize_due = from_now(result.wait_ms);
 			break;
 		case STEP_DONE:
-			channel->authorizing = false;
-			channel_keep_token(channel);
+			session->authorizing = false;
+			session_keep_token(session);
 			break;
 		case STEP_AUTHORIZE:
 		case STEP_CHECKSUM:
 		case STEP_FAILED:
-			channel->authorizing = false;
-			channel_authorize_failed(channel, &result.error);
+			session->authorizing = false;
+			session_authorize_failed(session, &result.error);
 			break;
 	}
 }
 
 void
-channel_authorize(Channel *channel)
+session_authorize(AccountSession *session)
 {
-	if (channel->transfer != NULL || channel->authorize_due > GetCurrentTimestamp())
+	if (session->transfer != NULL || session->authorize_due > GetCurrentTimestamp())
 		return;
-	if (!channel->authorizing)
+	if (!session->authorizing)
 	{
-		MemoryContextReset(channel->step_cxt);
-		memset(&channel->stage, 0, sizeof(BatchStage));
-		memset(&channel->authorize_error, 0, sizeof(StepError));
-		channel->authorizing = true;
+		MemoryContextReset(session->step_cxt);
+		memset(&session->stage, 0, sizeof(BatchStage));
+		memset(&session->authorize_error, 0, sizeof(StepError));
+		session->authorizing = true;
 	}
-	channel_take_reply(channel, NULL);
+	session_take_reply(session, NULL);
 }
 
 TimestampTz
-channel_due(const Channel *channel)
+session_due(const AccountSession *session)
 {
-	if (channel->transfer != NULL || channel->account == NULL || channel_is_authorized(channel))
+	if (session->transfer != NULL || session->account == NULL || session_is_authorized(session))
 		return DT_NOEND;
-	return channel->authorize_due;
+	return session->authorize_due;
 }

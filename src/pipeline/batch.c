@@ -32,11 +32,11 @@ typedef struct MoveArg
 } MoveArg;
 
 static void
-move_slice(void *arg)
+move_txn(void *arg)
 {
 	MoveArg    *move = (MoveArg *) arg;
 
-	if (!jobstore_move_batch(&move->batch->batch, move->batch->batch.state, move->to))
+	if (!ledger_move_batch(&move->batch->batch, move->batch->batch.state, move->to))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile",
@@ -48,13 +48,13 @@ bool
 batch_move(BatchTask *batch, BatchState to, const char *activity)
 {
 	MoveArg		move;
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	move.batch = batch;
 	move.to = to;
-	verdict = slice_run(activity, move_slice, &move, &error);
-	if (verdict != SLICE_DONE)
+	verdict = worker_txn_run(activity, move_txn, &move, &error);
+	if (verdict != WORKER_TXN_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
 		batch->due = batch->job->due;
@@ -73,15 +73,15 @@ typedef struct PutBackArg
 } PutBackArg;
 
 static void
-put_back_slice(void *arg)
+put_back_txn(void *arg)
 {
 	PutBackArg *back = (PutBackArg *) arg;
 	Batch	   *row = &back->row;
 
 	batch_renew_token(back->token);
-	jobstore_batch_error(row->job_id, row->no, encoding_to_server_lossy(back->why->code),
+	ledger_batch_error(row->job_id, row->no, encoding_to_server_lossy(back->why->code),
 						 encoding_to_server_lossy(back->why->message));
-	if (!jobstore_move_batch(row, row->state, BATCH_UPLOADED))
+	if (!ledger_move_batch(row, row->state, BATCH_UPLOADED))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile", row->no, row->job_id)));
@@ -91,8 +91,8 @@ bool
 batch_put_back(BatchTask *batch, const StepError *why, TimestampTz due)
 {
 	PutBackArg	back;
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	back.why = why;
 	back.row = batch->batch;
@@ -103,8 +103,8 @@ batch_put_back(BatchTask *batch, const StepError *why, TimestampTz due)
 	back.row.remote_created_at = 0;
 	back.row.remote_cancelled_at = 0;
 	back.row.next_poll_at = due;
-	verdict = slice_run("putting a batch back", put_back_slice, &back, &error);
-	if (verdict != SLICE_DONE)
+	verdict = worker_txn_run("putting a batch back", put_back_txn, &back, &error);
+	if (verdict != WORKER_TXN_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
 		batch->due = batch->job->due;
@@ -124,15 +124,15 @@ batch_put_back(BatchTask *batch, const StepError *why, TimestampTz due)
 }
 
 static void
-save_slice(void *arg)
+save_txn(void *arg)
 {
 	MoveArg    *move = (MoveArg *) arg;
 
-	jobstore_save_batch(&move->batch->batch);
+	ledger_save_batch(&move->batch->batch);
 	if (move->error == NULL && move->batch->failures > 0)
-		jobstore_batch_error(move->batch->job->job->id, move->batch->batch.no, NULL, NULL);
+		ledger_batch_error(move->batch->job->job->id, move->batch->batch.no, NULL, NULL);
 	if (move->error != NULL)
-		jobstore_batch_error(move->batch->job->job->id, move->batch->batch.no,
+		ledger_batch_error(move->batch->job->job->id, move->batch->batch.no,
 							 encoding_to_server_lossy(move->error->code),
 							 encoding_to_server_lossy(move->error->message));
 }
@@ -141,28 +141,28 @@ void
 batch_save(BatchTask *batch, const StepError *why)
 {
 	MoveArg		move;
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	move.batch = batch;
 	move.error = why;
-	verdict = slice_run("saving a batch", save_slice, &move, &error);
-	if (verdict != SLICE_DONE)
+	verdict = worker_txn_run("saving a batch", save_txn, &move, &error);
+	if (verdict != WORKER_TXN_DONE)
 		jobtask_trouble(batch->job, verdict, &error);
 }
 
 /*
- * Sees to the channel's access token.  A refused secret fails a job that has
+ * Sees to the session's access token.  A refused secret fails a job that has
  * nothing at the provider; one that has waits for a better one.
  */
 static bool
 batch_authorize(BatchTask *batch)
 {
-	Channel    *channel = batch->job->channel;
-	const StepError *error = &channel->authorize_error;
+	AccountSession    *session = batch->job->session;
+	const StepError *error = &session->authorize_error;
 
-	channel_authorize(channel);
-	if (channel_is_authorized(channel))
+	session_authorize(session);
+	if (session_is_authorized(session))
 		return true;
 	if (error->code != NULL && (error->class == ERROR_AUTH || error->class == ERROR_PERMANENT) &&
 		batch->batch.state < BATCH_CREATING && jobtask_may_send(batch->job))
@@ -171,16 +171,16 @@ batch_authorize(BatchTask *batch)
 	else if (error->code != NULL && !batch->job->told)
 		jobtask_note(batch->job, encoding_to_server_lossy(error->code),
 					 encoding_to_server_lossy(error->message));
-	batch->due = Max(channel->authorize_due, batch->due);
+	batch->due = Max(session->authorize_due, batch->due);
 	return false;
 }
 
 static void
-abandon_slice(void *arg)
+abandon_txn(void *arg)
 {
 	BatchTask  *batch = (BatchTask *) arg;
 
-	jobstore_batch_cleaned(batch->job->job->id, batch->batch.no, false);
+	ledger_batch_cleaned(batch->job->job->id, batch->batch.no, false);
 }
 
 /*
@@ -188,17 +188,17 @@ abandon_slice(void *arg)
  * be granted again; a server or a role that is gone stays gone.
  */
 static void
-batch_account_lost(BatchTask *batch, const SliceError *error)
+batch_account_lost(BatchTask *batch, const WorkerTxnError *error)
 {
 	JobTask    *task = batch->job;
 	bool		gone = strcmp(error->sqlstate, unpack_sql_state(ERRCODE_UNDEFINED_OBJECT)) == 0;
-	SliceError	ignored;
+	WorkerTxnError	ignored;
 
-	batch->due = later(ACCOUNT_RETRY_MS);
+	batch->due = ms_from_now(ACCOUNT_RETRY_MS);
 	if (batch->batch.state >= BATCH_DONE)
 	{
 		/* nobody is left who could remove what is at the provider */
-		if (gone && slice_run("giving up remote files", abandon_slice, batch, &ignored) == SLICE_DONE)
+		if (gone && worker_txn_run("giving up remote files", abandon_txn, batch, &ignored) == WORKER_TXN_DONE)
 			batch->batch.remote_deleted = true;
 	}
 	else if (task->job->control == CONTROL_CANCEL)
@@ -216,14 +216,14 @@ batch_account_lost(BatchTask *batch, const SliceError *error)
 bool
 batch_account_ready(BatchTask *batch)
 {
-	Channel    *channel = batch->job->channel;
-	SliceError	error;
-	SliceVerdict verdict;
+	AccountSession    *session = batch->job->session;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
-	verdict = channel_refresh(channel, &error);
-	if (verdict != SLICE_DONE)
+	verdict = session_refresh(session, &error);
+	if (verdict != WORKER_TXN_DONE)
 	{
-		if (verdict == SLICE_HOPELESS && batch->batch.state >= BATCH_CREATING)
+		if (verdict == WORKER_TXN_HOPELESS && batch->batch.state >= BATCH_CREATING)
 			batch_account_lost(batch, &error);
 		else
 		{
@@ -232,13 +232,13 @@ batch_account_ready(BatchTask *batch)
 		}
 		return false;
 	}
-	if (channel->account->secret == NULL)
+	if (session->account->secret == NULL)
 	{
 		jobtask_wait_for_secret(batch->job);
 		batch->due = batch->job->due;
 		return false;
 	}
-	if (!channel_is_authorized(channel) && !batch_authorize(batch))
+	if (!session_is_authorized(session) && !batch_authorize(batch))
 		return false;
 	jobtask_note_gone(batch->job);
 	return true;
@@ -279,9 +279,9 @@ batch_adopt_remote(BatchTask *batch, const BatchRemote *learnt)
 
 /* ---- room at the provider ---- */
 
-/* How much of this channel's server is at the provider, or on its way. */
+/* How much of this session's server is at the provider, or on its way. */
 static void
-channel_load(const Channel *channel, int *batches, double *tokens)
+session_load(const AccountSession *session, int *batches, double *tokens)
 {
 	dlist_iter	jobs;
 	dlist_iter	iter;
@@ -292,7 +292,7 @@ channel_load(const Channel *channel, int *batches, double *tokens)
 	{
 		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
 
-		if (task->channel->limits != channel->limits || task->job->online)
+		if (task->session->limits != session->limits || task->job->online)
 			continue;
 		dlist_foreach(iter, &task->batches)
 		{
@@ -310,15 +310,15 @@ channel_load(const Channel *channel, int *batches, double *tokens)
 bool
 batch_has_room(const BatchTask *batch)
 {
-	const Channel *channel = batch->job->channel;
+	const AccountSession *session = batch->job->session;
 	int			batches;
 	double		tokens;
 
-	channel_load(channel, &batches, &tokens);
-	if (batches >= channel->account->max_active_batches)
+	session_load(session, &batches, &tokens);
+	if (batches >= session->account->max_active_batches)
 		return false;
-	return channel->account->max_enqueued_tokens == 0 || batches == 0 ||
-		tokens + batch->batch.bytes / BYTES_A_TOKEN <= channel->account->max_enqueued_tokens;
+	return session->account->max_enqueued_tokens == 0 || batches == 0 ||
+		tokens + batch->batch.bytes / BYTES_A_TOKEN <= session->account->max_enqueued_tokens;
 }
 
 /*
@@ -329,9 +329,9 @@ TimestampTz
 batch_queue_full(BatchTask *batch)
 {
 	batch->queue_full++;
-	if (batch->job->channel->limits->left_queue_at > batch->entered_at)
-		return later(RETRY_FIRST_MS);
-	return later(sched_backoff_ms(batch->queue_full, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, dice()));
+	if (batch->job->session->limits->left_queue_at > batch->entered_at)
+		return ms_from_now(RETRY_FIRST_MS);
+	return ms_from_now(sched_backoff_ms(batch->queue_full, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, random_fraction()));
 }
 
 /* Does this batch wait for room in the queue that the other one has left? */
@@ -340,7 +340,7 @@ waits_for_room(const BatchTask *batch, const BatchTask *left)
 {
 	return batch->queue_full > 0 && batch != left && batch->transfer == NULL && batch->step == NULL &&
 		(batch->batch.state == BATCH_UPLOADED || batch->batch.state == BATCH_CREATING) &&
-		batch->job->channel->limits == left->job->channel->limits &&
+		batch->job->session->limits == left->job->session->limits &&
 		strcmp(batch->job->job->model, left->job->job->model) == 0;
 }
 
@@ -351,7 +351,7 @@ batch_left_queue(const BatchTask *left)
 	dlist_iter	jobs;
 	dlist_iter	iter;
 
-	left->job->channel->limits->left_queue_at = GetCurrentTimestamp();
+	left->job->session->limits->left_queue_at = GetCurrentTimestamp();
 	dlist_foreach(jobs, &pipeline_jobs)
 	{
 		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
@@ -372,7 +372,7 @@ batch_left_queue(const BatchTask *left)
 
 /* Is the request file as long as the ledger says? */
 static void
-check_file_slice(void *arg)
+check_file_txn(void *arg)
 {
 	BatchTask  *batch = (BatchTask *) arg;
 	const Batch *row = &batch->batch;
@@ -386,13 +386,13 @@ check_file_slice(void *arg)
 bool
 batch_file_intact(BatchTask *batch)
 {
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	if (batch->release_from > 0)
 		return false;
-	verdict = slice_run("checking a request file", check_file_slice, batch, &error);
-	if (verdict != SLICE_DONE)
+	verdict = worker_txn_run("checking a request file", check_file_txn, batch, &error);
+	if (verdict != WORKER_TXN_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
 		batch->due = Max(batch->due, batch->job->due);
@@ -408,7 +408,7 @@ batch_file_intact(BatchTask *batch)
 }
 
 static void
-checksum_slice(void *arg)
+checksum_txn(void *arg)
 {
 	BatchTask  *batch = (BatchTask *) arg;
 	int64		length = Min(batch->checksum_length - batch->checksum_at, CHECKSUM_BYTES);
@@ -420,10 +420,10 @@ checksum_slice(void *arg)
 bool
 batch_checksum(BatchTask *batch)
 {
-	SliceError	error;
-	SliceVerdict verdict = slice_run("computing a checksum", checksum_slice, batch, &error);
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict = worker_txn_run("computing a checksum", checksum_txn, batch, &error);
 
-	if (verdict != SLICE_DONE)
+	if (verdict != WORKER_TXN_DONE)
 	{
 		/* the step begins anew */
 		batch->step = NULL;
@@ -454,7 +454,7 @@ release_for_good(BatchTask *batch)
 {
 	const Batch *row = &batch->batch;
 
-	if (row->state > BATCH_UPLOADING && !jobstore_move_batch(row, row->state, BATCH_PREPARED))
+	if (row->state > BATCH_UPLOADING && !ledger_move_batch(row, row->state, BATCH_PREPARED))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile", row->no, row->job_id)));
@@ -462,18 +462,18 @@ release_for_good(BatchTask *batch)
 }
 
 static void
-release_slice(void *arg)
+release_txn(void *arg)
 {
 	ReleaseArg *release = (ReleaseArg *) arg;
 	BatchTask  *batch = release->batch;
 	JobControl	control = batch->job->job->control;
 
-	release->rows = jobstore_give_up_batch(batch->job->job, batch->batch.no, &release->from,
+	release->rows = ledger_give_up_batch(batch->job->job, batch->batch.no, &release->from,
 										   release->cancelled ? BATCH_CANCELLED : BATCH_FAILED,
-										   release->cancelled ? OUTCOME_CANCELLED : OUTCOME_AGAIN, NULL, NULL);
+										   release->cancelled ? OUTCOME_CANCELLED : OUTCOME_SUPERSEDED, NULL, NULL);
 	/* what may have arrived there is looked for by whoever removes what is left, be it after a restart */
 	if (batch->batch.maybe_uploaded)
-		jobstore_save_batch(&batch->batch);
+		ledger_save_batch(&batch->batch);
 	if (release->from > 0 && control != CONTROL_CANCEL && control != CONTROL_FAIL)
 		release_for_good(batch);
 }
@@ -482,8 +482,8 @@ bool
 batch_release(BatchTask *batch)
 {
 	ReleaseArg	release;
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	memset(&release, 0, sizeof(release));
 	release.batch = batch;
@@ -492,8 +492,8 @@ batch_release(BatchTask *batch)
 	if (batch->batch.state == BATCH_UPLOADING)
 		batch->resumed = true;	/* a file may have arrived */
 	batch->batch.maybe_uploaded = batch->resumed && batch->batch.remote.input_uri == NULL;
-	verdict = pace_run(batch->job, NULL, "releasing a batch", release_slice, &release, &error);
-	if (verdict != SLICE_DONE)
+	verdict = fair_share_run(batch->job, NULL, "releasing a batch", release_txn, &release, &error);
+	if (verdict != WORKER_TXN_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
 		batch->due = batch->job->due;
@@ -525,11 +525,11 @@ batch_release(BatchTask *batch)
 void
 batch_retry_step(BatchTask *batch, const StepError *error)
 {
-	TimestampTz due = later(sched_backoff_ms(++batch->failures, RETRY_FIRST_MS, RETRY_CAP_MS, dice()));
+	TimestampTz due = ms_from_now(sched_backoff_ms(++batch->failures, RETRY_FIRST_MS, RETRY_CAP_MS, random_fraction()));
 
 	/* a pause of nothing is no pause */
 	if (error->retry_after_ms > 0)
-		due = later(error->retry_after_ms);
+		due = ms_from_now(error->retry_after_ms);
 	else if (error->class == ERROR_RATE && batch->batch.state == BATCH_CREATING)
 		due = batch_queue_full(batch);
 	batch->due = due;
@@ -546,11 +546,11 @@ typedef struct SplitArg
 } SplitArg;
 
 static void
-split_slice(void *arg)
+split_txn(void *arg)
 {
 	SplitArg   *split = (SplitArg *) arg;
 
-	jobstore_set_batch_bytes(split->batch->job->job->id, split->bytes);
+	ledger_set_batch_bytes(split->batch->job->job->id, split->bytes);
 }
 
 /* The provider takes smaller files than we thought: the rows are prepared again in smaller batches. */
@@ -558,8 +558,8 @@ void
 batch_too_large(BatchTask *batch, const StepError *why)
 {
 	SplitArg	split;
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	split.batch = batch;
 	split.bytes = batch->batch.bytes / 2;
@@ -568,8 +568,8 @@ batch_too_large(BatchTask *batch, const StepError *why)
 		jobtask_fail(batch->job, encoding_to_server_lossy(why->code), encoding_to_server_lossy(why->message));
 		return;
 	}
-	verdict = slice_run("cutting batches smaller", split_slice, &split, &error);
-	if (verdict != SLICE_DONE)
+	verdict = worker_txn_run("cutting batches smaller", split_txn, &split, &error);
+	if (verdict != WORKER_TXN_DONE)
 		jobtask_trouble(batch->job, verdict, &error);
 	else
 	{

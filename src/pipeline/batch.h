@@ -80,7 +80,7 @@ extern void batch_asks(BatchTask *batch);
 extern void batch_was_seen(BatchTask *batch);
 
 /* Was the batch last seen, or its creation last asked for, by another account than the one that asks now? */
-extern bool batch_is_strange(const BatchTask *batch);
+extern bool batch_is_of_another_account(const BatchTask *batch);
 
 /* The account in use has no such batch, and another one was to make it: it is looked for again, and the user is told why. */
 extern void batch_wait_for_creator(BatchTask *batch);

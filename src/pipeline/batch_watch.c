@@ -20,8 +20,8 @@
 
 #include "utils/timestamp.h"
 
-#include "pipeline/batch.h"
 #include "account/account.h"
+#include "pipeline/batch.h"
 #include "text/encoding.h"
 
 /* "not found" is believed after this many looks over this time */
@@ -39,20 +39,20 @@ void
 batch_asks(BatchTask *batch)
 {
 	if (batch->batch.state >= BATCH_CREATING)
-		account_identity(batch->job->channel->account, batch->seen_by);
+		account_identity(batch->job->session->account, batch->seen_by);
 }
 
 void
 batch_was_seen(BatchTask *batch)
 {
 	/* its trouble, which an earlier process may have noted, is over */
-	if (batch_is_strange(batch))
+	if (batch_is_of_another_account(batch))
 		batch->failures = Max(batch->failures, 1);
 	strlcpy(batch->batch.account, batch->seen_by, ACCOUNT_IDENTITY_SIZE);
 }
 
 bool
-batch_is_strange(const BatchTask *batch)
+batch_is_of_another_account(const BatchTask *batch)
 {
 	return batch->batch.account[0] != '\0' && strcmp(batch->batch.account, batch->seen_by) != 0;
 }
@@ -72,7 +72,7 @@ is_not_found(const StepError *error)
 bool
 batch_not_found_for_good(BatchTask *batch, const StepError *error)
 {
-	bool		strange = batch_is_strange(batch);
+	bool		strange = batch_is_of_another_account(batch);
 
 	if (!is_not_found(error) || (strange && batch->job->job->control != CONTROL_CANCEL))
 	{
@@ -90,7 +90,7 @@ batch_wait_for_account(BatchTask *batch, const StepError *error)
 {
 	StepError	why = *error;
 
-	if (!is_not_found(error) || !batch_is_strange(batch))
+	if (!is_not_found(error) || !batch_is_of_another_account(batch))
 		return false;
 	batch->failures = Min(batch->failures,
 						  batch->job->job->control == CONTROL_CANCEL ? CANCEL_FAILURES - 1 : STRANGE_FAILURES - 1);
@@ -121,7 +121,7 @@ batch_wait_for_creator(BatchTask *batch)
 static bool
 is_overdue(const BatchTask *batch)
 {
-	int			hours = batch->job->channel->account->provider->limits.max_hours;
+	int			hours = batch->job->session->account->provider->limits.max_hours;
 
 	return hours > 0 && batch->batch.remote_created_at != 0 &&
 		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(batch->batch.remote_created_at, hours * HOUR_MS);
@@ -138,7 +138,7 @@ call_expired(BatchTask *batch)
 	remote->error.code = batch_copy_text(batch, CODE_OVERDUE);
 	remote->error.message = batch_copy_text(batch,
 											psprintf("the batch did not end at the provider within %d hours",
-													 batch->job->channel->account->provider->limits.max_hours));
+													 batch->job->session->account->provider->limits.max_hours));
 }
 
 /* Was the provider told to cancel an overdue batch, and has not done it for an hour? */
@@ -176,13 +176,13 @@ batch_go_back(BatchTask *batch)
 static void
 look_later(BatchTask *batch)
 {
-	const Account *account = batch->job->channel->account;
+	const Account *account = batch->job->session->account;
 	int64		ms = sched_poll_ms(batch->overdue ? 0 : batch->batch.polls - 1,
-								   account->poll_interval * INT64CONST(1000), dice());
+								   account->poll_interval * INT64CONST(1000), random_fraction());
 
 	if (batch->job->job->control == CONTROL_CANCEL)
 		ms = Min(ms, CANCEL_POLL_MS);
-	batch->batch.next_poll_at = later(ms);
+	batch->batch.next_poll_at = ms_from_now(ms);
 	batch->due = batch->batch.next_poll_at;
 }
 
@@ -248,7 +248,7 @@ look_not_ended(BatchTask *batch)
 			batch->due = 0;
 		ereport(LOG,
 				(errmsg("batch %d of dess_batch job " INT64_FORMAT " has not ended at the provider within %d hours, cancelling it",
-						batch->batch.no, batch->job->job->id, batch->job->channel->account->provider->limits.max_hours)));
+						batch->batch.no, batch->job->job->id, batch->job->session->account->provider->limits.max_hours)));
 	}
 	batch_save(batch, NULL);
 	batch->failures = 0;

@@ -24,9 +24,9 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "ledger/price.h"
 #include "pipeline/batch.h"
 #include "pipeline/budget.h"
-#include "ledger/price.h"
 #include "pipeline/merge.h"
 #include "provider/parameters.h"
 
@@ -94,7 +94,7 @@ budget_note_spending(void)
 bool
 budget_watches(const JobTask *task)
 {
-	const Account *account = task->channel->account;
+	const Account *account = task->session->account;
 
 	return task->job->max_cost != NULL ||
 		(account != NULL && (account->max_cost_per_day >= 0 || account->max_cost_per_month >= 0));
@@ -205,7 +205,7 @@ load_answers(Budget *budget, int64 job_id)
 {
 	int32	   *input;
 	int32	   *output;
-	int			n = jobstore_load_answers(job_id, ANSWERS_LOADED, &input, &output);
+	int			n = ledger_load_answers(job_id, ANSWERS_LOADED, &input, &output);
 
 	for (int i = 0; i < n; i++)
 		count_answer(budget, input[i], output[i]);
@@ -223,8 +223,8 @@ load_figures(JobTask *task)
 
 	if (budget == NULL)
 		budget = task->budget = MemoryContextAllocZero(task->cxt, sizeof(Budget));
-	price = jobstore_find_price(task->job);
-	jobstore_load_spending(task->job, &budget->spending);
+	price = ledger_find_price(task->job);
+	ledger_load_spending(task->job, &budget->spending);
 	if (!budget->answers_loaded)
 		load_answers(budget, task->job->id);
 	budget->priced = price != NULL;
@@ -253,12 +253,12 @@ shares_server(const JobTask *task, const JobTask *other)
 
 /* The job's own figures, and prices of the others whose requests are under way. */
 static void
-load_slice(void *arg)
+load_txn(void *arg)
 {
 	JobTask    *task = (JobTask *) arg;
 	dlist_iter	iter;
 
-	(void) channel_account(task->channel);
+	(void) session_account(task->session);
 	load_figures(task);
 	dlist_foreach(iter, &pipeline_jobs)
 	{
@@ -283,13 +283,13 @@ static bool pause_job(JobTask *task, TimestampTz until, const char *code, const 
 static bool
 budget_refresh(JobTask *task)
 {
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	if (!figures_are_fresh(task))
 	{
-		verdict = slice_run("looking at budgets", load_slice, task, &error);
-		if (verdict != SLICE_DONE)
+		verdict = worker_txn_run("looking at budgets", load_txn, task, &error);
+		if (verdict != WORKER_TXN_DONE)
 		{
 			jobtask_trouble(task, verdict, &error);
 			return false;
@@ -391,7 +391,7 @@ find_limit(const JobTask *task, const BatchTask *except, BudgetLimit *least)
 {
 	const Budget *budget = task->budget;
 	const Spending *spending = &budget->spending;
-	const Account *account = task->channel->account;
+	const Account *account = task->session->account;
 	bool		shared = account->max_cost_per_day >= 0 || account->max_cost_per_month >= 0;
 	double		reserved = shared ? server_reserved(task, except) : 0;
 
@@ -424,22 +424,22 @@ typedef struct PauseArg
 } PauseArg;
 
 static void
-pause_slice(void *arg)
+pause_txn(void *arg)
 {
 	PauseArg   *pause = (PauseArg *) arg;
 
-	jobstore_pause_until(pause->task->job->id, pause->until, pause->code, pause->words);
+	ledger_pause_until(pause->task->job->id, pause->until, pause->code, pause->words);
 }
 
 static bool
 pause_job(JobTask *task, TimestampTz until, const char *code, const char *words)
 {
 	PauseArg	pause = {task, until, code, words};
-	SliceError	error;
+	WorkerTxnError	error;
 
-	if (slice_run("pausing a job", pause_slice, &pause, &error) != SLICE_DONE)
+	if (worker_txn_run("pausing a job", pause_txn, &pause, &error) != WORKER_TXN_DONE)
 	{
-		task->due = later(1000);
+		task->due = ms_from_now(1000);
 		return false;
 	}
 	task->told = false;
@@ -469,11 +469,11 @@ budget_pause(JobTask *task)
 }
 
 static void
-resume_slice(void *arg)
+resume_txn(void *arg)
 {
 	JobTask    *task = (JobTask *) arg;
 
-	if (!jobstore_unpause(task->job->id))
+	if (!ledger_unpause(task->job->id))
 	{
 		task->version.xmin = InvalidTransactionId;
 		pipeline_refresh_soon();
@@ -485,15 +485,15 @@ resume_slice(void *arg)
 bool
 budget_resume(JobTask *task)
 {
-	SliceError	error;
+	WorkerTxnError	error;
 
 	if (task->job->control != CONTROL_PAUSE || task->job->paused_until == 0 ||
 		task->job->paused_until > GetCurrentTimestamp())
 		return false;
-	if (slice_run("resuming a job", resume_slice, task, &error) != SLICE_DONE)
+	if (worker_txn_run("resuming a job", resume_txn, task, &error) != WORKER_TXN_DONE)
 	{
 		task->job->control = CONTROL_PAUSE;
-		task->job->paused_until = later(5000);
+		task->job->paused_until = ms_from_now(5000);
 		return false;
 	}
 	task->job->paused_until = 0;
@@ -568,11 +568,11 @@ bool
 budget_may_prepare(JobTask *task)
 {
 	BudgetLimit least;
-	SliceError	error;
+	WorkerTxnError	error;
 
-	/* what is wrong with the account is for prepare's own slice to say */
+	/* what is wrong with the account is for prepare's own transaction to say */
 	if (task->job->online || task->filling != NULL ||
-		channel_refresh(task->channel, &error) != SLICE_DONE || !budget_watches(task))
+		session_refresh(task->session, &error) != WORKER_TXN_DONE || !budget_watches(task))
 		return true;
 	if (!budget_refresh(task))
 		return false;
@@ -590,7 +590,7 @@ budget_for_batch(JobTask *task)
 	if (task->job->online || !budget_watches(task))
 		return -1;
 	if (!figures_are_fresh(task))
-		load_slice(task);
+		load_txn(task);
 	find_limit(task, NULL, &least);
 	room = limit_room(&least) - task->budget->headroom;
 	if (!task->budget->priced || room < LEAST_SHARE * least.limit)

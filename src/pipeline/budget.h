@@ -10,7 +10,7 @@
 
 #include "pipeline/pipeline.h"
 
-/* Has the job, or its server, a budget?  The channel's account is loaded. */
+/* Has the job, or its server, a budget?  The session's account is loaded. */
 extern bool budget_watches(const JobTask *task);
 
 /* What is reserved for so many requests, of so many bytes together. */

@@ -5,17 +5,17 @@
  *
  * One process works for all jobs, and what it does with a user's table takes as
  * long as that table's triggers, functions and locks make it.  So a round lets
- * one job do such work, the one that has used least time lately; the slice is
+ * one job do such work, the one that has used least time lately; the transaction is
  * cut short, and repeated with fewer rows, down to one, when it takes long; and
  * who has held up the others rests, the longer the worse it was, unless nobody
  * else has anything to do.
  *
  * The machine belongs to all sessions of the server.  While more of them are at
- * work than there are processors, every job's tables rest after a slice, so that
+ * work than there are processors, every job's tables rest after a worker transaction, so that
  * this process uses no more than its equal part.  Requests and replies go on.
  *
- * A single row that needs more than SLICE_PATIENCE_MS has to wait until the
- * other jobs leave the time.  It then may take SLICE_LIMIT_MS, but gives way to
+ * A single row that needs more than WORKER_TXN_PATIENCE_MS has to wait until the
+ * other jobs leave the time.  It then may take WORKER_TXN_LIMIT_MS, but gives way to
  * whoever wakes the worker.
  *
  *-------------------------------------------------------------------------
@@ -29,20 +29,20 @@
 #include "pipeline/pipeline.h"
 #include "runtime/processor_share.h"
 
-/* slices that take no longer than this may grow, if they need not be this quick */
+/* worker transactions that take no longer than this may grow, if they need not be this quick */
 #define QUICK_MS		75
 /* those that take longer are halved, if that helps */
 #define LONG_MS			250
 /* several rows must be done in this, or in some times what they took before */
 #define GROUP_MS		400
 #define GROUP_TIMES		3
-/* after so many slow slices of a few rows a larger one is tried */
+/* after so many slow worker transactions of a few rows a larger one is tried */
 #define PROBE_EVERY		16
-/* after a slice of t ms its job rests t * t / REST_DIVISOR ms */
+/* after a worker transaction of t ms its job rests t * t / REST_DIVISOR ms */
 #define REST_FROM_MS	100
 #define REST_DIVISOR	100
 #define REST_CAP_MS		20000
-/* how long the other sessions may have the machine after one slice */
+/* how long the other sessions may have the machine after one transaction */
 #define YIELD_CAP_MS	1000
 /* a job that did something this long ago has something to do */
 #define ACTIVE_MS		3000
@@ -56,11 +56,11 @@ static bool denied;				/* somebody else wanted it */
 static TimestampTz yield_until = 0; /* until when the machine is left to other sessions */
 
 void
-pace_init(Pace *pace, int first, int most)
+group_size_init(GroupSize *group_size, int first, int most)
 {
-	memset(pace, 0, sizeof(*pace));
-	pace->rows = first;
-	pace->most = most;
+	memset(group_size, 0, sizeof(*group_size));
+	group_size->rows = first;
+	group_size->most = most;
 }
 
 /* ---- the others ---- */
@@ -108,11 +108,11 @@ static int
 row_limit(const JobTask *task)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz end = now + SLICE_LIMIT_MS * INT64CONST(1000);
+	TimestampTz end = now + WORKER_TXN_LIMIT_MS * INT64CONST(1000);
 	dlist_iter	iter;
 
 	if (others_are_active(task))
-		return SLICE_PATIENCE_MS;
+		return WORKER_TXN_PATIENCE_MS;
 	dlist_foreach(iter, &pipeline_jobs)
 	{
 		const JobTask *other = dlist_container(JobTask, node, iter.cur);
@@ -121,17 +121,17 @@ row_limit(const JobTask *task)
 		if (other == task)
 			continue;
 		if (job_has_requests(other))
-			return SLICE_PATIENCE_MS;
+			return WORKER_TXN_PATIENCE_MS;
 		due = pipeline_job_due(other, now);
 		end = Min(end, due);
 	}
-	return Max((end - now) / 1000, SLICE_PATIENCE_MS);
+	return Max((end - now) / 1000, WORKER_TXN_PATIENCE_MS);
 }
 
 /* ---- turns ---- */
 
 static double
-time_used(const Share *share, TimestampTz now)
+time_used(const FairShare *share, TimestampTz now)
 {
 	if (share->used == 0)
 		return 0;
@@ -139,7 +139,7 @@ time_used(const Share *share, TimestampTz now)
 }
 
 void
-pace_enqueue(JobTask *task)
+fair_share_enqueue(JobTask *task)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	double		used = time_used(&task->share, now);
@@ -159,9 +159,9 @@ pace_enqueue(JobTask *task)
 }
 
 bool
-pace_is_turn(JobTask *task)
+fair_share_is_turn(JobTask *task)
 {
-	Share	   *share = &task->share;
+	FairShare	   *share = &task->share;
 	TimestampTz now = GetCurrentTimestamp();
 
 	/* a clock that was set back must not hold up everybody */
@@ -178,7 +178,7 @@ pace_is_turn(JobTask *task)
 }
 
 void
-pace_begin_round(void)
+fair_share_begin_round(void)
 {
 	dlist_iter	iter;
 
@@ -189,26 +189,26 @@ pace_begin_round(void)
 }
 
 bool
-pace_end_round(void)
+fair_share_end_round(void)
 {
 	if (ran != NULL)
 	{
 		dlist_delete(&ran->node);
-		pace_enqueue(ran);
+		fair_share_enqueue(ran);
 	}
 	ran = NULL;
 	return denied;
 }
 
 void
-pace_forget(JobTask *task)
+fair_share_forget(JobTask *task)
 {
 	if (ran == task)
 		ran = NULL;
 }
 
 TimestampTz
-pace_due(const JobTask *task)
+fair_share_due(const JobTask *task)
 {
 	if (!task->share.waits)
 		return DT_NOEND;
@@ -216,7 +216,7 @@ pace_due(const JobTask *task)
 }
 
 static void
-charge(Share *share, int64 ms)
+charge(FairShare *share, int64 ms)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -226,134 +226,134 @@ charge(Share *share, int64 ms)
 		share->rest_until = now + Min(ms * ms / REST_DIVISOR, REST_CAP_MS) * 1000;
 }
 
-/* After a slice of ms: the other sessions have the rest of the time. */
+/* After a worker transaction of ms: the other sessions have the rest of the time. */
 static void
 yield_to_sessions(int64 ms)
 {
 	if (ms > 0)
 		yield_until = GetCurrentTimestamp() +
-			Min((int64) (ms * 1000 * (1 / sessions_share() - 1)), YIELD_CAP_MS * INT64CONST(1000));
+			Min((int64) (ms * 1000 * (1 / processor_share() - 1)), YIELD_CAP_MS * INT64CONST(1000));
 }
 
 /* ---- rows ---- */
 
 static int
-pace_limit(const Pace *pace, const JobTask *task)
+group_size_limit(const GroupSize *group_size, const JobTask *task)
 {
 	int			patience = row_limit(task);
 
-	if (pace->rows <= 1)
+	if (group_size->rows <= 1)
 		return patience;
-	return Max(GROUP_MS, Min(pace->ms * GROUP_TIMES, patience));
+	return Max(GROUP_MS, Min(group_size->ms * GROUP_TIMES, patience));
 }
 
-/* A larger slice is tried; when it takes as long in proportion, that was all. */
+/* A larger transaction is tried; when it takes as long in proportion, that was all. */
 static void
-pace_probe(Pace *pace, int64 ms)
+group_size_probe(GroupSize *group_size, int64 ms)
 {
-	pace->probed_from = ms <= QUICK_MS ? 0 : pace->used;
-	pace->rows = Min(pace->used * 2, pace->most);
-	pace->slow = 0;
+	group_size->probed_from = ms <= QUICK_MS ? 0 : group_size->used;
+	group_size->rows = Min(group_size->used * 2, group_size->most);
+	group_size->slow = 0;
 }
 
 /* Returns whether the number of rows has been seen to. */
 static bool
-pace_halve(Pace *pace, int64 ms)
+group_size_halve(GroupSize *group_size, int64 ms)
 {
-	int64		before = pace->halved_ms;
+	int64		before = group_size->halved_ms;
 
-	pace->halved_ms = 0;
+	group_size->halved_ms = 0;
 	if (before > 0 && ms * 4 > before * 3)
 	{
-		pace->fixed = true;
-		pace->rows = Min(pace->used * 2, pace->most);
+		group_size->fixed = true;
+		group_size->rows = Min(group_size->used * 2, group_size->most);
 		return true;
 	}
-	if (ms <= LONG_MS || pace->used <= 1 || pace->fixed || pace->probed_from > 0)
+	if (ms <= LONG_MS || group_size->used <= 1 || group_size->fixed || group_size->probed_from > 0)
 		return false;
-	pace->halved_ms = ms;
-	pace->rows = pace->used / 2;
+	group_size->halved_ms = ms;
+	group_size->rows = group_size->used / 2;
 	return true;
 }
 
 static void
-pace_went_well(Pace *pace, int64 ms)
+group_size_went_well(GroupSize *group_size, int64 ms)
 {
-	bool		cheaper = ms <= QUICK_MS || ms * 2 < pace->ms * 3;
+	bool		cheaper = ms <= QUICK_MS || ms * 2 < group_size->ms * 3;
 
-	if (pace->used < pace->rows)
+	if (group_size->used < group_size->rows)
 		return;
-	if (pace_halve(pace, ms))
+	if (group_size_halve(group_size, ms))
 	{
-		pace->ms = ms;
+		group_size->ms = ms;
 		return;
 	}
-	if (pace->probed_from > 0 && !cheaper)
+	if (group_size->probed_from > 0 && !cheaper)
 	{
-		pace->rows = pace->probed_from;
-		pace->probed_from = 0;
-		pace->slow = 1;
+		group_size->rows = group_size->probed_from;
+		group_size->probed_from = 0;
+		group_size->slow = 1;
 		return;
 	}
-	if (pace->rows < pace->most &&
-		(ms <= QUICK_MS || pace->probed_from > 0 || pace->slow++ % PROBE_EVERY == 0))
-		pace_probe(pace, ms);
+	if (group_size->rows < group_size->most &&
+		(ms <= QUICK_MS || group_size->probed_from > 0 || group_size->slow++ % PROBE_EVERY == 0))
+		group_size_probe(group_size, ms);
 	else
-		pace->probed_from = 0;
-	pace->ms = ms;
+		group_size->probed_from = 0;
+	group_size->ms = ms;
 }
 
 static void
-pace_took_long(Pace *pace)
+group_size_took_long(GroupSize *group_size)
 {
-	if (pace->probed_from > 0 && pace->probed_from < pace->rows)
-		pace->rows = pace->probed_from;
+	if (group_size->probed_from > 0 && group_size->probed_from < group_size->rows)
+		group_size->rows = group_size->probed_from;
 	else
-		pace->rows = Max(Min(pace->rows, pace->used) / 8, 1);
-	pace->probed_from = 0;
-	pace->halved_ms = 0;
-	pace->fixed = false;
-	pace->slow = 1;
+		group_size->rows = Max(Min(group_size->rows, group_size->used) / 8, 1);
+	group_size->probed_from = 0;
+	group_size->halved_ms = 0;
+	group_size->fixed = false;
+	group_size->slow = 1;
 }
 
 /* One row took longer than the others can wait: after some times the user is told. */
 static void
-pace_refuse_row(JobTask *task)
+fair_share_refuse_row(JobTask *task)
 {
 	if (++task->share.refused == TELL_AFTER)
-		jobtask_tell_trouble(task, "57014",
+		jobtask_note_failing(task, "57014",
 							 psprintf("code of the table (trigger, function) needs more than %.1f s for a row, which waits until other jobs leave that time",
-									  SLICE_PATIENCE_MS / 1000.0));
+									  WORKER_TXN_PATIENCE_MS / 1000.0));
 }
 
-SliceVerdict
-pace_run(JobTask *task, Pace *pace, const char *activity,
-		 void (*fn) (void *arg), void *arg, SliceError *error)
+WorkerTxnVerdict
+fair_share_run(JobTask *task, GroupSize *group_size, const char *activity,
+		 void (*fn) (void *arg), void *arg, WorkerTxnError *error)
 {
 	char		what[64];
-	SliceVerdict verdict;
+	WorkerTxnVerdict verdict;
 	int64		ms;
 
 	snprintf(what, sizeof(what), "%s of job " INT64_FORMAT, activity, task->job->id);
-	if (pace == NULL)
+	if (group_size == NULL)
 	{
-		verdict = slice_run(what, fn, arg, error);
-		ms = slice_ms;
+		verdict = worker_txn_run(what, fn, arg, error);
+		ms = worker_txn_ms;
 	}
 	else
 	{
-		pace->used = pace->rows;
-		verdict = slice_run_limited(what, fn, arg, task->job->id, pace_limit(pace, task), error);
-		ms = slice_ms;
-		if (verdict == SLICE_DONE)
+		group_size->used = group_size->rows;
+		verdict = worker_txn_run_limited(what, fn, arg, task->job->id, group_size_limit(group_size, task), error);
+		ms = worker_txn_ms;
+		if (verdict == WORKER_TXN_DONE)
 		{
 			task->share.refused = 0;
-			pace_went_well(pace, ms);
+			group_size_went_well(group_size, ms);
 		}
-		else if (verdict == SLICE_SLOW && pace->rows <= 1)
-			pace_refuse_row(task);
-		else if (verdict == SLICE_SLOW)
-			pace_took_long(pace);
+		else if (verdict == WORKER_TXN_SLOW && group_size->rows <= 1)
+			fair_share_refuse_row(task);
+		else if (verdict == WORKER_TXN_SLOW)
+			group_size_took_long(group_size);
 	}
 	charge(&task->share, ms);
 	yield_to_sessions(ms);

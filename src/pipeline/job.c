@@ -16,16 +16,16 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "provider/parameters.h"
 #include "pipeline/pipeline.h"
+#include "provider/parameters.h"
 #include "runtime/usercxt.h"
 
 /* repetitions of database work without a word; then it is told */
 #define MAX_REPEATS			10
-#define AGAIN_FIRST_MS		100
-#define AGAIN_CAP_MS		2000
+#define ROW_RETRY_FIRST_MS		100
+#define ROW_RETRY_CAP_MS		2000
 
-/* waiting rows that are closed in one slice */
+/* waiting rows that are closed in one transaction */
 #define CLOSE_ROWS			5000
 
 /* how often a missing secret is looked for */
@@ -34,13 +34,13 @@
 dlist_head	pipeline_jobs = DLIST_STATIC_INIT(pipeline_jobs);
 
 TimestampTz
-later(int64 ms)
+ms_from_now(int64 ms)
 {
 	return GetCurrentTimestamp() + ms * 1000;
 }
 
 double
-dice(void)
+random_fraction(void)
 {
 	return pg_prng_double(&pg_global_prng_state);
 }
@@ -114,7 +114,7 @@ jobtask_drop(JobTask *task)
 
 	dlist_foreach_modify(iter, &task->batches)
 		jobtask_drop_batch(dlist_container(BatchTask, node, iter.cur));
-	pace_forget(task);
+	fair_share_forget(task);
 	dlist_delete(&task->node);
 	MemoryContextDelete(task->cxt);
 }
@@ -129,9 +129,9 @@ jobtask_new(void)
 
 	task->cxt = cxt;
 	dlist_init(&task->batches);
-	pace_init(&task->reading, PREPARE_PAGE_ROWS, PREPARE_PAGE_ROWS);
-	pace_init(&task->scanning, COUNT_PAGE_ROWS, COUNT_PAGE_ROWS);
-	pace_init(&task->writing, MERGE_FIRST_LINES, MERGE_MOST_LINES);
+	group_size_init(&task->reading, PREPARE_PAGE_ROWS, PREPARE_PAGE_ROWS);
+	group_size_init(&task->scanning, COUNT_PAGE_ROWS, COUNT_PAGE_ROWS);
+	group_size_init(&task->writing, MERGE_FIRST_LINES, MERGE_MOST_LINES);
 	return task;
 }
 
@@ -140,7 +140,7 @@ jobtask_load_batches(JobTask *task)
 {
 	ListCell   *lc;
 
-	foreach(lc, jobstore_load_batches(task->job->id))
+	foreach(lc, ledger_load_batches(task->job->id))
 	{
 		BatchTask  *batch = jobtask_add_batch(task, lfirst(lc));
 
@@ -199,7 +199,7 @@ jobtask_is_current(const JobTask *task, const JobVersion *version)
 /*
  * Takes over the ledger's values of a job, making the task if it is new (NULL).
  * A job that had ended here and goes on has batches that were let go, so it is
- * loaded anew.  What an error leaves half done goes with the slice's memory.
+ * loaded anew.  What an error leaves half done goes with the transaction's memory.
  */
 void
 jobtask_refresh(JobTask *task, const JobVersion *version)
@@ -217,7 +217,7 @@ jobtask_refresh(JobTask *task, const JobVersion *version)
 	}
 	job_cxt = AllocSetContextCreate(CurrentMemoryContext, "dess_batch job values", ALLOCSET_SMALL_SIZES);
 	caller = MemoryContextSwitchTo(job_cxt);
-	loaded = jobstore_load_job(version->id);
+	loaded = ledger_load_job(version->id);
 	MemoryContextSwitchTo(caller);
 	if (loaded == NULL)
 		elog(ERROR, "job " INT64_FORMAT " vanished", version->id);
@@ -238,18 +238,18 @@ jobtask_refresh(JobTask *task, const JobVersion *version)
 	task->job = loaded;
 	task->version = *version;
 	task->seen = true;
-	task->channel = channel_get(loaded->server, loaded->server_name, loaded->provider, loaded->owner);
+	task->session = session_get(loaded->server, loaded->server_name, loaded->provider, loaded->owner);
 
 	if (fresh)
 	{
-		channel_forget_refusal(task->channel);
+		session_forget_refusal(task->session);
 		/* what an earlier worker noted goes when it is over */
 		task->told = task->troubled = loaded->noted && loaded->control == CONTROL_RUN;
 		jobtask_load_batches(task);
 		MemoryContextSetParent(task->cxt, TopMemoryContext);
 		/* who comes new is served at once */
 		task->share.active_at = GetCurrentTimestamp();
-		pace_enqueue(task);
+		fair_share_enqueue(task);
 	}
 	else if (running && loaded->control == CONTROL_CANCEL)
 		jobtask_hurry(task);
@@ -263,11 +263,11 @@ jobtask_may_send(const JobTask *task)
 		(task->job->state == JOB_QUEUED || task->job->state == JOB_ACTIVE);
 }
 
-/* What the job's requests have in common; the account in it is the channel's current one. */
+/* What the job's requests have in common; the account in it is the session's current one. */
 BatchOptions *
 jobtask_options(JobTask *task)
 {
-	Account    *account = channel_account(task->channel);
+	Account    *account = session_account(task->session);
 
 	if (task->options == NULL)
 	{
@@ -276,7 +276,8 @@ jobtask_options(JobTask *task)
 		task->options_cxt = AllocSetContextCreate(task->cxt, "dess_batch options",
 												  ALLOCSET_SMALL_SIZES);
 		caller = MemoryContextSwitchTo(task->options_cxt);
-		task->options = parameters_to_options(task->job, account);
+		task->options = parameters_to_options(account, task->job->model, task->job->system_prompt, task->job->response_schema,
+													task->job->department, task->job->parameters);
 		if (account->provider->prepare_options != NULL)
 			account->provider->prepare_options(task->options);
 		MemoryContextSwitchTo(caller);
@@ -286,12 +287,12 @@ jobtask_options(JobTask *task)
 }
 
 /* The user's table as its definition is now.  The caller has entered the owner's context. */
-TargetTable *
+SourceTable *
 jobtask_table(JobTask *task)
 {
 	MemoryContext caller;
 
-	if (task->table != NULL && target_is_current(task->table))
+	if (task->table != NULL && source_is_current(task->table))
 		return task->table;
 
 	task->table = NULL;
@@ -300,10 +301,10 @@ jobtask_table(JobTask *task)
 	else
 		task->table_cxt = AllocSetContextCreate(task->cxt, "dess_batch table", ALLOCSET_SMALL_SIZES);
 	caller = MemoryContextSwitchTo(task->table_cxt);
-	task->table = target_open(task->job);
+	task->table = source_open(task->job);
 	MemoryContextSwitchTo(caller);
 	/* a right that was lost since submit shows before anything is bought */
-	target_check_rights(task->table);
+	source_check_rights(task->table);
 	return task->table;
 }
 
@@ -335,7 +336,7 @@ batch_is_paid(const BatchTask *batch)
 }
 
 static void
-fail_slice(void *arg)
+fail_txn(void *arg)
 {
 	EndArg	   *end = (EndArg *) arg;
 	JobTask    *task = end->task;
@@ -350,12 +351,12 @@ fail_slice(void *arg)
 			continue;
 		end->ended = false;
 		if (!batch_is_paid(batch))
-			jobstore_batch_error(task->job->id, batch->batch.no, end->code, end->message);
+			ledger_batch_error(task->job->id, batch->batch.no, end->code, end->message);
 	}
 	if (!end->ended)
-		jobstore_set_failing(task->job->id, end->code, end->message);
-	else if (jobstore_finish(task->job->id, JOB_FAILED, end->code, end->message) && !end->silent)
-		jobstore_notify(task->job->id, JOB_FAILED);
+		ledger_set_failing(task->job->id, end->code, end->message);
+	else if (ledger_finish(task->job->id, JOB_FAILED, end->code, end->message) && !end->silent)
+		ledger_notify(task->job->id, JOB_FAILED);
 }
 
 /*
@@ -367,30 +368,30 @@ void
 jobtask_fail(JobTask *task, const char *code, const char *message)
 {
 	EndArg		end = {.task = task, .code = code, .message = message};
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 	dlist_iter	iter;
 
-	verdict = slice_run("failing a job", fail_slice, &end, &error);
-	if (verdict != SLICE_DONE && strcmp(error.sqlstate, unpack_sql_state(ERRCODE_PROGRAM_LIMIT_EXCEEDED)) == 0)
+	verdict = worker_txn_run("failing a job", fail_txn, &end, &error);
+	if (verdict != WORKER_TXN_DONE && strcmp(error.sqlstate, unpack_sql_state(ERRCODE_PROGRAM_LIMIT_EXCEEDED)) == 0)
 	{
 		/* as in jobtask_finish() */
 		end.silent = true;
-		verdict = slice_run("failing a job", fail_slice, &end, &error);
+		verdict = worker_txn_run("failing a job", fail_txn, &end, &error);
 	}
 	/* until it can be said that nothing more is sent, nothing is */
-	if (verdict != SLICE_DONE)
-		task->due = later(5000);
+	if (verdict != WORKER_TXN_DONE)
+		task->due = ms_from_now(5000);
 	dlist_foreach(iter, &task->batches)
 	{
 		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
 
-		if (verdict != SLICE_DONE)
+		if (verdict != WORKER_TXN_DONE)
 			batch->due = Max(batch->due, task->due);
 		else if (!batch_is_final(batch) && !batch_is_paid(batch))
 			batch->due = 0;
 	}
-	if (verdict != SLICE_DONE)
+	if (verdict != WORKER_TXN_DONE)
 		return;
 	task->told = false;
 	task->troubled = false;
@@ -400,37 +401,37 @@ jobtask_fail(JobTask *task, const char *code, const char *message)
 }
 
 static void
-pause_slice(void *arg)
+pause_txn(void *arg)
 {
 	EndArg	   *end = (EndArg *) arg;
 
-	jobstore_pause(end->task->job->id, end->code, end->message);
+	ledger_pause(end->task->job->id, end->code, end->message);
 }
 
 void
 jobtask_pause(JobTask *task, const char *code, const char *message)
 {
 	EndArg		end;
-	SliceError	error;
+	WorkerTxnError	error;
 
 	end.task = task;
 	end.code = code;
 	end.message = message;
-	if (slice_run("pausing a job", pause_slice, &end, &error) == SLICE_DONE)
+	if (worker_txn_run("pausing a job", pause_txn, &end, &error) == WORKER_TXN_DONE)
 	{
 		task->told = false;
 		task->job->control = CONTROL_PAUSE;
 	}
 	else
-		task->due = later(1000);
+		task->due = ms_from_now(1000);
 }
 
 static void
-note_slice(void *arg)
+note_txn(void *arg)
 {
 	EndArg	   *end = (EndArg *) arg;
 
-	jobstore_note_error(end->task->job->id, end->code, end->message);
+	ledger_note_error(end->task->job->id, end->code, end->message);
 }
 
 /* Writes the reason of a delay into the ledger; the job goes on. */
@@ -438,13 +439,13 @@ void
 jobtask_note(JobTask *task, const char *code, const char *message)
 {
 	EndArg		end;
-	SliceError	error;
+	WorkerTxnError	error;
 
 	end.task = task;
 	end.code = code;
 	end.message = message;
 	task->told = message != NULL;
-	(void) slice_run("noting an error", note_slice, &end, &error);
+	(void) worker_txn_run("noting an error", note_txn, &end, &error);
 }
 
 /* What the job was waiting for has come. */
@@ -457,7 +458,7 @@ jobtask_note_gone(JobTask *task)
 
 /* The same where the job's own database work is the reason; success takes it away. */
 void
-jobtask_tell_trouble(JobTask *task, const char *code, const char *message)
+jobtask_note_failing(JobTask *task, const char *code, const char *message)
 {
 	jobtask_note(task, code, message);
 	task->troubled = true;
@@ -465,7 +466,7 @@ jobtask_tell_trouble(JobTask *task, const char *code, const char *message)
 
 /* Database work of the job has succeeded: trouble with it is over. */
 void
-jobtask_well(JobTask *task)
+jobtask_recovered(JobTask *task)
 {
 	task->repeats = 0;
 	if (!task->troubled)
@@ -480,13 +481,13 @@ jobtask_well(JobTask *task)
 void
 jobtask_wait_for_secret(JobTask *task)
 {
-	const Account *account = task->channel->account;
+	const Account *account = task->session->account;
 
 	if (!task->told)
 		jobtask_note(task, "no_secret",
 					 psprintf("no secret for server \"%s\"; looked at: %s",
 							  account->server, account->secret_searched));
-	task->due = later(SECRET_RETRY_MS);
+	task->due = ms_from_now(SECRET_RETRY_MS);
 }
 
 /*
@@ -494,94 +495,94 @@ jobtask_wait_for_secret(JobTask *task)
  * while: the pauses grow, and in the end the reason is told.
  */
 static void
-jobtask_try_again(JobTask *task, const SliceError *error)
+jobtask_try_again(JobTask *task, const WorkerTxnError *error)
 {
 	task->repeats++;
-	task->due = later(50 + sched_backoff_ms(task->repeats, AGAIN_FIRST_MS, AGAIN_CAP_MS, dice()));
+	task->due = ms_from_now(50 + sched_backoff_ms(task->repeats, ROW_RETRY_FIRST_MS, ROW_RETRY_CAP_MS, random_fraction()));
 	if (task->repeats == MAX_REPEATS)
-		jobtask_tell_trouble(task, error->sqlstate, error->message);
+		jobtask_note_failing(task, error->sqlstate, error->message);
 }
 
 /* What a failed piece of database work means for its job. */
 void
-jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error)
+jobtask_trouble(JobTask *task, WorkerTxnVerdict verdict, const WorkerTxnError *error)
 {
 	/* the memory may be ahead of the ledger: what it has is loaded again */
 	task->version.xmin = InvalidTransactionId;
 
 	switch (verdict)
 	{
-		case SLICE_DONE:
-		case SLICE_SLOW:
+		case WORKER_TXN_DONE:
+		case WORKER_TXN_SLOW:
 			break;
-		case SLICE_AGAIN:
+		case WORKER_TXN_RETRY:
 			jobtask_try_again(task, error);
 			break;
-		case SLICE_TROUBLE:
+		case WORKER_TXN_TROUBLE:
 			task->failures++;
-			task->due = later(sched_backoff_ms(task->failures, 1000, 300000, dice()));
-			jobtask_tell_trouble(task, error->sqlstate, error->message);
+			task->due = ms_from_now(sched_backoff_ms(task->failures, 1000, 300000, random_fraction()));
+			jobtask_note_failing(task, error->sqlstate, error->message);
 			break;
-		case SLICE_HOPELESS:
+		case WORKER_TXN_HOPELESS:
 			jobtask_fail(task, error->sqlstate, error->message);
 			break;
 	}
 }
 
 static void
-finish_slice(void *arg)
+finish_txn(void *arg)
 {
 	EndArg	   *end = (EndArg *) arg;
 	JobTask    *task = end->task;
 
 	if (task->job->control == CONTROL_CANCEL)
 	{
-		if (!jobstore_close_again(task->job, OUTCOME_CANCELLED, CLOSE_ROWS))
+		if (!ledger_close_retry_queue(task->job, OUTCOME_CANCELLED, CLOSE_ROWS))
 		{
 			end->ended = false;
 			end->more = true;
 			return;
 		}
 	}
-	else if (task->job->control != CONTROL_FAIL && jobstore_again_count(task->job->id, NULL) > 0)
+	else if (task->job->control != CONTROL_FAIL && ledger_retry_queue_count(task->job->id, NULL) > 0)
 	{
 		end->ended = false;
 		return;
 	}
-	end->ended = jobstore_finish(task->job->id, end->state, NULL, NULL);
+	end->ended = ledger_finish(task->job->id, end->state, NULL, NULL);
 	if (end->ended && !end->silent)
-		jobstore_notify(task->job->id, end->state);
+		ledger_notify(task->job->id, end->state);
 }
 
 /*
  * Ends the job.  Where nobody can be notified, because some session has not
  * listened for so long that the queue is full, it ends all the same.
  */
-static SliceVerdict
-jobtask_finish(EndArg *end, SliceError *error)
+static WorkerTxnVerdict
+jobtask_finish(EndArg *end, WorkerTxnError *error)
 {
 	const char *activity = "finishing a job";
-	SliceVerdict verdict;
+	WorkerTxnVerdict verdict;
 
 	end->silent = false;
 	end->ended = true;
 	end->more = false;
-	verdict = pace_run(end->task, NULL, activity, finish_slice, end, error);
-	if (verdict == SLICE_DONE || strcmp(error->sqlstate, unpack_sql_state(ERRCODE_PROGRAM_LIMIT_EXCEEDED)) != 0)
+	verdict = fair_share_run(end->task, NULL, activity, finish_txn, end, error);
+	if (verdict == WORKER_TXN_DONE || strcmp(error->sqlstate, unpack_sql_state(ERRCODE_PROGRAM_LIMIT_EXCEEDED)) != 0)
 		return verdict;
 	end->silent = true;
 	end->ended = true;
-	return pace_run(end->task, NULL, activity, finish_slice, end, error);
+	return fair_share_run(end->task, NULL, activity, finish_txn, end, error);
 }
 
 void
 jobtask_end_failed(JobTask *task)
 {
 	EndArg		end;
-	SliceError	error;
+	WorkerTxnError	error;
 	dlist_iter	iter;
 
-	if (task->job->control != CONTROL_FAIL && !task->barred)
+	if (task->job->control != CONTROL_FAIL && !task->blocked)
 		return;
 	dlist_foreach(iter, &task->batches)
 	{
@@ -593,7 +594,7 @@ jobtask_end_failed(JobTask *task)
 	}
 	end.task = task;
 	end.state = JOB_FAILED;
-	if (jobtask_finish(&end, &error) == SLICE_DONE && end.ended)
+	if (jobtask_finish(&end, &error) == WORKER_TXN_DONE && end.ended)
 		task->job->state = JOB_FAILED;
 }
 
@@ -602,13 +603,13 @@ jobtask_end_failed(JobTask *task)
  * dess_batch_retry() can go on when the code is mended.
  */
 void
-jobtask_bar(JobTask *task)
+jobtask_block(JobTask *task)
 {
 	const char *message = "code of the table (trigger, function) ended the worker: it may have caught its cancellation, or set exit_on_error";
 	char		code[6];
 
 	strlcpy(code, unpack_sql_state(ERRCODE_TRIGGERED_ACTION_EXCEPTION), sizeof(code));
-	task->barred = true;
+	task->blocked = true;
 	if (task->job->control == CONTROL_CANCEL)
 		jobtask_note(task, code, message);
 	else
@@ -623,17 +624,17 @@ bool
 jobtask_try_finish(JobTask *task)
 {
 	EndArg		end;
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 	dlist_iter	iter;
 
 	if (task->job->state != JOB_QUEUED && task->job->state != JOB_ACTIVE)
 		return false;
-	if (task->barred)
+	if (task->blocked)
 	{
-		task->due = later(1000);
+		task->due = ms_from_now(1000);
 		if (task->job->control != CONTROL_FAIL && task->job->control != CONTROL_CANCEL)
-			jobtask_bar(task);
+			jobtask_block(task);
 		jobtask_end_failed(task);
 		return task->job->state > JOB_ACTIVE;
 	}
@@ -646,14 +647,14 @@ jobtask_try_finish(JobTask *task)
 			return false;
 	}
 
-	if (!pace_is_turn(task))
+	if (!fair_share_is_turn(task))
 		return false;
 
 	end.task = task;
 	end.state = task->job->control == CONTROL_CANCEL ? JOB_CANCELLED :
 		task->job->control == CONTROL_FAIL ? JOB_FAILED : JOB_DONE;
 	verdict = jobtask_finish(&end, &error);
-	if (verdict != SLICE_DONE)
+	if (verdict != WORKER_TXN_DONE)
 		jobtask_trouble(task, verdict, &error);
 	else if (end.ended)
 		task->job->state = end.state;
@@ -661,7 +662,7 @@ jobtask_try_finish(JobTask *task)
 	{
 		/* the ledger knows of something that is left to do */
 		task->stale = true;
-		task->due = later(1000);
+		task->due = ms_from_now(1000);
 		pipeline_refresh_soon();
 	}
 	return true;

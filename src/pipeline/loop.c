@@ -4,7 +4,7 @@
  *		Whose turn it is: one bounded piece of work for everybody in turn.
  *
  * No job waits for another's stage: each round gives every batch at most one
- * step, and one job, see pace.c, a page of rows or a group of answers.
+ * step, and one job, see group_size.c, a page of rows or a group of answers.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,8 +14,8 @@
 #include "utils/timestamp.h"
 
 #include "pipeline/budget.h"
-#include "text/encoding.h"
 #include "runtime/guc.h"
+#include "text/encoding.h"
 
 /* a look at the ledger failed and is repeated after this */
 #define REFRESH_RETRY_MS	1000
@@ -54,7 +54,7 @@ job_prepare(JobTask *task)
 	bool		did = true;
 
 	if (task->due > GetCurrentTimestamp() || !(wanted || (jobtask_may_send(task) && count_wanted(task))) ||
-		!pace_is_turn(task))
+		!fair_share_is_turn(task))
 		return false;
 	if (wanted && spool_has_room())
 		did = prepare_work(task);
@@ -105,9 +105,9 @@ pipeline_work(void)
 
 	if (refresh_due <= GetCurrentTimestamp())
 		pipeline_refresh();
-	if (triggered_work())
+	if (trigger_jobs_work())
 		did = true;
-	pace_begin_round();
+	fair_share_begin_round();
 	dlist_foreach_modify(iter, &pipeline_jobs)
 	{
 		JobTask    *task = dlist_container(JobTask, node, iter.cur);
@@ -120,7 +120,7 @@ pipeline_work(void)
 		if (task->job->state > JOB_ACTIVE && dlist_is_empty(&task->batches))
 			jobtask_drop(task);
 	}
-	return pace_end_round() || did;
+	return fair_share_end_round() || did;
 }
 
 void
@@ -133,7 +133,7 @@ pipeline_finished_transfers(void)
 		TransferOwner *owner = http_owner(transfer);
 
 		if (owner->batch == NULL)
-			channel_take_reply(owner->channel, http_reply(transfer));
+			session_take_reply(owner->session, http_reply(transfer));
 		else if (owner->online)
 			online_reply(owner, transfer);
 		else
@@ -163,12 +163,12 @@ pipeline_job_due(const JobTask *task, TimestampTz now)
 
 	if (task->due > now)
 		first = Min(first, task->due);
-	if (task->again_due > now)
-		first = Min(first, task->again_due);
+	if (task->retry_due > now)
+		first = Min(first, task->retry_due);
 	if (task->job->paused_until > now)
 		first = Min(first, task->job->paused_until);
-	if (task->channel != NULL && channel_due(task->channel) > now)
-		first = Min(first, channel_due(task->channel));
+	if (task->session != NULL && session_due(task->session) > now)
+		first = Min(first, session_due(task->session));
 	dlist_foreach(iter, &((JobTask *) task)->batches)
 	{
 		TimestampTz due = batch_due(dlist_container(BatchTask, node, iter.cur));
@@ -183,7 +183,7 @@ long
 pipeline_timeout_ms(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz first = Min(refresh_due, triggered_due());
+	TimestampTz first = Min(refresh_due, trigger_jobs_due());
 	dlist_iter	jobs;
 
 	dlist_foreach(jobs, &pipeline_jobs)
@@ -191,7 +191,7 @@ pipeline_timeout_ms(void)
 		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
 
 		first = Min(first, pipeline_job_due(task, now));
-		first = Min(first, pace_due(task));
+		first = Min(first, fair_share_due(task));
 	}
 	if (first == DT_NOEND)
 		return -1;
@@ -215,7 +215,7 @@ pipeline_open_jobs(void)
 bool
 pipeline_is_idle(void)
 {
-	return dlist_is_empty(&pipeline_jobs) && refresh_due == DT_NOEND && triggered_due() == DT_NOEND;
+	return dlist_is_empty(&pipeline_jobs) && refresh_due == DT_NOEND && trigger_jobs_due() == DT_NOEND;
 }
 
 /* ---- the ledger ---- */
@@ -227,7 +227,7 @@ spool_is_claimed(int64 job_id, int batch_no)
 	dlist_iter	iter;
 
 	if (task == NULL)
-		return jobstore_batch_is_open(job_id, batch_no);
+		return ledger_batch_is_open(job_id, batch_no);
 	dlist_foreach(iter, &task->batches)
 	{
 		BatchTask  *batch = dlist_container(BatchTask, node, iter.cur);
@@ -266,11 +266,11 @@ sort_tasks(JobTask ***tasks)
 
 /* Jobs whose row is the one that we know are not read again: there may be many that wait. */
 static void
-refresh_slice(void *arg)
+refresh_txn(void *arg)
 {
 	JobVersion *versions;
 	JobTask   **tasks;
-	int			nversions = jobstore_load_versions(&versions);
+	int			nversions = ledger_load_versions(&versions);
 	int			ntasks = sort_tasks(&tasks);
 	int			t = 0;
 	ListCell   *lc;
@@ -285,7 +285,7 @@ refresh_slice(void *arg)
 		else
 			jobtask_refresh(NULL, &versions[v]);
 	}
-	foreach(lc, jobstore_asked_polls())
+	foreach(lc, ledger_asked_polls())
 	{
 		const AskedPoll *poll = lfirst(lc);
 		JobTask    *task = jobtask_find(poll->job_id);
@@ -293,20 +293,20 @@ refresh_slice(void *arg)
 		if (task != NULL)
 			jobtask_ask_poll(task, poll->batch_no);
 	}
-	triggered_refresh();
+	trigger_jobs_refresh();
 }
 
 void
 pipeline_refresh(void)
 {
 	dlist_mutable_iter iter;
-	SliceError	error;
+	WorkerTxnError	error;
 
 	dlist_foreach_modify(iter, &pipeline_jobs)
 		dlist_container(JobTask, node, iter.cur)->seen = false;
-	if (slice_look("looking for jobs", refresh_slice, NULL, &error) != SLICE_DONE)
+	if (worker_txn_look("looking for jobs", refresh_txn, NULL, &error) != WORKER_TXN_DONE)
 	{
-		refresh_due = later(REFRESH_RETRY_MS);
+		refresh_due = ms_from_now(REFRESH_RETRY_MS);
 		return;
 	}
 	refresh_due = DT_NOEND;
@@ -322,30 +322,30 @@ pipeline_refresh(void)
 void
 pipeline_refresh_soon(void)
 {
-	refresh_due = Min(refresh_due, later(0));
+	refresh_due = Min(refresh_due, ms_from_now(0));
 }
 
 static void
-init_slice(void *arg)
+init_txn(void *arg)
 {
 	encoding_init();
-	jobstore_check_identity();
+	ledger_check_identity();
 }
 
 static void
-sweep_slice(void *arg)
+sweep_txn(void *arg)
 {
 	spool_sweep(spool_is_claimed);
 }
 
 /* The job whose table's code ended the last worker must not end this one as well. */
 static void
-bar_culprit(void)
+block_culprit(void)
 {
 	JobTask    *task = jobtask_find(spool_culprit());
 
 	if (task != NULL)
-		jobtask_bar(task);
+		jobtask_block(task);
 	/* if that could not be written down, the next worker learns it again */
 	if (task == NULL || task->job->control == CONTROL_FAIL)
 		spool_forget_culprit();
@@ -354,14 +354,14 @@ bar_culprit(void)
 void
 pipeline_init(void)
 {
-	SliceError	error;
+	WorkerTxnError	error;
 
-	channel_init();
-	if (slice_run("starting", init_slice, NULL, &error) != SLICE_DONE)
+	session_init();
+	if (worker_txn_run("starting", init_txn, NULL, &error) != WORKER_TXN_DONE)
 		proc_exit(1);
 	pipeline_refresh();
-	bar_culprit();
-	(void) slice_run("sweeping the spool", sweep_slice, NULL, &error);
+	block_culprit();
+	(void) worker_txn_run("sweeping the spool", sweep_txn, NULL, &error);
 }
 
 void

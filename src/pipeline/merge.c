@@ -22,9 +22,9 @@
 #include "utils/timestamp.h"
 
 #include "pipeline/budget.h"
-#include "text/encoding.h"
 #include "pipeline/merge_internal.h"
 #include "runtime/usercxt.h"
+#include "text/encoding.h"
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
 /* how long rows wait that the provider's load has refused */
@@ -42,16 +42,16 @@ merge_words(MergeEntry *entry, const StepError *error)
 
 /* A failure that time may heal: sent again, or final after three attempts. */
 static void
-merge_again(MergeSlice *slice, MergeEntry *entry, Outcome final)
+merge_retry(MergeGroup *group, MergeEntry *entry, Outcome final)
 {
-	int			attempts = slice->state->items[entry->no - 1].attempts;
-	bool		may_send = slice->task->job->control != CONTROL_CANCEL;
+	int			attempts = group->state->items[entry->no - 1].attempts;
+	bool		may_send = group->task->job->control != CONTROL_CANCEL;
 
-	entry->result.outcome = attempts < MAX_ATTEMPTS && may_send ? OUTCOME_AGAIN : final;
+	entry->result.outcome = attempts < MAX_ATTEMPTS && may_send ? OUTCOME_SUPERSEDED : final;
 }
 
 static void
-merge_classify_failure(MergeSlice *slice, MergeEntry *entry)
+merge_classify_failure(MergeGroup *group, MergeEntry *entry)
 {
 	const StepError *error = &entry->reply->error;
 
@@ -59,18 +59,18 @@ merge_classify_failure(MergeSlice *slice, MergeEntry *entry)
 	switch (error->class)
 	{
 		case ERROR_TEMPORARY:
-			merge_again(slice, entry, OUTCOME_LOST);
+			merge_retry(group, entry, OUTCOME_LOST);
 			break;
 		case ERROR_RATE:
 			/* a delay and no attempt */
-			entry->delayed = slice->task->job->control != CONTROL_CANCEL;
-			entry->result.outcome = entry->delayed ? OUTCOME_AGAIN : OUTCOME_LOST;
+			entry->delayed = group->task->job->control != CONTROL_CANCEL;
+			entry->result.outcome = entry->delayed ? OUTCOME_SUPERSEDED : OUTCOME_LOST;
 			break;
 		case ERROR_QUOTA:
 		case ERROR_AUTH:
-			slice->fatal = error;
-			entry->result.outcome = slice->task->job->control == CONTROL_CANCEL ?
-				OUTCOME_CANCELLED : OUTCOME_AGAIN;
+			group->fatal = error;
+			entry->result.outcome = group->task->job->control == CONTROL_CANCEL ?
+				OUTCOME_CANCELLED : OUTCOME_SUPERSEDED;
 			break;
 		case ERROR_PERMANENT:
 		case ERROR_NO_SERVICE:
@@ -81,10 +81,10 @@ merge_classify_failure(MergeSlice *slice, MergeEntry *entry)
 }
 
 static void
-merge_classify_text(MergeSlice *slice, MergeEntry *entry)
+merge_classify_text(MergeGroup *group, MergeEntry *entry)
 {
-	const Job  *job = slice->task->job;
-	int			ncolumns = target_column_count(slice->table);
+	const Job  *job = group->task->job;
+	int			ncolumns = source_target_count(group->table);
 
 	if (entry->garbled)
 	{
@@ -93,7 +93,7 @@ merge_classify_text(MergeSlice *slice, MergeEntry *entry)
 		entry->result.error = "the answer is not valid UTF-8";
 		return;
 	}
-	answer_read(slice->rules, entry->reply->text, &entry->answer);
+	answer_read(group->rules, entry->reply->text, &entry->answer);
 	switch (entry->answer.kind)
 	{
 		case ANSWER_OK:
@@ -114,7 +114,7 @@ merge_classify_text(MergeSlice *slice, MergeEntry *entry)
 }
 
 static void
-merge_classify(MergeSlice *slice, MergeEntry *entry)
+merge_classify(MergeGroup *group, MergeEntry *entry)
 {
 	const BatchReply *reply = entry->reply;
 
@@ -133,7 +133,7 @@ merge_classify(MergeSlice *slice, MergeEntry *entry)
 	switch (reply->kind)
 	{
 		case REPLY_TEXT:
-			merge_classify_text(slice, entry);
+			merge_classify_text(group, entry);
 			break;
 		case REPLY_REFUSED:
 			entry->result.outcome = OUTCOME_REFUSED;
@@ -145,20 +145,20 @@ merge_classify(MergeSlice *slice, MergeEntry *entry)
 			break;
 		case REPLY_EXPIRED:
 			merge_words(entry, &reply->error);
-			merge_again(slice, entry, OUTCOME_EXPIRED);
+			merge_retry(group, entry, OUTCOME_EXPIRED);
 			break;
 		case REPLY_CANCELLED:
 			merge_words(entry, &reply->error);
 			entry->result.outcome = OUTCOME_CANCELLED;
 			/* by us, because it did not end */
-			if (slice->batch->batch.remote.status == REMOTE_EXPIRED)
+			if (group->batch->batch.remote.status == REMOTE_EXPIRED)
 			{
-				merge_words(entry, &slice->batch->batch.remote.error);
-				merge_again(slice, entry, OUTCOME_EXPIRED);
+				merge_words(entry, &group->batch->batch.remote.error);
+				merge_retry(group, entry, OUTCOME_EXPIRED);
 			}
 			break;
 		case REPLY_FAILED:
-			merge_classify_failure(slice, entry);
+			merge_classify_failure(group, entry);
 			break;
 	}
 	entry->result.billed = entry->own &&
@@ -170,32 +170,32 @@ merge_classify(MergeSlice *slice, MergeEntry *entry)
 static int
 compare_keys(const void *a, const void *b)
 {
-	return strcmp(((const TargetRow *) a)->key, ((const TargetRow *) b)->key);
+	return strcmp(((const SourceRow *) a)->key, ((const SourceRow *) b)->key);
 }
 
-static TargetRow *
-merge_find_row(TargetRow *rows, int nrows, char *key)
+static SourceRow *
+merge_find_row(SourceRow *rows, int nrows, char *key)
 {
-	TargetRow	sought;
+	SourceRow	sought;
 
 	sought.key = key;
-	return bsearch(&sought, rows, nrows, sizeof(TargetRow), compare_keys);
+	return bsearch(&sought, rows, nrows, sizeof(SourceRow), compare_keys);
 }
 
 static char **
-merge_values(MergeSlice *slice, const MergeEntry *entry)
+merge_values(MergeGroup *group, const MergeEntry *entry)
 {
-	const Job  *job = slice->task->job;
-	int			ncolumns = target_column_count(slice->table);
+	const Job  *job = group->task->job;
+	int			ncolumns = source_target_count(group->table);
 	char	  **values = palloc0_array(char *, ncolumns);
 	int			next = 0;
 
 	for (int i = 0; i < ncolumns; i++)
 	{
-		const char *property = target_column_property(slice->table, i);
+		const char *property = source_target_property(group->table, i);
 
 		if (property == NULL)
-			values[i] = entry->answer.kind == ANSWER_OK ? entry->answer.values[0] : (char *) slice->rules->missing;
+			values[i] = entry->answer.kind == ANSWER_OK ? entry->answer.values[0] : (char *) group->rules->missing;
 		else if (strcmp(property, "$answer") == 0)
 			values[i] = entry->answer.text;
 		else if (strcmp(property, "$outcome") == 0)
@@ -203,7 +203,7 @@ merge_values(MergeSlice *slice, const MergeEntry *entry)
 		else if (strcmp(property, "$job") == 0)
 			values[i] = psprintf(INT64_FORMAT, job->id);
 		else if (strcmp(property, "$model") == 0)
-			values[i] = (char *) jobtask_options(slice->task)->model;
+			values[i] = (char *) jobtask_options(group->task)->model;
 		else if (entry->answer.values != NULL)
 			values[i] = entry->answer.values[next++];
 	}
@@ -228,7 +228,7 @@ merge_pass_over(MergeEntry *entry, bool is_there, bool locked)
 
 /* Those of the keys that no row has; returns how many. */
 static int
-merge_missed_keys(TargetRow *rows, int nrows, char **keys, int nkeys, char **missed)
+merge_missed_keys(SourceRow *rows, int nrows, char **keys, int nkeys, char **missed)
 {
 	int			nmissed = 0;
 
@@ -241,13 +241,13 @@ merge_missed_keys(TargetRow *rows, int nrows, char **keys, int nkeys, char **mis
 }
 
 static bool
-merge_are_locked(MergeSlice *slice, TargetRow *rows, int nrows)
+merge_are_locked(MergeGroup *group, SourceRow *rows, int nrows)
 {
 	char	  **keys = palloc_array(char *, nrows + 1);
 
 	for (int i = 0; i < nrows; i++)
 		keys[i] = rows[i].key;
-	return nrows > 0 && target_are_locked(slice->table, keys, nrows);
+	return nrows > 0 && source_are_locked(group->table, keys, nrows);
 }
 
 static void
@@ -263,13 +263,13 @@ merge_stale(MergeEntry *entry, bool target)
  * into writes; the others get their outcome here.
  */
 static int
-merge_check_rows(MergeSlice *slice, TargetWrite *writes)
+merge_check_rows(MergeGroup *group, SourceWrite *writes)
 {
-	MergeState *state = slice->state;
-	char	  **keys = palloc_array(char *, slice->nentries + 1);
-	char	  **missed = palloc_array(char *, slice->nentries + 1);
-	TargetRow  *rows;
-	TargetRow  *present;
+	MergeState *state = group->state;
+	char	  **keys = palloc_array(char *, group->nentries + 1);
+	char	  **missed = palloc_array(char *, group->nentries + 1);
+	SourceRow  *rows;
+	SourceRow  *present;
 	int			nkeys = 0;
 	int			nmissed;
 	int			nwrites = 0;
@@ -277,26 +277,26 @@ merge_check_rows(MergeSlice *slice, TargetWrite *writes)
 	int			npresent = 0;
 	bool		locked = false;
 
-	for (int i = 0; i < slice->nentries; i++)
-		if (slice->entries[i].write)
-			keys[nkeys++] = state->items[slice->entries[i].no - 1].key;
+	for (int i = 0; i < group->nentries; i++)
+		if (group->entries[i].write)
+			keys[nkeys++] = state->items[group->entries[i].no - 1].key;
 	if (nkeys == 0)
 		return 0;
-	nrows = target_lock_keys(slice->table, keys, nkeys, &rows);
-	qsort(rows, nrows, sizeof(TargetRow), compare_keys);
+	nrows = source_lock_keys(group->table, keys, nkeys, &rows);
+	qsort(rows, nrows, sizeof(SourceRow), compare_keys);
 	nmissed = merge_missed_keys(rows, nrows, keys, nkeys, missed);
 	if (nmissed > 0)
 	{
-		npresent = target_read_keys(slice->table, missed, nmissed, &present);
-		locked = merge_are_locked(slice, present, npresent);
-		qsort(present, npresent, sizeof(TargetRow), compare_keys);
+		npresent = source_read_keys(group->table, missed, nmissed, &present);
+		locked = merge_are_locked(group, present, npresent);
+		qsort(present, npresent, sizeof(SourceRow), compare_keys);
 	}
 
-	for (int i = 0; i < slice->nentries; i++)
+	for (int i = 0; i < group->nentries; i++)
 	{
-		MergeEntry *entry = &slice->entries[i];
+		MergeEntry *entry = &group->entries[i];
 		const JobItem *item = &state->items[entry->no - 1];
-		TargetRow  *row;
+		SourceRow  *row;
 
 		if (!entry->write)
 			continue;
@@ -315,7 +315,7 @@ merge_check_rows(MergeSlice *slice, TargetWrite *writes)
 		{
 			writes[nwrites].item = i;
 			writes[nwrites].key = item->key;
-			writes[nwrites].values = merge_values(slice, entry);
+			writes[nwrites].values = merge_values(group, entry);
 			nwrites++;
 		}
 	}
@@ -323,7 +323,7 @@ merge_check_rows(MergeSlice *slice, TargetWrite *writes)
 }
 
 static void
-merge_written(MergeEntry *entry, const TargetWrite *write)
+merge_written(MergeEntry *entry, const SourceWrite *write)
 {
 	entry->written = write->written;
 	entry->locked = write->locked;
@@ -338,40 +338,40 @@ merge_written(MergeEntry *entry, const TargetWrite *write)
 static int
 compare_items(const void *a, const void *b)
 {
-	const TargetWrite *x = (const TargetWrite *) a;
-	const TargetWrite *y = (const TargetWrite *) b;
+	const SourceWrite *x = (const SourceWrite *) a;
+	const SourceWrite *y = (const SourceWrite *) b;
 
 	return x->hash < y->hash ? -1 : x->hash > y->hash ? 1 : 0;
 }
 
 /* Writes what can be written in one pass; what is left over still has "write" set. */
 static void
-merge_write_unchanged(MergeSlice *slice)
+merge_write_unchanged(MergeGroup *group)
 {
-	TargetWrite *writes = palloc0_array(TargetWrite, slice->nentries + 1);
+	SourceWrite *writes = palloc0_array(SourceWrite, group->nentries + 1);
 	int			nwrites = 0;
 
-	for (int i = 0; i < slice->nentries; i++)
+	for (int i = 0; i < group->nentries; i++)
 	{
-		const JobItem *item = &slice->state->items[slice->entries[i].no - 1];
+		const JobItem *item = &group->state->items[group->entries[i].no - 1];
 
-		if (!slice->entries[i].write)
+		if (!group->entries[i].write)
 			continue;
 		writes[nwrites].item = i;
 		writes[nwrites].key = item->key;
 		writes[nwrites].hash = &item->hash;
 		writes[nwrites].held = item->held;
-		writes[nwrites].values = merge_values(slice, &slice->entries[i]);
+		writes[nwrites].values = merge_values(group, &group->entries[i]);
 		nwrites++;
 	}
 	/* rows that lie together are visited together */
-	qsort(writes, nwrites, sizeof(TargetWrite), compare_items);
-	if (nwrites == 0 || !target_write_unchanged(slice->table, writes, nwrites))
+	qsort(writes, nwrites, sizeof(SourceWrite), compare_items);
+	if (nwrites == 0 || !source_write_unchanged(group->table, writes, nwrites))
 		return;
 
 	for (int i = 0; i < nwrites; i++)
 	{
-		MergeEntry *entry = &slice->entries[writes[i].item];
+		MergeEntry *entry = &group->entries[writes[i].item];
 
 		entry->write = writes[i].verdict == WRITE_OPEN;
 		switch (writes[i].verdict)
@@ -392,30 +392,30 @@ merge_write_unchanged(MergeSlice *slice)
 }
 
 static void
-merge_write(MergeSlice *slice)
+merge_write(MergeGroup *group)
 {
-	TargetWrite *writes = palloc0_array(TargetWrite, slice->nentries + 1);
+	SourceWrite *writes = palloc0_array(SourceWrite, group->nentries + 1);
 	int			nwrites;
 
-	merge_write_unchanged(slice);
-	nwrites = merge_check_rows(slice, writes);
+	merge_write_unchanged(group);
+	nwrites = merge_check_rows(group, writes);
 	if (nwrites == 0)
 		return;
-	target_write(slice->table, writes, nwrites);
+	source_write(group->table, writes, nwrites);
 	for (int i = 0; i < nwrites; i++)
-		merge_written(&slice->entries[writes[i].item], &writes[i]);
+		merge_written(&group->entries[writes[i].item], &writes[i]);
 }
 
 /* ---- the ledger ---- */
 
 /* What is kept of an answer. */
 static void
-merge_keep(MergeSlice *slice, MergeEntry *entry)
+merge_keep(MergeGroup *group, MergeEntry *entry)
 {
-	KeepWhat	keep = slice->task->job->keep;
+	KeepWhat	keep = group->task->job->keep;
 	const char *text = entry->answer.text != NULL ? entry->answer.text : entry->reply->text;
 
-	if (keep == KEEP_NONE || entry->result.outcome == OUTCOME_AGAIN)
+	if (keep == KEEP_NONE || entry->result.outcome == OUTCOME_SUPERSEDED)
 		return;
 	if (keep >= KEEP_ANSWER || !entry->written)
 		entry->result.answer = text;
@@ -437,51 +437,51 @@ merge_to_server(ItemResult *result)
 
 /* Does the row's NULL stay, so that the same request must not be bought again? */
 static bool
-merge_settles(MergeSlice *slice, const MergeEntry *entry)
+merge_settles(MergeGroup *group, const MergeEntry *entry)
 {
 	if (entry->written)
 		return false;
 	if (entry->result.outcome == OUTCOME_OK)
-		return target_column_count(slice->table) == 0;
+		return source_target_count(group->table) == 0;
 	return outcome_settles(entry->result.outcome);
 }
 
 static void
-merge_save(MergeSlice *slice)
+merge_save(MergeGroup *group)
 {
-	JobTask    *task = slice->task;
+	JobTask    *task = group->task;
 	const Job  *job = task->job;
-	MergeState *state = slice->state;
-	int			n = slice->nentries + 1;
+	MergeState *state = group->state;
+	int			n = group->nentries + 1;
 	ItemResult *results = palloc_array(ItemResult, n);
-	char	  **again_keys = palloc_array(char *, n);
-	int		   *again_attempts = palloc_array(int, n);
+	char	  **retry_keys = palloc_array(char *, n);
+	int		   *retry_attempts = palloc_array(int, n);
 	char	  **keys = palloc_array(char *, n);
 	Digest	   *hashes = palloc_array(Digest, n);
 	Outcome    *outcomes = palloc_array(Outcome, n);
 	int			nresults = 0;
 	int			nsettled = 0;
 
-	for (int i = 0; i < slice->nentries; i++)
+	for (int i = 0; i < group->nentries; i++)
 	{
-		MergeEntry *entry = &slice->entries[i];
+		MergeEntry *entry = &group->entries[i];
 		const JobItem *item = &state->items[entry->no - 1];
 
 		if (entry->locked)
 			continue;
-		merge_keep(slice, entry);
+		merge_keep(group, entry);
 		merge_to_server(&entry->result);
 		results[nresults++] = entry->result;
 		if (entry->result.billed)
-			slice->requests++;
-		if (entry->result.outcome == OUTCOME_AGAIN)
+			group->requests++;
+		if (entry->result.outcome == OUTCOME_SUPERSEDED)
 		{
-			again_keys[slice->nagain] = item->key;
-			again_attempts[slice->nagain++] = item->attempts - (slice->fatal != NULL || entry->delayed ? 1 : 0);
-			slice->delayed |= entry->delayed;
-			slice->max_again = Max(slice->max_again, item->attempts);
+			retry_keys[group->nretries] = item->key;
+			retry_attempts[group->nretries++] = item->attempts - (group->fatal != NULL || entry->delayed ? 1 : 0);
+			group->delayed |= entry->delayed;
+			group->max_retry_attempts = Max(group->max_retry_attempts, item->attempts);
 		}
-		if (merge_settles(slice, entry))
+		if (merge_settles(group, entry))
 		{
 			keys[nsettled] = item->key;
 			hashes[nsettled] = item->hash;
@@ -489,57 +489,57 @@ merge_save(MergeSlice *slice)
 		}
 	}
 	if (nresults > 0)
-		jobstore_add_results(job, slice->batch->batch.no, results, nresults, slice->requests);
-	if (slice->nagain > 0)
-		jobstore_again_insert(job->id, again_keys, again_attempts, slice->nagain);
+		ledger_add_results(job, group->batch->batch.no, results, nresults, group->requests);
+	if (group->nretries > 0)
+		ledger_retry_queue_insert(job->id, retry_keys, retry_attempts, group->nretries);
 	if (nsettled > 0)
-		jobstore_settle(job, keys, hashes, outcomes, nsettled);
-	if (slice->unmatched > 0 || slice->duplicates > 0)
-		jobstore_count_strays(job->id, slice->batch->batch.no, slice->unmatched, slice->duplicates);
-	jobstore_count_answers(job->id, &slice->answers, &slice->failed);
+		ledger_settle(job, keys, hashes, outcomes, nsettled);
+	if (group->unmatched > 0 || group->duplicates > 0)
+		ledger_count_strays(job->id, group->batch->batch.no, group->unmatched, group->duplicates);
+	ledger_count_answers(job->id, &group->answers, &group->failed);
 }
 
 static void
-merge_slice(void *arg)
+merge_txn(void *arg)
 {
-	MergeSlice *slice = (MergeSlice *) arg;
+	MergeGroup *group = (MergeGroup *) arg;
 	UserContext user;
-	const Job  *job = slice->task->job;
+	const Job  *job = group->task->job;
 
-	(void) channel_account(slice->task->channel);
-	slice->capacity = slice->task->writing.rows + 1;
-	slice->entries = palloc_array(MergeEntry, slice->capacity);
+	(void) session_account(group->task->session);
+	group->capacity = group->task->writing.rows + 1;
+	group->entries = palloc_array(MergeEntry, group->capacity);
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	slice->table = jobtask_table(slice->task);
-	slice->rules = target_answer_rules(slice->table);
+	group->table = jobtask_table(group->task);
+	group->rules = source_answer_rules(group->table);
 	/* a line can have a hundred megabytes */
-	slice_begin_own_work();
-	merge_read_lines(slice);
-	slice_end_own_work();
-	for (int i = 0; i < slice->nentries; i++)
-		merge_classify(slice, &slice->entries[i]);
-	if (slice->nentries > 0)
-		merge_write(slice);
+	worker_txn_begin_own_work();
+	merge_read_lines(group);
+	worker_txn_end_own_work();
+	for (int i = 0; i < group->nentries; i++)
+		merge_classify(group, &group->entries[i]);
+	if (group->nentries > 0)
+		merge_write(group);
 	usercxt_leave(&user);
 
-	if (slice->nentries > 0)
-		merge_save(slice);
-	else if (slice->unmatched > 0 || slice->duplicates > 0)
-		jobstore_count_strays(job->id, slice->batch->batch.no, slice->unmatched, slice->duplicates);
+	if (group->nentries > 0)
+		merge_save(group);
+	else if (group->unmatched > 0 || group->duplicates > 0)
+		ledger_count_strays(job->id, group->batch->batch.no, group->unmatched, group->duplicates);
 }
 
 /* ---- after a group ---- */
 
 static void
-merge_remember(MergeSlice *slice)
+merge_remember(MergeGroup *group)
 {
-	MergeState *state = slice->state;
-	JobTask    *task = slice->task;
+	MergeState *state = group->state;
+	JobTask    *task = group->task;
 
-	for (int i = 0; i < slice->nentries; i++)
+	for (int i = 0; i < group->nentries; i++)
 	{
-		const MergeEntry *entry = &slice->entries[i];
+		const MergeEntry *entry = &group->entries[i];
 
 		if (entry->locked)
 			state->locked_left = true;
@@ -554,20 +554,20 @@ merge_remember(MergeSlice *slice)
 		}
 	}
 	budget_note_spending();
-	state->offset = slice->offset_after;
-	state->rest = slice->rest;
+	state->offset = group->offset_after;
+	state->rest = group->rest;
 	if (state->rest != 0)
 		merge_close_reader(state);
-	task->job->requeued += slice->nagain;
-	if (slice->nagain > 0 && task->job->online)
-		task->again_due = later(1000 << Min(slice->max_again, 5));
-	if (slice->delayed)
-		merge_delay_again(slice->batch);
+	task->job->requeued += group->nretries;
+	if (group->nretries > 0 && task->job->online)
+		task->retry_due = ms_from_now(1000 << Min(group->max_retry_attempts, 5));
+	if (group->delayed)
+		merge_delay_retries(group->batch);
 }
 
 /* The more batches in a row had such rows, the longer. */
 void
-merge_delay_again(BatchTask *batch)
+merge_delay_retries(BatchTask *batch)
 {
 	JobTask    *task = batch->job;
 
@@ -575,31 +575,31 @@ merge_delay_again(BatchTask *batch)
 		return;
 	batch->merge->delayed = true;
 	task->rate_rounds++;
-	task->again_due = Max(task->again_due,
-						  later(sched_backoff_ms(task->rate_rounds, DELAY_FIRST_MS, DELAY_CAP_MS, dice())));
+	task->retry_due = Max(task->retry_due,
+						  ms_from_now(sched_backoff_ms(task->rate_rounds, DELAY_FIRST_MS, DELAY_CAP_MS, random_fraction())));
 }
 
 static void
-merge_judge(MergeSlice *slice)
+merge_judge(MergeGroup *group)
 {
-	JobTask    *task = slice->task;
+	JobTask    *task = group->task;
 
-	if (slice->fatal != NULL && jobtask_may_send(task))
+	if (group->fatal != NULL && jobtask_may_send(task))
 	{
-		/* the words live in the slice's memory, which the next slice takes */
+		/* the words live in the transaction's memory, which the next transaction takes */
 		char		code[64];
 		char		message[512];
 
-		strlcpy(code, encoding_to_server_lossy(slice->fatal->code), sizeof(code));
-		strlcpy(message, encoding_to_server_lossy(slice->fatal->message), sizeof(message));
+		strlcpy(code, encoding_to_server_lossy(group->fatal->code), sizeof(code));
+		strlcpy(message, encoding_to_server_lossy(group->fatal->message), sizeof(message));
 		jobtask_fail(task, code, message);
 		return;
 	}
-	if (slice->answers >= ENOUGH_ANSWERS && jobtask_may_send(task) &&
-		(double) slice->failed / slice->answers > task->job->max_failed)
+	if (group->answers >= ENOUGH_ANSWERS && jobtask_may_send(task) &&
+		(double) group->failed / group->answers > task->job->max_failed)
 		jobtask_pause(task, "max_failed",
 					  psprintf(INT64_FORMAT " of " INT64_FORMAT " answers failed, more than max_failed allows",
-							   slice->failed, slice->answers));
+							   group->failed, group->answers));
 }
 
 /*
@@ -608,14 +608,14 @@ merge_judge(MergeSlice *slice)
  * as they are, so that dess_batch_retry() can go on where it stopped.
  */
 void
-merge_trouble(BatchTask *batch, SliceVerdict verdict, const SliceError *error)
+merge_trouble(BatchTask *batch, WorkerTxnVerdict verdict, const WorkerTxnError *error)
 {
 	dlist_iter	iter;
 
 	jobtask_trouble(batch->job, verdict, error);
-	if (verdict == SLICE_HOPELESS)
+	if (verdict == WORKER_TXN_HOPELESS)
 		jobtask_end_failed(batch->job);
-	batch->due = Max(batch->job->due, later(50));
+	batch->due = Max(batch->job->due, ms_from_now(50));
 
 	/* the job's other batches would only wait for the same lock */
 	dlist_foreach(iter, &batch->job->batches)
@@ -633,29 +633,29 @@ merge_trouble(BatchTask *batch, SliceVerdict verdict, const SliceError *error)
 static bool
 merge_group(BatchTask *batch, bool *trouble)
 {
-	MergeSlice	slice;
-	SliceError	error;
-	SliceVerdict verdict;
+	MergeGroup	group;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
-	memset(&slice, 0, sizeof(slice));
-	slice.batch = batch;
-	slice.task = batch->job;
-	slice.state = batch->merge;
+	memset(&group, 0, sizeof(group));
+	group.batch = batch;
+	group.task = batch->job;
+	group.state = batch->merge;
 	*trouble = false;
 
-	verdict = pace_run(batch->job, &batch->job->writing, "merging answers", merge_slice, &slice, &error);
-	if (verdict != SLICE_DONE)
+	verdict = fair_share_run(batch->job, &batch->job->writing, "merging answers", merge_txn, &group, &error);
+	if (verdict != WORKER_TXN_DONE)
 	{
 		*trouble = true;
 		merge_rewind(batch->merge);
-		if (verdict != SLICE_SLOW)
+		if (verdict != WORKER_TXN_SLOW)
 			merge_trouble(batch, verdict, &error);
 		return true;
 	}
-	merge_remember(&slice);
-	merge_judge(&slice);
-	jobtask_well(batch->job);
-	return !slice.end_of_file;
+	merge_remember(&group);
+	merge_judge(&group);
+	jobtask_recovered(batch->job);
+	return !group.end_of_file;
 }
 
 /* ---- entry points ---- */
@@ -679,7 +679,7 @@ merge_start_pass(BatchTask *batch)
 	state->rest = 0;
 	state->locked_left = false;
 	state->passes++;
-	batch->due = later(sched_backoff_ms(state->passes, 1000, 30000, dice()));
+	batch->due = ms_from_now(sched_backoff_ms(state->passes, 1000, 30000, random_fraction()));
 }
 
 /*
@@ -706,7 +706,7 @@ merge_must_wait(const BatchTask *batch)
 	return false;
 }
 
-/* One slice of a batch whose result files are in the spool. */
+/* One transaction of a batch whose result files are in the spool. */
 bool
 merge_work(BatchTask *batch)
 {

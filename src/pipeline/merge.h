@@ -49,9 +49,9 @@ extern bool merge_parse_line(const BatchProvider *provider, const char *line, si
 extern void merge_lines(BatchTask *batch, bool *end);
 
 /* Rows of the batch were refused for the provider's load: they wait before they are sent again. */
-extern void merge_delay_again(BatchTask *batch);
+extern void merge_delay_retries(BatchTask *batch);
 
-extern void merge_trouble(BatchTask *batch, SliceVerdict verdict, const SliceError *error);
+extern void merge_trouble(BatchTask *batch, WorkerTxnVerdict verdict, const WorkerTxnError *error);
 
 /* Reads the files once more, for the rows that were locked. */
 extern void merge_start_pass(BatchTask *batch);

@@ -17,14 +17,14 @@
 #define CLOSE_ROWS			5000
 #define MORE_FETCHES		2
 
-typedef struct CloseSlice
+typedef struct CloseGroup
 {
 	BatchTask  *batch;
 	int			closed;
-	int			nagain;
+	int			nretries;
 	bool		end;
 	bool		delayed;		/* the batch broke off for the provider's load: this was no attempt */
-} CloseSlice;
+} CloseGroup;
 
 /* What a row without a result line means, by how the batch ended. */
 static Outcome
@@ -56,9 +56,9 @@ close_outcome(const BatchTask *batch, const JobItem *item, bool *heals)
 }
 
 static void
-close_slice(void *arg)
+close_txn(void *arg)
 {
-	CloseSlice *closing = (CloseSlice *) arg;
+	CloseGroup *closing = (CloseGroup *) arg;
 	BatchTask  *batch = closing->batch;
 	MergeState *state = batch->merge;
 	ItemResult *results = palloc0_array(ItemResult, CLOSE_ROWS);
@@ -66,7 +66,7 @@ close_slice(void *arg)
 	int		   *attempts = palloc_array(int, CLOSE_ROWS);
 	int			n = 0;
 
-	closing->nagain = 0;
+	closing->nretries = 0;
 	closing->delayed = batch->batch.remote.status == REMOTE_FAILED &&
 		batch->batch.remote.error.class == ERROR_RATE && batch->job->job->control != CONTROL_CANCEL;
 	for (int no = 1; no <= state->nitems && n < CLOSE_ROWS; no++)
@@ -80,23 +80,23 @@ close_slice(void *arg)
 		outcome = close_outcome(batch, item, &heals);
 		heals |= closing->delayed;
 		results[n].no = no;
-		results[n].outcome = heals ? OUTCOME_AGAIN : outcome;
+		results[n].outcome = heals ? OUTCOME_SUPERSEDED : outcome;
 		results[n].error_code = batch->batch.remote.error.code;
 		results[n].error = batch->batch.remote.error.message;
 		n++;
 		if (heals)
 		{
-			keys[closing->nagain] = item->key;
-			attempts[closing->nagain++] = item->attempts - (closing->delayed ? 1 : 0);
+			keys[closing->nretries] = item->key;
+			attempts[closing->nretries++] = item->attempts - (closing->delayed ? 1 : 0);
 		}
 	}
 	closing->closed = n;
 	closing->end = n < CLOSE_ROWS;
 	if (n > 0)
-		jobstore_add_results(batch->job->job, batch->batch.no, results, n, 0);
-	if (closing->nagain > 0)
-		jobstore_again_insert(batch->job->job->id, keys, attempts, closing->nagain);
-	if (closing->end && !jobstore_move_batch(&batch->batch, batch->batch.state, BATCH_DONE))
+		ledger_add_results(batch->job->job, batch->batch.no, results, n, 0);
+	if (closing->nretries > 0)
+		ledger_retry_queue_insert(batch->job->job->id, keys, attempts, closing->nretries);
+	if (closing->end && !ledger_move_batch(&batch->batch, batch->batch.state, BATCH_DONE))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile",
@@ -140,9 +140,9 @@ close_later(BatchTask *batch)
 void
 merge_close(BatchTask *batch)
 {
-	CloseSlice	closing;
-	SliceError	error;
-	SliceVerdict verdict;
+	CloseGroup	closing;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 	MergeState *state = batch->merge;
 	JobTask    *task = batch->job;
 	bool		nothing_came = state->nanswered == 0;
@@ -151,8 +151,8 @@ merge_close(BatchTask *batch)
 		return;
 	memset(&closing, 0, sizeof(closing));
 	closing.batch = batch;
-	verdict = pace_run(task, NULL, "closing a batch", close_slice, &closing, &error);
-	if (verdict != SLICE_DONE)
+	verdict = fair_share_run(task, NULL, "closing a batch", close_txn, &closing, &error);
+	if (verdict != WORKER_TXN_DONE)
 	{
 		merge_trouble(batch, verdict, &error);
 		return;
@@ -166,9 +166,9 @@ merge_close(BatchTask *batch)
 		}
 	}
 	state->nfinished += closing.closed;
-	task->job->requeued += closing.nagain;
-	if (closing.delayed && closing.nagain > 0)
-		merge_delay_again(batch);
+	task->job->requeued += closing.nretries;
+	if (closing.delayed && closing.nretries > 0)
+		merge_delay_retries(batch);
 	if (!closing.end)
 		return;
 	if (!state->delayed)

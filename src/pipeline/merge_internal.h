@@ -8,8 +8,8 @@
 #ifndef DESS_PIPELINE_MERGE_INTERNAL_H
 #define DESS_PIPELINE_MERGE_INTERNAL_H
 
-#include "text/answer.h"
 #include "pipeline/merge.h"
+#include "text/answer.h"
 
 /* One row that a line answers. */
 typedef struct MergeEntry
@@ -27,20 +27,20 @@ typedef struct MergeEntry
 	bool		delayed;		/* refused for the provider's load: sent again, and this was no attempt */
 } MergeEntry;
 
-typedef struct MergeSlice
+typedef struct MergeGroup
 {
 	BatchTask  *batch;
 	JobTask    *task;
 	MergeState *state;
-	TargetTable *table;
+	SourceTable *table;
 	const AnswerRules *rules;
 
 	MergeEntry *entries;
 	int			nentries;
 	int			capacity;
 	int64		requests;		/* billed ones */
-	int			nagain;
-	int			max_again;		/* highest number of attempts among them */
+	int			nretries;
+	int			max_retry_attempts;		/* highest number of attempts among them */
 	bool		delayed;		/* some are no attempts */
 	int64		unmatched;
 	int64		duplicates;
@@ -51,12 +51,12 @@ typedef struct MergeSlice
 	int64		answers;		/* of the job so far, and how many of them failed */
 	int64		failed;
 	const StepError *fatal;		/* a line that says nothing more should be sent */
-} MergeSlice;
+} MergeGroup;
 
 /* ---- merge_read.c ---- */
 
-/* Reads the next group of lines into the slice's entries. */
-extern void merge_read_lines(MergeSlice *slice);
+/* Reads the next group of lines into the transaction's entries. */
+extern void merge_read_lines(MergeGroup *group);
 extern void merge_close_reader(MergeState *state);
 
 /* The next group is read from where the last merged one ended. */

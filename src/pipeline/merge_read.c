@@ -13,9 +13,9 @@
 
 #include "utils/memutils.h"
 
+#include "pipeline/merge_internal.h"
 #include "runtime/batch_token.h"
 #include "text/json.h"
-#include "pipeline/merge_internal.h"
 
 #define GROUP_BYTES			(4 * 1024 * 1024)
 
@@ -41,14 +41,14 @@ typedef struct EchoEntry
 /* ---- loading ---- */
 
 static void
-load_slice(void *arg)
+load_txn(void *arg)
 {
 	BatchTask  *batch = (BatchTask *) arg;
 	MergeState *state = batch->merge;
 	int		   *tail;
 	MemoryContext caller = MemoryContextSwitchTo(state->cxt);
 
-	state->nitems = jobstore_load_items(batch->job->job->id, batch->batch.no,
+	state->nitems = ledger_load_items(batch->job->job->id, batch->batch.no,
 										&state->items, &state->finished);
 	state->seen = palloc0_array(bool, state->nitems + 1);
 	state->next_same = palloc0_array(int, state->nitems + 1);
@@ -74,8 +74,8 @@ load_slice(void *arg)
 bool
 merge_begin(BatchTask *batch)
 {
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 	MemoryContext cxt;
 
 	if (batch->merge != NULL)
@@ -83,8 +83,8 @@ merge_begin(BatchTask *batch)
 	cxt = AllocSetContextCreate(batch->cxt, "dess_batch merge", ALLOCSET_DEFAULT_SIZES);
 	batch->merge = MemoryContextAllocZero(cxt, sizeof(MergeState));
 	batch->merge->cxt = cxt;
-	verdict = pace_run(batch->job, NULL, "reading the ledger", load_slice, batch, &error);
-	if (verdict == SLICE_DONE)
+	verdict = fair_share_run(batch->job, NULL, "reading the ledger", load_txn, batch, &error);
+	if (verdict == WORKER_TXN_DONE)
 		return true;
 	merge_end(batch);
 	merge_trouble(batch, verdict, &error);
@@ -103,16 +103,16 @@ merge_end(BatchTask *batch)
 /* ---- reading lines ---- */
 
 static MergeEntry *
-merge_new_entry(MergeSlice *slice, int no)
+merge_new_entry(MergeGroup *group, int no)
 {
 	MergeEntry *entry;
 
-	if (slice->nentries == slice->capacity)
+	if (group->nentries == group->capacity)
 	{
-		slice->capacity *= 2;
-		slice->entries = repalloc_huge(slice->entries, slice->capacity * sizeof(MergeEntry));
+		group->capacity *= 2;
+		group->entries = repalloc_huge(group->entries, group->capacity * sizeof(MergeEntry));
 	}
-	entry = &slice->entries[slice->nentries++];
+	entry = &group->entries[group->nentries++];
 	memset(entry, 0, sizeof(*entry));
 	entry->no = no;
 	return entry;
@@ -136,23 +136,23 @@ merge_index_echoes(MergeState *state)
 
 /* The number of the request that a line answers; 0 if it is none of this batch's. */
 static int
-merge_find_request(MergeSlice *slice, const BatchReply *reply)
+merge_find_request(MergeGroup *group, const BatchReply *reply)
 {
-	MergeState *state = slice->state;
+	MergeState *state = group->state;
 	Digest		hash;
 	EchoEntry  *entry;
 	int			no;
 
 	if (reply->custom_id != NULL)
 	{
-		no = batch_parse_custom_id(reply->custom_id, slice->batch->batch.token);
+		no = batch_parse_custom_id(reply->custom_id, group->batch->batch.token);
 		return no <= state->nitems && no > 0 && state->items[no - 1].same_as == 0 ? no : 0;
 	}
 	if (reply->echoed_text == NULL)
 		return 0;
 	if (state->echoes == NULL)
 		merge_index_echoes(state);
-	target_request_hash(slice->table, reply->echoed_text, strlen(reply->echoed_text), &hash);
+	source_request_hash(group->table, reply->echoed_text, strlen(reply->echoed_text), &hash);
 	entry = echoes_lookup(state->echoes, digest_hash64(&hash));
 	if (entry == NULL || memcmp(&state->items[entry->no - 1].hash, &hash, sizeof(Digest)) != 0)
 		return 0;
@@ -168,7 +168,7 @@ merge_parse_line(const BatchProvider *provider, const char *line, size_t length,
 	char	   *copy;
 
 	*garbled = false;
-	if (provider->retrieve_and_merge_results(line, length, reply, &why))
+	if (provider->read_result_line(line, length, reply, &why))
 		return true;
 	if (json_is_utf8(line, length))
 		return false;
@@ -178,7 +178,7 @@ merge_parse_line(const BatchProvider *provider, const char *line, size_t length,
 	json_replace_invalid(copy, length);
 	memset(reply, 0, sizeof(*reply));
 	*garbled = true;
-	return provider->retrieve_and_merge_results(copy, length, reply, &why);
+	return provider->read_result_line(copy, length, reply, &why);
 }
 
 /*
@@ -186,47 +186,47 @@ merge_parse_line(const BatchProvider *provider, const char *line, size_t length,
  * equal one.  If they are many, the next group begins with the rest of them.
  */
 static void
-merge_take_line(MergeSlice *slice, const char *line, size_t length)
+merge_take_line(MergeGroup *group, const char *line, size_t length)
 {
-	MergeState *state = slice->state;
-	const BatchProvider *provider = slice->task->channel->account->provider;
+	MergeState *state = group->state;
+	const BatchProvider *provider = group->task->session->account->provider;
 	BatchReply *reply = palloc0_object(BatchReply);
 	char	   *raw = NULL;
 	bool		garbled;
-	bool		goes_on = slice->nlines == 0 && state->rest != 0;
+	bool		goes_on = group->nlines == 0 && state->rest != 0;
 	int			first = 0;
 
 	if (length == 0)
 		return;
 	if (merge_parse_line(provider, line, length, reply, &garbled))
-		first = merge_find_request(slice, reply);
+		first = merge_find_request(group, reply);
 	/* what is read once more is not counted once more */
 	if (first == 0)
 	{
-		slice->unmatched += state->passes == 0 ? 1 : 0;
+		group->unmatched += state->passes == 0 ? 1 : 0;
 		return;
 	}
 	if (state->seen[first - 1] && !goes_on)
 	{
-		slice->duplicates += state->passes == 0 ? 1 : 0;
+		group->duplicates += state->passes == 0 ? 1 : 0;
 		return;
 	}
-	if (slice->task->job->keep == KEEP_REPLY)
+	if (group->task->job->keep == KEEP_REPLY)
 		raw = pnstrdup(line, length);
 
 	for (int no = goes_on ? state->rest : first; no != 0; no = state->next_same[no])
 	{
 		MergeEntry *entry;
 
-		if (no != first && slice->nentries >= slice->task->writing.rows)
+		if (no != first && group->nentries >= group->task->writing.rows)
 		{
-			slice->rest = no;
+			group->rest = no;
 			return;
 		}
 		state->seen[no - 1] = true;
 		if (state->finished[no - 1])
 			continue;
-		entry = merge_new_entry(slice, no);
+		entry = merge_new_entry(group, no);
 		entry->own = no == first;
 		entry->garbled = garbled;
 		entry->reply = reply;
@@ -235,10 +235,10 @@ merge_take_line(MergeSlice *slice, const char *line, size_t length)
 }
 
 void
-merge_read_lines(MergeSlice *slice)
+merge_read_lines(MergeGroup *group)
 {
-	MergeState *state = slice->state;
-	bool		whole = !slice->task->job->online;
+	MergeState *state = group->state;
+	bool		whole = !group->task->job->online;
 	int64		start = state->offset;
 	char	   *line;
 	size_t		length;
@@ -250,29 +250,29 @@ merge_read_lines(MergeSlice *slice)
 		state->reader_cxt = AllocSetContextCreate(state->cxt, "dess_batch result file",
 												  ALLOCSET_DEFAULT_SIZES);
 		caller = MemoryContextSwitchTo(state->reader_cxt);
-		state->reader = spool_open(spool_path(slice->task->job->id, slice->batch->batch.no,
+		state->reader = spool_open(spool_path(group->task->job->id, group->batch->batch.no,
 											  SPOOL_RESULTS, state->file), state->offset);
 		MemoryContextSwitchTo(caller);
 	}
 
-	while (slice->rest == 0 && slice->nlines < slice->task->writing.rows &&
+	while (group->rest == 0 && group->nlines < group->task->writing.rows &&
 		   spool_offset(state->reader) - start < GROUP_BYTES)
 	{
-		slice->offset_after = spool_offset(state->reader);
+		group->offset_after = spool_offset(state->reader);
 		line = spool_next_line(state->reader, &length, whole);
 		if (line == NULL)
 		{
-			slice->end_of_file = true;
+			group->end_of_file = true;
 			break;
 		}
 		if (length > 0 && line[length - 1] == '\r')
 			length--;
-		merge_take_line(slice, line, length);
-		slice->nlines++;
+		merge_take_line(group, line, length);
+		group->nlines++;
 	}
-	slice->task->writing.used = Max(slice->nlines, slice->nentries);
-	if (slice->rest == 0)
-		slice->offset_after = spool_offset(state->reader);
+	group->task->writing.used = Max(group->nlines, group->nentries);
+	if (group->rest == 0)
+		group->offset_after = spool_offset(state->reader);
 }
 
 void

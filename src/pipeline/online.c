@@ -19,11 +19,12 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "runtime/batch_token.h"
+#include "account/account.h"
 #include "pipeline/budget.h"
-#include "text/encoding.h"
 #include "pipeline/merge.h"
 #include "pipeline/online_reserve.h"
+#include "runtime/batch_token.h"
+#include "text/encoding.h"
 
 #define GROUP_ANSWERS		1000
 #define GROUP_DELAY_MS		250
@@ -40,7 +41,7 @@ typedef struct OnlineRequest
 	char	   *line;
 	size_t		length;
 	HttpTransfer *transfer;
-	ChannelTicket ticket;
+	RequestTicket ticket;
 	bool		refused;		/* with an access token; the next refusal is final */
 } OnlineRequest;
 
@@ -91,7 +92,7 @@ online_make_results(const OnlineState *state)
 static void
 online_read_answered(BatchTask *batch, OnlineState *state)
 {
-	const BatchProvider *provider = batch->job->channel->account->provider;
+	const BatchProvider *provider = batch->job->session->account->provider;
 	SpoolReader *reader = spool_open(state->result_path, 0);
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "dess_batch line",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -118,7 +119,7 @@ online_read_answered(BatchTask *batch, OnlineState *state)
 }
 
 static void
-online_open_slice(void *arg)
+online_open_txn(void *arg)
 {
 	BatchTask  *batch = (BatchTask *) arg;
 	OnlineState *state = batch->online;
@@ -126,7 +127,7 @@ online_open_slice(void *arg)
 	char	   *request_path;
 	MemoryContext caller;
 
-	(void) channel_account(batch->job->channel);
+	(void) session_account(batch->job->session);
 	caller = MemoryContextSwitchTo(state->cxt);
 	request_path = spool_path(job_id, batch->batch.no, SPOOL_REQUESTS, 0);
 	state->result_path = spool_path(job_id, batch->batch.no, SPOOL_RESULTS, 0);
@@ -151,7 +152,7 @@ online_open_slice(void *arg)
 	state->nunmerged = 1;		/* the file may hold lines that were not merged */
 	state->first_unmerged = 0;
 	if (batch->batch.state == BATCH_PREPARED &&
-		!jobstore_move_batch(&batch->batch, BATCH_PREPARED, BATCH_RUNNING))
+		!ledger_move_batch(&batch->batch, BATCH_PREPARED, BATCH_RUNNING))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("batch %d of job " INT64_FORMAT " was changed meanwhile",
@@ -161,8 +162,8 @@ online_open_slice(void *arg)
 static bool
 online_begin(BatchTask *batch)
 {
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 	MemoryContext cxt;
 
 	if (batch->online != NULL)
@@ -176,8 +177,8 @@ online_begin(BatchTask *batch)
 	dlist_init(&batch->online->in_flight);
 	dlist_init(&batch->online->put_back);
 
-	verdict = slice_run("starting online requests", online_open_slice, batch, &error);
-	if (verdict == SLICE_DONE)
+	verdict = worker_txn_run("starting online requests", online_open_txn, batch, &error);
+	if (verdict == WORKER_TXN_DONE)
 	{
 		batch->batch.state = BATCH_RUNNING;
 		return true;
@@ -199,7 +200,7 @@ online_end(BatchTask *batch)
 	dlist_foreach(iter, &state->in_flight)
 	{
 		http_free(dlist_container(OnlineRequest, node, iter.cur)->transfer);
-		batch->job->channel->limits->online_in_flight--;
+		batch->job->session->limits->online_in_flight--;
 		batch->job->online_in_flight--;
 	}
 	MemoryContextDelete(state->cxt);
@@ -298,13 +299,13 @@ online_next_request(BatchTask *batch)
 static void
 online_start(BatchTask *batch, OnlineRequest *request)
 {
-	Channel    *channel = batch->job->channel;
-	const Account *account = channel->account;
+	AccountSession    *session = batch->job->session;
+	const Account *account = session->account;
 	HttpRequest http;
 
 	memset(&http, 0, sizeof(http));
 	account->provider->infer(account, batch->job->job->model, request->line, request->length, &http);
-	channel_complete_request(&http, account);
+	account_complete_request(&http, account);
 	request->transfer = http_start(&http, request);
 
 	online_reserve_set(&batch->online->reserve, request->no, (uint32) Max(request->length, 1));
@@ -312,22 +313,22 @@ online_start(BatchTask *batch, OnlineRequest *request)
 	batch->online->nin_flight++;
 	batch->job->online_in_flight++;
 	batch->online->nunsent--;
-	channel_take(channel, request->length, &request->ticket);
+	session_take(session, request->length, &request->ticket);
 }
 
-/* Sees to the channel's access token; the job fails when its secret is refused. */
+/* Sees to the session's access token; the job fails when its secret is refused. */
 static void
 online_authorize(BatchTask *batch)
 {
-	Channel    *channel = batch->job->channel;
-	const StepError *error = &channel->authorize_error;
+	AccountSession    *session = batch->job->session;
+	const StepError *error = &session->authorize_error;
 
-	channel_authorize(channel);
+	session_authorize(session);
 	if (error->code != NULL && (error->class == ERROR_AUTH || error->class == ERROR_PERMANENT))
 		jobtask_fail(batch->job, encoding_to_server_lossy(error->code),
 					 encoding_to_server_lossy(error->message));
 	else
-		batch->online->send_due = channel->authorize_due;
+		batch->online->send_due = session->authorize_due;
 }
 
 /* Does the request fit into the budget?  If not it is put back. */
@@ -342,16 +343,16 @@ online_takes(BatchTask *batch, OnlineRequest *request, double *room)
 }
 
 /*
- * Sends what the channel allows; sets send_due when it has to wait.  Returns
+ * Sends what the session allows; sets send_due when it has to wait.  Returns
  * true if more could be sent at once.
  */
 static bool
 online_send(BatchTask *batch)
 {
-	Channel    *channel = batch->job->channel;
+	AccountSession    *session = batch->job->session;
 	OnlineState *state = batch->online;
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 	double		room;
 	int			places;
 
@@ -359,36 +360,36 @@ online_send(BatchTask *batch)
 	if (state->nunsent == 0 || state->send_due > GetCurrentTimestamp() ||
 		(places = online_room(batch)) == 0)
 		return false;
-	verdict = channel_refresh(channel, &error);
-	if (verdict != SLICE_DONE)
+	verdict = session_refresh(session, &error);
+	if (verdict != WORKER_TXN_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
 		state->send_due = batch->job->due;
 		return false;
 	}
-	if (channel->account->provider->infer == NULL)
+	if (session->account->provider->infer == NULL)
 	{
 		jobtask_fail(batch->job, "0A000", "the server's provider has no mode \"online\"");
 		return false;
 	}
-	if (channel->account->secret == NULL)
+	if (session->account->secret == NULL)
 	{
 		jobtask_wait_for_secret(batch->job);
 		state->send_due = batch->job->due;
 		return false;
 	}
-	if (!channel_is_authorized(channel))
+	if (!session_is_authorized(session))
 	{
 		online_authorize(batch);
 		return false;
 	}
-	if (channel->limits->unreachable == 0)
+	if (session->limits->unreachable == 0)
 		jobtask_note_gone(batch->job);
 	if (!budget_find_room(batch->job, &room))
 		return false;
 
 	places = Min(places, SENDS_A_TURN);
-	while (places > 0 && state->nunsent > 0 && channel_room(channel) > 0)
+	while (places > 0 && state->nunsent > 0 && session_room(session) > 0)
 	{
 		OnlineRequest *request = online_next_request(batch);
 		int64		delay;
@@ -397,11 +398,11 @@ online_send(BatchTask *batch)
 			return false;
 		if (!online_takes(batch, request, &room))
 			return false;
-		delay = channel_delay(channel, request->length);
+		delay = session_delay(session, request->length);
 		if (delay > 0)
 		{
 			dlist_push_head(&state->put_back, &request->node);
-			state->send_due = later(delay);
+			state->send_due = ms_from_now(delay);
 			return false;
 		}
 		online_start(batch, request);
@@ -422,18 +423,18 @@ online_put_back(BatchTask *batch, OnlineRequest *request)
 	batch->online->nunsent++;
 }
 
-/* What the answer cost, as its line tells; a channel that counts tokens wants to know. */
+/* What the answer cost, as its line tells; a session that counts tokens wants to know. */
 static void
 online_settle(BatchTask *batch, OnlineRequest *request, const char *line, size_t length)
 {
-	const BatchProvider *provider = batch->job->channel->account->provider;
+	const BatchProvider *provider = batch->job->session->account->provider;
 	MemoryContext caller = MemoryContextSwitchTo(request->cxt);
 	BatchReply	told;
 	bool		garbled;
 
 	memset(&told, 0, sizeof(told));
 	if (merge_parse_line(provider, line, length, &told, &garbled))
-		channel_settle_tokens(batch->job->channel, &request->ticket, told.input_tokens + told.output_tokens);
+		session_settle_tokens(batch->job->session, &request->ticket, told.input_tokens + told.output_tokens);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -442,13 +443,13 @@ static void
 online_record(BatchTask *batch, OnlineRequest *request, const HttpReply *reply)
 {
 	OnlineState *state = batch->online;
-	const BatchProvider *provider = batch->job->channel->account->provider;
+	const BatchProvider *provider = batch->job->session->account->provider;
 	char		custom_id[64];
 	int			before = state->arrived.len;
 
 	batch_custom_id(custom_id, sizeof(custom_id), batch->batch.token, request->no);
 	provider->infer_result(&state->arrived, custom_id, reply);
-	if (channel_counts_tokens(batch->job->channel))
+	if (session_counts_tokens(batch->job->session))
 		online_settle(batch, request, state->arrived.data + before, state->arrived.len - before - 1);
 	state->answered[request->no - 1] = true;
 	state->narrived++;
@@ -464,7 +465,7 @@ static bool
 online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply *reply)
 {
 	JobTask    *task = batch->job;
-	Channel    *channel = task->channel;
+	AccountSession    *session = task->session;
 	StepError	error;
 
 	memset(&error, 0, sizeof(error));
@@ -473,7 +474,7 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 
 	if (reply->failure == HTTP_NOT_SENT || reply->failure == HTTP_LOCAL)
 	{
-		if (channel_unwell(channel))
+		if (session_unwell(session))
 			jobtask_note(task, encoding_to_server_lossy(error.code),
 						 encoding_to_server_lossy(error.message));
 		online_put_back(batch, request);
@@ -481,19 +482,19 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 	}
 	if (reply->failure == HTTP_OK && error.class == ERROR_RATE)
 	{
-		channel_refused(channel, error.retry_after_ms);
+		session_refused(session, error.retry_after_ms);
 		if (error.retry_after_ms >= PAUSE_WORTH_TELLING_MS && !task->told)
 			jobtask_note(task, encoding_to_server_lossy(error.code),
-						 psprintf("the server asks for a pause until %s: %s", timestamptz_to_str(channel_opens(channel)),
+						 psprintf("the server asks for a pause until %s: %s", timestamptz_to_str(session_opens(session)),
 								  encoding_to_server_lossy(error.message)));
 		online_put_back(batch, request);
 		return true;
 	}
-	if (reply->status == 401 && channel->account->provider->authorize != NULL && !request->refused)
+	if (reply->status == 401 && session->account->provider->authorize != NULL && !request->refused)
 	{
 		/* a token may have ended before its time: once more with a new one */
 		request->refused = true;
-		channel_drop_token(channel);
+		session_drop_token(session);
 		online_put_back(batch, request);
 		return true;
 	}
@@ -507,7 +508,7 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 		return true;
 	}
 	if (error.class == ERROR_TEMPORARY)
-		(void) channel_unwell(channel);
+		(void) session_unwell(session);
 	return false;
 }
 
@@ -516,22 +517,22 @@ online_reply(TransferOwner *owner, HttpTransfer *transfer)
 {
 	OnlineRequest *request = (OnlineRequest *) owner;
 	BatchTask  *batch = owner->batch;
-	Channel    *channel = batch->job->channel;
+	AccountSession    *session = batch->job->session;
 	HttpReply  *reply = http_reply(transfer);
 
-	reply_blot_secret(reply, channel->account->secret);
-	reply_blot_secret(reply, channel->account->access_token);
+	reply_blot_secret(reply, session->account->secret);
+	reply_blot_secret(reply, session->account->access_token);
 	dlist_delete(&request->node);
 	batch->online->nin_flight--;
 	batch->job->online_in_flight--;
 	if (reply->failure == HTTP_OK && reply->status >= 200 && reply->status <= 299)
 	{
-		channel_succeeded(channel);
+		session_succeeded(session);
 		online_record(batch, request, reply);
 	}
 	else if (!online_handle_refusal(batch, request, reply))
 		online_record(batch, request, reply);
-	channel->limits->online_in_flight--;
+	session->limits->online_in_flight--;
 }
 
 /* Writes all of it behind what is in the file; false, and errno, if part of it may not be there. */
@@ -607,7 +608,7 @@ online_flush(void)
 				batch->online->write_due <= GetCurrentTimestamp() && !online_write_arrived(batch))
 			{
 				jobtask_note(task, "53100", "could not write to the spool");
-				batch->online->write_due = later(5000);
+				batch->online->write_due = ms_from_now(5000);
 				batch->due = Max(batch->due, batch->online->write_due);
 			}
 		}
@@ -627,14 +628,14 @@ online_should_merge(const OnlineState *state, bool stopping)
 }
 
 static void
-release_slice(void *arg)
+release_txn(void *arg)
 {
 	BatchTask  *batch = (BatchTask *) arg;
 	int			from = 1;
 
 	/* it has a thousand rows at most */
 	while (from > 0)
-		jobstore_give_up_batch(batch->job->job, batch->batch.no, &from, BATCH_FAILED, OUTCOME_AGAIN, NULL, NULL);
+		ledger_give_up_batch(batch->job->job, batch->batch.no, &from, BATCH_FAILED, OUTCOME_SUPERSEDED, NULL, NULL);
 }
 
 /* Everything that was sent is answered and merged: what was not sent goes back or ends. */
@@ -642,8 +643,8 @@ static void
 online_finish(BatchTask *batch)
 {
 	JobTask    *task = batch->job;
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	if (batch->merge->locked_left)
 	{
@@ -653,8 +654,8 @@ online_finish(BatchTask *batch)
 	}
 	if (task->job->control == CONTROL_FAIL)
 	{
-		verdict = slice_run("releasing a batch", release_slice, batch, &error);
-		if (verdict != SLICE_DONE)
+		verdict = worker_txn_run("releasing a batch", release_txn, batch, &error);
+		if (verdict != WORKER_TXN_DONE)
 		{
 			jobtask_trouble(task, verdict, &error);
 			batch->due = task->due;
@@ -683,7 +684,7 @@ online_work(BatchTask *batch)
 	bool		more = false;
 	bool		end;
 
-	if (batch->online == NULL && !pace_is_turn(batch->job))
+	if (batch->online == NULL && !fair_share_is_turn(batch->job))
 		return false;
 	if (!online_begin(batch))
 		return true;
@@ -693,7 +694,7 @@ online_work(BatchTask *batch)
 
 	if (online_should_merge(state, stopping))
 	{
-		if (!pace_is_turn(batch->job))
+		if (!fair_share_is_turn(batch->job))
 			return more;
 		merge_lines(batch, &end);
 		if (end)
@@ -704,7 +705,7 @@ online_work(BatchTask *batch)
 	if (state->nin_flight == 0 && state->narrived == 0 && state->nunmerged == 0 &&
 		(state->nunsent == 0 || stopping))
 	{
-		if (!pace_is_turn(batch->job))
+		if (!fair_share_is_turn(batch->job))
 			return more;
 		online_finish(batch);
 		return true;
@@ -717,9 +718,9 @@ TimestampTz
 online_due(const BatchTask *batch)
 {
 	const OnlineState *state = batch->online;
-	const Channel *channel = batch->job->channel;
+	const AccountSession *session = batch->job->session;
 	TimestampTz due = DT_NOEND;
-	TimestampTz opens = channel_opens(channel);
+	TimestampTz opens = session_opens(session);
 
 	if (state == NULL)
 		return batch->due;
@@ -727,7 +728,7 @@ online_due(const BatchTask *batch)
 		due = state->first_unmerged + GROUP_DELAY_MS * 1000 + 1000;
 	if (state->nunsent > 0 && jobtask_may_send(batch->job))
 	{
-		if (channel_room(channel) > 0)
+		if (session_room(session) > 0)
 			due = Min(due, state->send_due);
 		else if (opens != DT_NOEND)
 			due = Min(due, Max(state->send_due, opens));

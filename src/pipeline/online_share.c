@@ -48,7 +48,7 @@ count_jobs(TimestampTz now)
 		JobTask    *task = dlist_container(JobTask, node, iter.cur);
 
 		if (task->job->online)
-			task->channel->limits->online_jobs = 0;
+			task->session->limits->online_jobs = 0;
 	}
 	dlist_foreach(iter, &pipeline_jobs)
 	{
@@ -56,7 +56,7 @@ count_jobs(TimestampTz now)
 
 		task->online_wants = task->job->online && job_wants(task, now);
 		if (task->online_wants)
-			task->channel->limits->online_jobs++;
+			task->session->limits->online_jobs++;
 	}
 	counted_at = now;
 }
@@ -65,9 +65,9 @@ int
 online_room(const BatchTask *batch)
 {
 	JobTask    *task = batch->job;
-	const ChannelLimits *limits = task->channel->limits;
+	const AccountLimits *limits = task->session->limits;
 	TimestampTz now = GetCurrentTimestamp();
-	int			room = channel_room(task->channel);
+	int			room = session_room(task->session);
 	int			others;
 
 	if (room == 0)

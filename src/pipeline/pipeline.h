@@ -13,16 +13,12 @@
 
 #include "lib/ilist.h"
 
-#include "pipeline/account_session.h"
 #include "ledger/ledger.h"
+#include "pipeline/account_session.h"
 #include "pipeline/fair_share.h"
-#include "runtime/worker_txn.h"
 #include "runtime/spool.h"
+#include "runtime/worker_txn.h"
 #include "table/table.h"
-
-/* online batches are small, so that answers are written early and little is lost by a kill */
-#define ONLINE_BATCH_ROWS	1000
-#define ONLINE_BATCH_BYTES	(32 * 1024 * 1024)
 
 struct JobTask;
 struct MergeState;
@@ -80,15 +76,15 @@ typedef struct JobTask
 	MemoryContext job_cxt;		/* the ledger's values; replaced when it has others */
 	Job		   *job;
 	JobVersion	version;		/* of the ledger's row that they are from, or an older one */
-	Channel    *channel;		/* NULL until first needed */
+	AccountSession    *session;		/* NULL until first needed */
 	dlist_head	batches;		/* of BatchTask */
 	bool		seen;			/* by the refresh under way */
-	bool		barred;			/* its table's code has ended a worker: it ends, and that code runs no more */
+	bool		blocked;			/* its table's code has ended a worker: it ends, and that code runs no more */
 	bool		stale;			/* to be loaded anew: the ledger has more than this */
 
 	/* the user's table, opened when needed */
 	MemoryContext table_cxt;
-	TargetTable *table;
+	SourceTable *table;
 
 	/* what the provider's request lines have in common */
 	MemoryContext options_cxt;
@@ -107,14 +103,14 @@ typedef struct JobTask
 	bool		online_wants;	/* it could send more, as of the last count */
 
 	struct Budget *budget;		/* NULL until first needed */
-	Share		share;			/* of the worker's time */
-	Pace		reading;		/* rows that are prepared */
-	Pace		scanning;		/* rows whose keys are counted or chosen from */
-	Pace		writing;		/* lines that are merged */
+	FairShare		share;			/* of the worker's time */
+	GroupSize		reading;		/* rows that are prepared */
+	GroupSize		scanning;		/* rows whose keys are counted or chosen from */
+	GroupSize		writing;		/* lines that are merged */
 	bool		prepared_last;	/* in its last turn it prepared: its answers come first now */
 
 	TimestampTz due;			/* job-level work waits until then */
-	TimestampTz again_due;		/* rows to be sent once more wait until then */
+	TimestampTz retry_due;		/* rows to be sent once more wait until then */
 	int			rate_rounds;	/* results in a row that had rows refused for the provider's load */
 	int			failures;
 	int			repeats;		/* of database work that others stood in the way of */
@@ -133,7 +129,7 @@ extern void pipeline_refresh(void); /* look at the ledger again */
 extern void pipeline_refresh_soon(void);
 extern void pipeline_suspend(void);	/* drop what is under way, but for online requests */
 extern void pipeline_finished_transfers(void);
-extern bool pipeline_work(void);	/* one slice for whoever is due; false: nothing was due */
+extern bool pipeline_work(void);	/* one transaction for whoever is due; false: nothing was due */
 extern long pipeline_timeout_ms(void);	/* until something is due; -1: nothing ever */
 extern int	pipeline_open_jobs(void);
 extern bool pipeline_is_idle(void); /* nothing left to do or to wait for */
@@ -149,52 +145,52 @@ extern void jobtask_drop_batch(BatchTask *batch);
 extern void jobtask_drop(JobTask *task);
 extern bool jobtask_may_send(const JobTask *task);
 extern BatchOptions *jobtask_options(JobTask *task);
-extern TargetTable *jobtask_table(JobTask *task);
+extern SourceTable *jobtask_table(JobTask *task);
 extern void jobtask_fail(JobTask *task, const char *code, const char *message);
-extern void jobtask_bar(JobTask *task);	/* its table's code has ended the worker before this one */
+extern void jobtask_block(JobTask *task);	/* its table's code has ended the worker before this one */
 extern void jobtask_pause(JobTask *task, const char *code, const char *message);
-extern void jobtask_trouble(JobTask *task, SliceVerdict verdict, const SliceError *error);
-extern void jobtask_tell_trouble(JobTask *task, const char *code, const char *message);
+extern void jobtask_trouble(JobTask *task, WorkerTxnVerdict verdict, const WorkerTxnError *error);
+extern void jobtask_note_failing(JobTask *task, const char *code, const char *message);
 extern void jobtask_note(JobTask *task, const char *code, const char *message);
 extern void jobtask_note_gone(JobTask *task);
-extern void jobtask_well(JobTask *task);
+extern void jobtask_recovered(JobTask *task);
 extern void jobtask_wait_for_secret(JobTask *task);
 extern bool jobtask_try_finish(JobTask *task);
 extern void jobtask_end_failed(JobTask *task);	/* a failing job ends although batches are at the provider */
-extern TimestampTz later(int64 ms);
-extern double dice(void);
+extern TimestampTz ms_from_now(int64 ms);
+extern double random_fraction(void);
 
 /* ---- prepare.c: stage 1 ---- */
-#define PREPARE_PAGE_ROWS	1000	/* in one slice, at most */
+#define PREPARE_PAGE_ROWS	1000	/* in one transaction, at most */
 extern bool prepare_wanted(JobTask *task);
-extern bool prepare_work(JobTask *task);	/* one slice; false: nothing to do now */
+extern bool prepare_work(JobTask *task);	/* one transaction; false: nothing to do now */
 extern bool prepare_close(JobTask *task);	/* the batch being filled goes as it is; false: there is none */
 
-/* ---- prepare_rivals.c: rows that other jobs have in flight ---- */
-extern void rivals_load(const JobTask *task);	/* in a slice, until whose end they can be asked for */
-extern bool rivals_have(const char *key);
+/* ---- prepare_in_flight.c: rows that other jobs have in flight ---- */
+extern void in_flight_load(const JobTask *task);	/* in a worker transaction, until whose end they can be asked for */
+extern bool in_flight_have(const char *key);
 
 /* ---- prepare_list.c: sample and only ---- */
 extern void prepare_list(JobTask *task);
 
 /* ---- prepare_only.c: only ---- */
-extern SliceVerdict prepare_only(JobTask *task, SliceError *error);
+extern WorkerTxnVerdict prepare_only(JobTask *task, WorkerTxnError *error);
 
 /* ---- prepare_count.c: how many rows there will be ---- */
 extern bool count_wanted(const JobTask *task);
 extern void count_work(JobTask *task);
-#define COUNT_PAGE_ROWS		10000	/* in one slice, at most; of a sample too */
+#define COUNT_PAGE_ROWS		10000	/* in one transaction, at most; of a sample too */
 
 /* ---- triggered.c: jobs that triggers ask for ---- */
-extern void triggered_refresh(void);	/* in a transaction */
-extern TimestampTz triggered_due(void);
-extern bool triggered_work(void);	/* one job; false: nobody asks for one now */
+extern void trigger_jobs_refresh(void);	/* in a transaction */
+extern TimestampTz trigger_jobs_due(void);
+extern bool trigger_jobs_work(void);	/* one job; false: nobody asks for one now */
 
 /* ---- merge.c: stage 5 ---- */
-/* lines in one slice: at first, and at most where they take but a moment */
+/* lines in one transaction: at first, and at most where they take but a moment */
 #define MERGE_FIRST_LINES	500
 #define MERGE_MOST_LINES	4000
-extern bool merge_work(BatchTask *batch);	/* one slice; false: it is another batch's turn */
+extern bool merge_work(BatchTask *batch);	/* one transaction; false: it is another batch's turn */
 extern void merge_end(BatchTask *batch);
 
 /* ---- online_share.c: jobs that ask the same server online ---- */

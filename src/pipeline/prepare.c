@@ -3,7 +3,7 @@
  * prepare.c
  *		Stage 1: rows of the user's table become lines of a request file.
  *
- * One slice takes one page of rows.  Its lines are appended to the spool file
+ * One transaction takes one page of rows.  Its lines are appended to the spool file
  * first and become valid when the transaction commits the new length, so a
  * crash leaves at most bytes that the next write cuts off.
  *
@@ -17,10 +17,10 @@
 #include "utils/timestamp.h"
 
 #include "pipeline/batch.h"
-#include "runtime/batch_token.h"
 #include "pipeline/budget.h"
-#include "runtime/guc.h"
 #include "pipeline/pipeline.h"
+#include "runtime/batch_token.h"
+#include "runtime/guc.h"
 #include "runtime/usercxt.h"
 
 
@@ -43,11 +43,11 @@ typedef struct RequestEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* What one slice of preparing does. */
-typedef struct PrepareSlice
+/* What one transaction of preparing does. */
+typedef struct PreparePage
 {
 	JobTask    *task;
-	TargetTable *table;
+	SourceTable *table;
 	BatchOptions *options;
 	Batch	   *batch;			/* being filled; its no is 0 until there is one */
 	bool		new_batch;
@@ -63,7 +63,7 @@ typedef struct PrepareSlice
 	JobItem	   *unsent;			/* rows that end here */
 	ItemResult *unsent_results;
 	int			nunsent;
-	AgainRow  **leftover;		/* taken from again, but the batch is full */
+	RetryRow  **leftover;		/* taken from again, but the batch is full */
 	int			nleftover;
 
 	char	   *last_key;
@@ -73,7 +73,7 @@ typedef struct PrepareSlice
 	int64		requeued;		/* counting rows that left again */
 	bool		none_waits;		/* there are none in again */
 	UserContext user;
-} PrepareSlice;
+} PreparePage;
 
 /* ---- limits of a batch ---- */
 
@@ -84,29 +84,29 @@ smaller(int64 a, int64 b)
 }
 
 static void
-prepare_set_limits(PrepareSlice *slice)
+prepare_set_limits(PreparePage *page)
 {
-	const Account *account = slice->options->account;
-	const Job  *job = slice->task->job;
+	const Account *account = page->options->account;
+	const Job  *job = page->task->job;
 
-	slice->max_requests = account->max_batch_requests;
-	slice->max_bytes = smaller(account->max_batch_bytes, job->batch_bytes);
+	page->max_requests = account->max_batch_requests;
+	page->max_bytes = smaller(account->max_batch_bytes, job->batch_bytes);
 	if (job->online)
 	{
-		slice->max_requests = smaller(slice->max_requests, ONLINE_BATCH_ROWS);
-		slice->max_bytes = smaller(slice->max_bytes, ONLINE_BATCH_BYTES);
+		page->max_requests = smaller(page->max_requests, ONLINE_BATCH_ROWS);
+		page->max_bytes = smaller(page->max_bytes, ONLINE_BATCH_BYTES);
 	}
-	slice->max_cost = budget_for_batch(slice->task);
+	page->max_cost = budget_for_batch(page->task);
 }
 
 /* ---- one row ---- */
 
 static JobItem *
-prepare_end_row(PrepareSlice *slice, const TargetRow *row, int attempts, Outcome outcome,
+prepare_end_row(PreparePage *page, const SourceRow *row, int attempts, Outcome outcome,
 				const char *code, const char *message)
 {
-	JobItem	   *item = &slice->unsent[slice->nunsent];
-	ItemResult *result = &slice->unsent_results[slice->nunsent];
+	JobItem	   *item = &page->unsent[page->nunsent];
+	ItemResult *result = &page->unsent_results[page->nunsent];
 
 	memset(item, 0, sizeof(*item));
 	item->key = row->key;
@@ -116,7 +116,7 @@ prepare_end_row(PrepareSlice *slice, const TargetRow *row, int attempts, Outcome
 	result->outcome = outcome;
 	result->error_code = code;
 	result->error = message;
-	slice->nunsent++;
+	page->nunsent++;
 	return item;
 }
 
@@ -124,16 +124,16 @@ prepare_end_row(PrepareSlice *slice, const TargetRow *row, int attempts, Outcome
  * Adds a row to the batch.  Returns false when the batch has no room for it.
  */
 static bool
-prepare_add_row(PrepareSlice *slice, const TargetRow *row, int attempts)
+prepare_add_row(PreparePage *page, const SourceRow *row, int attempts)
 {
-	JobTask    *task = slice->task;
-	Batch	   *batch = slice->batch;
-	int			no = batch->items + slice->nitems + 1;
+	JobTask    *task = page->task;
+	Batch	   *batch = page->batch;
+	int			no = batch->items + page->nitems + 1;
 	uint64		hash = digest_hash64(&row->hash);
 	RequestEntry *entry;
 	bool		found;
 	JobItem	   *item;
-	int			length_before = slice->lines.len;
+	int			length_before = page->lines.len;
 
 	entry = requests_insert(task->requests, hash, &found);
 	if (!found)
@@ -145,32 +145,32 @@ prepare_add_row(PrepareSlice *slice, const TargetRow *row, int attempts)
 		batch_custom_id(custom_id, sizeof(custom_id), batch->token, no);
 		request.text = row->text;
 		request.text_length = row->text_length;
-		task->channel->account->provider->prepare_batch_file(&slice->lines, &request, slice->options);
+		task->session->account->provider->prepare_batch_file(&page->lines, &request, page->options);
 
-		if (slice->lines.len - length_before > slice->max_bytes)
+		if (page->lines.len - length_before > page->max_bytes)
 		{
-			prepare_end_row(slice, row, attempts - 1, OUTCOME_REJECTED, "too_large",
+			prepare_end_row(page, row, attempts - 1, OUTCOME_REJECTED, "too_large",
 							psprintf("the request has %d bytes, the server takes files of " INT64_FORMAT,
-									 slice->lines.len - length_before, slice->max_bytes));
-			slice->lines.len = length_before;
+									 page->lines.len - length_before, page->max_bytes));
+			page->lines.len = length_before;
 			requests_delete(task->requests, hash);
 			return true;
 		}
-		slice->unaffordable = slice->max_cost >= 0 &&
-			budget_reserve(task, batch->requests + slice->nrequests + 1, batch->bytes + slice->lines.len) > slice->max_cost;
-		if (batch->requests + slice->nrequests >= slice->max_requests ||
-			batch->bytes + slice->lines.len > slice->max_bytes || slice->unaffordable)
+		page->unaffordable = page->max_cost >= 0 &&
+			budget_reserve(task, batch->requests + page->nrequests + 1, batch->bytes + page->lines.len) > page->max_cost;
+		if (batch->requests + page->nrequests >= page->max_requests ||
+			batch->bytes + page->lines.len > page->max_bytes || page->unaffordable)
 		{
-			slice->lines.len = length_before;
+			page->lines.len = length_before;
 			requests_delete(task->requests, hash);
-			slice->full = true;
+			page->full = true;
 			return false;
 		}
 		entry->no = no;
-		slice->nrequests++;
+		page->nrequests++;
 	}
 
-	item = &slice->items[slice->nitems++];
+	item = &page->items[page->nitems++];
 	item->key = row->key;
 	item->hash = row->hash;
 	item->same_as = found ? entry->no : 0;
@@ -184,36 +184,36 @@ prepare_add_row(PrepareSlice *slice, const TargetRow *row, int attempts)
  * full and the row has to wait for the next one.
  */
 static bool
-prepare_row(PrepareSlice *slice, const TargetRow *row, int attempts)
+prepare_row(PreparePage *page, const SourceRow *row, int attempts)
 {
 	/* what ends here was sent one time less */
 	if (row->too_large)
-		prepare_end_row(slice, row, attempts, OUTCOME_INVALID, "54000",
+		prepare_end_row(page, row, attempts, OUTCOME_INVALID, "54000",
 						"the row's text is longer than 32 MB");
 	else if (!row->convertible)
-		prepare_end_row(slice, row, attempts - 1, OUTCOME_INVALID, "22021",
+		prepare_end_row(page, row, attempts - 1, OUTCOME_INVALID, "22021",
 						"the row's text is not valid in UTF-8");
 	else if (row->text == NULL)
-		prepare_end_row(slice, row, attempts - 1, OUTCOME_EMPTY, NULL, NULL);
-	else if (!prepare_add_row(slice, row, attempts))
+		prepare_end_row(page, row, attempts - 1, OUTCOME_EMPTY, NULL, NULL);
+	else if (!prepare_add_row(page, row, attempts))
 		return false;
 	return true;
 }
 
 static void
-prepare_allocate(PrepareSlice *slice, int nrows)
+prepare_allocate(PreparePage *page, int nrows)
 {
-	slice->items = palloc0_array(JobItem, nrows + 1);
-	slice->unsent = palloc0_array(JobItem, nrows + 1);
-	slice->unsent_results = palloc0_array(ItemResult, nrows + 1);
+	page->items = palloc0_array(JobItem, nrows + 1);
+	page->unsent = palloc0_array(JobItem, nrows + 1);
+	page->unsent_results = palloc0_array(ItemResult, nrows + 1);
 }
 
 /* ---- rows from the table, in key order ---- */
 
 static void
-prepare_filter_settled(PrepareSlice *slice, const TargetRow *rows, int nrows, bool *passed_over)
+prepare_filter_settled(PreparePage *page, const SourceRow *rows, int nrows, bool *passed_over)
 {
-	const Job  *job = slice->task->job;
+	const Job  *job = page->task->job;
 	char	  **keys = palloc_array(char *, nrows + 1);
 	Digest	   *hashes = palloc_array(Digest, nrows + 1);
 	int		   *index = palloc_array(int, nrows + 1);
@@ -224,7 +224,7 @@ prepare_filter_settled(PrepareSlice *slice, const TargetRow *rows, int nrows, bo
 	for (int i = 0; i < nrows; i++)
 	{
 		passed_over[i] = !rows[i].wanted || (only_null && !rows[i].target_null) ||
-			rivals_have(rows[i].key);
+			in_flight_have(rows[i].key);
 		if (passed_over[i] || (job->overwrite && !only_null))
 			continue;
 		keys[n] = rows[i].key;
@@ -233,45 +233,45 @@ prepare_filter_settled(PrepareSlice *slice, const TargetRow *rows, int nrows, bo
 	}
 	if (n == 0)
 		return;
-	jobstore_find_settled(job, keys, hashes, n, settled);
+	ledger_find_settled(job, keys, hashes, n, settled);
 	for (int i = 0; i < n; i++)
 		passed_over[index[i]] = settled[i];
 }
 
 static void
-prepare_from_table(PrepareSlice *slice)
+prepare_from_table(PreparePage *page)
 {
-	JobTask    *task = slice->task;
+	JobTask    *task = page->task;
 	const Job  *job = task->job;
-	TargetRow  *rows;
+	SourceRow  *rows;
 	bool	   *passed_over;
 	bool		more = false;
 	int			limit = task->reading.rows;
 	int			nrows;
 
-	nrows = target_read_page(slice->table, job->last_key, limit, &rows, &more);
-	usercxt_leave(&slice->user);
+	nrows = source_read_page(page->table, job->last_key, limit, &rows, &more);
+	usercxt_leave(&page->user);
 
 	passed_over = palloc0_array(bool, nrows + 1);
-	prepare_allocate(slice, nrows);
-	prepare_filter_settled(slice, rows, nrows, passed_over);
+	prepare_allocate(page, nrows);
+	prepare_filter_settled(page, rows, nrows, passed_over);
 
 	for (int i = 0; i < nrows; i++)
 	{
-		if (job->max_rows > 0 && job->taken + slice->taken >= job->max_rows)
+		if (job->max_rows > 0 && job->taken + page->taken >= job->max_rows)
 		{
-			slice->end_of_table = true;
+			page->end_of_table = true;
 			return;
 		}
 		if (!passed_over[i])
 		{
-			if (!prepare_row(slice, &rows[i], 1))
+			if (!prepare_row(page, &rows[i], 1))
 				return;
-			slice->taken++;
+			page->taken++;
 		}
-		slice->last_key = rows[i].key;
+		page->last_key = rows[i].key;
 	}
-	slice->end_of_table = nrows < limit && !more;
+	page->end_of_table = nrows < limit && !more;
 }
 
 /* ---- rows by their keys: again, sample, only ---- */
@@ -279,104 +279,104 @@ prepare_from_table(PrepareSlice *slice)
 static int
 compare_rows_by_key(const void *a, const void *b)
 {
-	return strcmp(((const TargetRow *) a)->key, ((const TargetRow *) b)->key);
+	return strcmp(((const SourceRow *) a)->key, ((const SourceRow *) b)->key);
 }
 
-static TargetRow *
-prepare_find_row(TargetRow *rows, int nrows, char *key)
+static SourceRow *
+prepare_find_row(SourceRow *rows, int nrows, char *key)
 {
-	TargetRow	sought;
+	SourceRow	sought;
 
 	sought.key = key;
-	return bsearch(&sought, rows, nrows, sizeof(TargetRow), compare_rows_by_key);
+	return bsearch(&sought, rows, nrows, sizeof(SourceRow), compare_rows_by_key);
 }
 
 /* A row that already counts: it gets an outcome whatever happened to it. */
 static bool
-prepare_again_row(PrepareSlice *slice, const AgainRow *again, const TargetRow *row)
+prepare_retry_row(PreparePage *page, const RetryRow *again, const SourceRow *row)
 {
-	TargetRow	gone;
+	SourceRow	gone;
 
 	if (row == NULL)
 	{
 		memset(&gone, 0, sizeof(gone));
 		gone.key = again->key;
-		prepare_end_row(slice, &gone, again->attempts, OUTCOME_GONE, NULL, NULL);
+		prepare_end_row(page, &gone, again->attempts, OUTCOME_GONE, NULL, NULL);
 		return true;
 	}
-	if (!slice->task->job->overwrite && !row->target_null)
+	if (!page->task->job->overwrite && !row->target_null)
 	{
-		prepare_end_row(slice, row, again->attempts, OUTCOME_STALE, NULL,
+		prepare_end_row(page, row, again->attempts, OUTCOME_STALE, NULL,
 						"the target got a value in the meantime");
 		return true;
 	}
-	return prepare_row(slice, row, again->attempts + 1);
+	return prepare_row(page, row, again->attempts + 1);
 }
 
 /* A row that sample or only names: taken like one from the table. */
 static bool
-prepare_named_row(PrepareSlice *slice, const AgainRow *again, const TargetRow *row)
+prepare_named_row(PreparePage *page, const RetryRow *again, const SourceRow *row)
 {
-	const Job  *job = slice->task->job;
+	const Job  *job = page->task->job;
 	bool		settled = false;
 
-	if (row == NULL || !row->wanted || rivals_have(row->key))
+	if (row == NULL || !row->wanted || in_flight_have(row->key))
 		return true;
 	/* the table will be gone through for these */
 	if (row->target_null && job_takes_new(job))
 		return true;
-	if (job->max_rows > 0 && job->taken + slice->taken >= job->max_rows)
+	if (job->max_rows > 0 && job->taken + page->taken >= job->max_rows)
 		return true;
 	if (again->has_hash && memcmp(&again->unless_hash, &row->hash, sizeof(Digest)) == 0)
 		return true;
 	if (!job->overwrite && job->only == NIL)
 	{
-		jobstore_find_settled(job, (char **) &row->key, &row->hash, 1, &settled);
+		ledger_find_settled(job, (char **) &row->key, &row->hash, 1, &settled);
 		if (settled)
 			return true;
 	}
-	if (!prepare_row(slice, row, 1))
+	if (!prepare_row(page, row, 1))
 		return false;
-	slice->taken++;
+	page->taken++;
 	return true;
 }
 
 static void
-prepare_from_again(PrepareSlice *slice, List *waiting)
+prepare_from_retry_queue(PreparePage *page, List *waiting)
 {
 	int			nwaiting = list_length(waiting);
 	char	  **keys = palloc_array(char *, nwaiting);
-	TargetRow  *rows;
+	SourceRow  *rows;
 	int			nrows;
 	bool		more;
 	int			i = 0;
 	ListCell   *lc;
 
 	foreach(lc, waiting)
-		keys[i++] = ((AgainRow *) lfirst(lc))->key;
-	nrows = target_read_some_keys(slice->table, keys, nwaiting, &rows, &more);
-	usercxt_leave(&slice->user);
+		keys[i++] = ((RetryRow *) lfirst(lc))->key;
+	nrows = source_read_some_keys(page->table, keys, nwaiting, &rows, &more);
+	usercxt_leave(&page->user);
 
-	qsort(rows, nrows, sizeof(TargetRow), compare_rows_by_key);
-	prepare_allocate(slice, nwaiting);
-	slice->leftover = palloc_array(AgainRow *, nwaiting);
+	qsort(rows, nrows, sizeof(SourceRow), compare_rows_by_key);
+	prepare_allocate(page, nwaiting);
+	page->leftover = palloc_array(RetryRow *, nwaiting);
 
 	foreach(lc, waiting)
 	{
-		AgainRow   *again = lfirst(lc);
+		RetryRow   *again = lfirst(lc);
 		bool		taken;
-		TargetRow  *row = prepare_find_row(rows, nrows, again->key);
+		SourceRow  *row = prepare_find_row(rows, nrows, again->key);
 
-		if (slice->full || (row == NULL && more))
+		if (page->full || (row == NULL && more))
 			taken = false;
 		else if (again->counts)
-			taken = prepare_again_row(slice, again, row);
+			taken = prepare_retry_row(page, again, row);
 		else
-			taken = prepare_named_row(slice, again, row);
+			taken = prepare_named_row(page, again, row);
 		if (!taken)
-			slice->leftover[slice->nleftover++] = again;
+			page->leftover[page->nleftover++] = again;
 		else if (again->counts)
-			slice->requeued++;
+			page->requeued++;
 	}
 }
 
@@ -384,9 +384,9 @@ prepare_from_again(PrepareSlice *slice, List *waiting)
 
 /* The requests that the batch being filled already has. */
 static void
-prepare_load_requests(PrepareSlice *slice)
+prepare_load_requests(PreparePage *page)
 {
-	JobTask    *task = slice->task;
+	JobTask    *task = page->task;
 	JobItem	   *items;
 	bool	   *finished;
 	int			nitems;
@@ -394,9 +394,9 @@ prepare_load_requests(PrepareSlice *slice)
 	if (task->requests != NULL)
 		return;
 	task->requests = requests_create(task->cxt, 1024, NULL);
-	if (slice->new_batch)
+	if (page->new_batch)
 		return;
-	nitems = jobstore_load_items(task->job->id, slice->batch->no, &items, &finished);
+	nitems = ledger_load_items(task->job->id, page->batch->no, &items, &finished);
 	for (int i = 0; i < nitems; i++)
 	{
 		RequestEntry *entry;
@@ -417,53 +417,53 @@ prepare_forget_requests(JobTask *task)
 	task->requests = NULL;
 }
 
-/* Saves what the slice made: lines, items, rows that ended, the job's place. */
+/* Saves what the transaction made: lines, items, rows that ended, the job's place. */
 static void
-prepare_save(PrepareSlice *slice)
+prepare_save(PreparePage *page)
 {
-	JobTask    *task = slice->task;
+	JobTask    *task = page->task;
 	Job		   *job = task->job;
-	Batch	   *batch = slice->batch;
+	Batch	   *batch = page->batch;
 
-	if (slice->nitems > 0)
+	if (page->nitems > 0)
 	{
 		int			first_no = batch->items + 1;
 
 		spool_write(spool_path(job->id, batch->no, SPOOL_REQUESTS, 0), batch->bytes,
-					slice->lines.data, slice->lines.len);
+					page->lines.data, page->lines.len);
 		/* a crash of the machine must not leave zeros before the committed length */
 		spool_sync(spool_path(job->id, batch->no, SPOOL_REQUESTS, 0));
-		if (slice->new_batch)
-			jobstore_insert_batch(batch);
-		jobstore_insert_items(job->id, batch->no, first_no, slice->items, slice->nitems);
-		jobstore_grow_batch(job->id, batch->no, slice->nitems, slice->nrequests, slice->lines.len);
+		if (page->new_batch)
+			ledger_insert_batch(batch);
+		ledger_insert_items(job->id, batch->no, first_no, page->items, page->nitems);
+		ledger_grow_batch(job->id, batch->no, page->nitems, page->nrequests, page->lines.len);
 	}
-	if (slice->nunsent > 0)
+	if (page->nunsent > 0)
 	{
-		int			first_no = jobstore_insert_items(job->id, 0, 0, slice->unsent, slice->nunsent);
-		char	  **keys = palloc_array(char *, slice->nunsent);
-		Digest	   *hashes = palloc_array(Digest, slice->nunsent);
-		Outcome    *outcomes = palloc_array(Outcome, slice->nunsent);
+		int			first_no = ledger_insert_items(job->id, 0, 0, page->unsent, page->nunsent);
+		char	  **keys = palloc_array(char *, page->nunsent);
+		Digest	   *hashes = palloc_array(Digest, page->nunsent);
+		Outcome    *outcomes = palloc_array(Outcome, page->nunsent);
 		int			n = 0;
 
-		for (int i = 0; i < slice->nunsent; i++)
+		for (int i = 0; i < page->nunsent; i++)
 		{
-			slice->unsent_results[i].no = first_no + i;
-			if (!outcome_settles(slice->unsent_results[i].outcome))
+			page->unsent_results[i].no = first_no + i;
+			if (!outcome_settles(page->unsent_results[i].outcome))
 				continue;
-			keys[n] = slice->unsent[i].key;
-			hashes[n] = slice->unsent[i].hash;
-			outcomes[n++] = slice->unsent_results[i].outcome;
+			keys[n] = page->unsent[i].key;
+			hashes[n] = page->unsent[i].hash;
+			outcomes[n++] = page->unsent_results[i].outcome;
 		}
-		jobstore_add_results(job, 0, slice->unsent_results, slice->nunsent, 0);
-		jobstore_settle(job, keys, hashes, outcomes, n);
+		ledger_add_results(job, 0, page->unsent_results, page->nunsent, 0);
+		ledger_settle(job, keys, hashes, outcomes, n);
 	}
-	for (int i = 0; i < slice->nleftover; i++)
-		jobstore_again_return(job->id, slice->leftover[i]);
-	if (slice->end_of_table || slice->last_key != NULL || slice->taken > 0)
+	for (int i = 0; i < page->nleftover; i++)
+		ledger_retry_queue_return(job->id, page->leftover[i]);
+	if (page->end_of_table || page->last_key != NULL || page->taken > 0)
 	{
-		if (!jobstore_advance(job->id, slice->last_key, slice->taken, slice->end_of_table,
-							  slice->nitems > 0 && slice->new_batch ? batch->no : 0))
+		if (!ledger_advance(job->id, page->last_key, page->taken, page->end_of_table,
+							  page->nitems > 0 && page->new_batch ? batch->no : 0))
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("job " INT64_FORMAT " was changed meanwhile", job->id)));
@@ -471,53 +471,53 @@ prepare_save(PrepareSlice *slice)
 }
 
 static void
-prepare_slice(void *arg)
+prepare_txn(void *arg)
 {
-	PrepareSlice *slice = (PrepareSlice *) arg;
-	JobTask    *task = slice->task;
+	PreparePage *page = (PreparePage *) arg;
+	JobTask    *task = page->task;
 	Job		   *job = task->job;
 	List	   *waiting = NIL;
 
-	slice->options = jobtask_options(task);
-	prepare_set_limits(slice);
+	page->options = jobtask_options(task);
+	prepare_set_limits(page);
 	if (job->state == JOB_QUEUED)
 	{
 		/* two transactions may have submitted at once without seeing each other */
-		jobstore_check_key(job, job->id);
-		jobstore_job_started(job->id);
+		ledger_check_key(job, job->id);
+		ledger_job_started(job->id);
 	}
 	if (job->requeued > 0 || (job->listed && !job->all_prepared))
 	{
-		waiting = jobstore_again_take(job->id, Max(task->reading.rows / 2, 1));
-		slice->none_waits = waiting == NIL;
+		waiting = ledger_retry_queue_take(job->id, Max(task->reading.rows / 2, 1));
+		page->none_waits = waiting == NIL;
 	}
-	rivals_load(task);
-	initStringInfo(&slice->lines);
-	prepare_load_requests(slice);
+	in_flight_load(task);
+	initStringInfo(&page->lines);
+	prepare_load_requests(page);
 
-	usercxt_enter(&slice->user, usercxt_effective_role(job->owner, job->source));
-	slice->table = jobtask_table(task);
+	usercxt_enter(&page->user, usercxt_effective_role(job->owner, job->source));
+	page->table = jobtask_table(task);
 	if (waiting != NIL)
-		prepare_from_again(slice, waiting);
+		prepare_from_retry_queue(page, waiting);
 	else if (!job->all_prepared && (!job->listed || job_takes_new(job)))
-		prepare_from_table(slice);
+		prepare_from_table(page);
 	else
 	{
-		usercxt_leave(&slice->user);
-		slice->end_of_table = true;
+		usercxt_leave(&page->user);
+		page->end_of_table = true;
 	}
-	prepare_save(slice);
+	prepare_save(page);
 }
 
 /* The batch is complete: its file goes to disk and its state changes. */
 static void
-complete_slice(void *arg)
+complete_txn(void *arg)
 {
 	JobTask    *task = (JobTask *) arg;
 	BatchTask  *filling = task->filling;
 
 	spool_sync(spool_path(task->job->id, filling->batch.no, SPOOL_REQUESTS, 0));
-	if (!jobstore_move_batch(&filling->batch, BATCH_PREPARING, BATCH_PREPARED))
+	if (!ledger_move_batch(&filling->batch, BATCH_PREPARING, BATCH_PREPARED))
 		elog(ERROR, "batch %d of job " INT64_FORMAT " is not in preparation",
 			 filling->batch.no, task->job->id);
 }
@@ -525,11 +525,11 @@ complete_slice(void *arg)
 static void
 prepare_complete(JobTask *task)
 {
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
-	verdict = slice_run("completing a request file", complete_slice, task, &error);
-	if (verdict != SLICE_DONE)
+	verdict = worker_txn_run("completing a request file", complete_txn, task, &error);
+	if (verdict != WORKER_TXN_DONE)
 	{
 		jobtask_trouble(task, verdict, &error);
 		return;
@@ -540,32 +540,32 @@ prepare_complete(JobTask *task)
 	prepare_forget_requests(task);
 }
 
-/* Memory follows the ledger after a slice has been committed. */
+/* Memory follows the ledger after a worker transaction has been committed. */
 static void
-prepare_remember(PrepareSlice *slice)
+prepare_remember(PreparePage *page)
 {
-	JobTask    *task = slice->task;
+	JobTask    *task = page->task;
 	Job		   *job = task->job;
 
 	if (job->state == JOB_QUEUED)
 		job->state = JOB_ACTIVE;
-	job->taken += slice->taken;
-	job->requeued = slice->none_waits ? 0 : job->requeued - slice->requeued;
-	if (slice->end_of_table)
+	job->taken += page->taken;
+	job->requeued = page->none_waits ? 0 : job->requeued - page->requeued;
+	if (page->end_of_table)
 		job->all_prepared = true;
-	if (slice->last_key != NULL)
-		job->last_key = MemoryContextStrdup(task->job_cxt, slice->last_key);
-	if (slice->nitems > 0)
+	if (page->last_key != NULL)
+		job->last_key = MemoryContextStrdup(task->job_cxt, page->last_key);
+	if (page->nitems > 0)
 	{
-		if (slice->new_batch)
+		if (page->new_batch)
 		{
-			task->filling = jobtask_add_batch(task, slice->batch);
+			task->filling = jobtask_add_batch(task, page->batch);
 			task->filling_checked = true;
-			job->last_batch = slice->batch->no;
+			job->last_batch = page->batch->no;
 		}
-		task->filling->batch.items += slice->nitems;
-		task->filling->batch.requests += slice->nrequests;
-		task->filling->batch.bytes += slice->lines.len;
+		task->filling->batch.items += page->nitems;
+		task->filling->batch.requests += page->nrequests;
+		task->filling->batch.bytes += page->lines.len;
 	}
 }
 
@@ -578,7 +578,7 @@ prepare_has_rows(const JobTask *task)
 
 	if (!task->job->all_prepared)
 		return true;
-	if (task->job->requeued == 0 || task->again_due > GetCurrentTimestamp())
+	if (task->job->requeued == 0 || task->retry_due > GetCurrentTimestamp())
 		return false;
 
 	/* rows to be sent once more are gathered until the merge that finds them has ended */
@@ -658,11 +658,11 @@ prepare_check_filling(JobTask *task)
 bool
 prepare_work(JobTask *task)
 {
-	PrepareSlice slice;
+	PreparePage page;
 	Batch		fresh;
 	char		token[BATCH_TOKEN_SIZE];
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	if (task->filling != NULL && !task->filling_checked)
 		return prepare_check_filling(task);
@@ -680,10 +680,10 @@ prepare_work(JobTask *task)
 		return true;
 	}
 
-	memset(&slice, 0, sizeof(slice));
-	slice.task = task;
+	memset(&page, 0, sizeof(page));
+	page.task = task;
 	if (task->filling != NULL)
-		slice.batch = &task->filling->batch;
+		page.batch = &task->filling->batch;
 	else
 	{
 		memset(&fresh, 0, sizeof(fresh));
@@ -694,28 +694,28 @@ prepare_work(JobTask *task)
 		batch_new_token(token);
 		fresh.remote.total = fresh.remote.finished = -1;
 		fresh.created_at = GetCurrentTimestamp();
-		slice.batch = &fresh;
-		slice.new_batch = true;
+		page.batch = &fresh;
+		page.new_batch = true;
 	}
 
-	verdict = pace_run(task, &task->reading, "preparing requests", prepare_slice, &slice, &error);
-	if (verdict == SLICE_DONE)
+	verdict = fair_share_run(task, &task->reading, "preparing requests", prepare_txn, &page, &error);
+	if (verdict == WORKER_TXN_DONE)
 	{
-		prepare_remember(&slice);
-		jobtask_well(task);
+		prepare_remember(&page);
+		jobtask_recovered(task);
 	}
 	else
 	{
 		/* the digests may name rows that were rolled back */
 		prepare_forget_requests(task);
 		jobtask_trouble(task, verdict, &error);
-		if (verdict == SLICE_SLOW && task->table != NULL)
-			target_walk(task->table);
+		if (verdict == WORKER_TXN_SLOW && task->table != NULL)
+			source_walk(task->table);
 	}
 
-	if (verdict == SLICE_DONE && slice.full && task->filling != NULL)
+	if (verdict == WORKER_TXN_DONE && page.full && task->filling != NULL)
 		prepare_complete(task);
-	else if (verdict == SLICE_DONE && slice.unaffordable)
+	else if (verdict == WORKER_TXN_DONE && page.unaffordable)
 		budget_pause(task);
-	return verdict == SLICE_DONE;
+	return verdict == WORKER_TXN_DONE;
 }

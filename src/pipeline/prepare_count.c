@@ -5,7 +5,7 @@
  *
  * Batches are prepared when there is room for them, which can take hours for a
  * large table; until then progress needs a number.  The rest of the table is
- * counted in slices, when there is nothing to prepare, from where preparing
+ * counted in worker transactions, when there is nothing to prepare, from where preparing
  * stood when the counting began.
  *
  *-------------------------------------------------------------------------
@@ -24,9 +24,9 @@ typedef struct CountState
 	int64		rows;			/* taken when the counting began, and counted since */
 	bool		done;
 
-	/* what the slice under way has found */
+	/* what the transaction under way has found */
 	int64		found;
-	char	   *found_key;		/* in the slice's memory */
+	char	   *found_key;		/* in the transaction's memory */
 } CountState;
 
 /* Is there something to count that nobody knows? */
@@ -41,7 +41,7 @@ count_wanted(const JobTask *task)
 }
 
 static void
-count_slice(void *arg)
+count_txn(void *arg)
 {
 	JobTask    *task = (JobTask *) arg;
 	CountState *count = task->count;
@@ -50,7 +50,7 @@ count_slice(void *arg)
 	UserContext user;
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	count->found = count->rows + target_count_page(jobtask_table(task), &last_key, task->scanning.rows);
+	count->found = count->rows + source_count_page(jobtask_table(task), &last_key, task->scanning.rows);
 	usercxt_leave(&user);
 
 	if (job->max_rows > 0 && count->found >= job->max_rows)
@@ -60,7 +60,7 @@ count_slice(void *arg)
 	}
 	count->found_key = last_key;
 	if (last_key == NULL)
-		jobstore_set_counted(job->id, count->found);
+		ledger_set_counted(job->id, count->found);
 }
 
 static void
@@ -74,12 +74,12 @@ count_remember(CountState *count)
 	count->last_key = MemoryContextStrdup(count->cxt, count->found_key);
 }
 
-/* One slice of counting. */
+/* One transaction of counting. */
 void
 count_work(JobTask *task)
 {
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	if (task->count == NULL)
 	{
@@ -90,11 +90,11 @@ count_work(JobTask *task)
 		task->count->last_key = MemoryContextStrdup(cxt, task->job->last_key);
 		task->count->rows = task->job->taken;
 	}
-	verdict = pace_run(task, &task->scanning, "counting rows", count_slice, task, &error);
-	if (verdict == SLICE_DONE)
+	verdict = fair_share_run(task, &task->scanning, "counting rows", count_txn, task, &error);
+	if (verdict == WORKER_TXN_DONE)
 		count_remember(task->count);
 	else
 		jobtask_trouble(task, verdict, &error);
-	if (verdict == SLICE_SLOW && task->table != NULL)
-		target_walk(task->table);
+	if (verdict == WORKER_TXN_SLOW && task->table != NULL)
+		source_walk(task->table);
 }

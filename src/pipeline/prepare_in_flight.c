@@ -51,12 +51,12 @@ typedef struct InFlight
 static HTAB *in_flight = NULL;
 static MemoryContext hashes_cxt;
 
-/* what the slice under way asks; in its memory */
+/* what the transaction under way asks; in its memory */
 static InFlight **asked;
 static int	nasked;
 
 static void
-rivals_init(void)
+in_flight_init(void)
 {
 	HASHCTL		ctl = {.keysize = sizeof(InFlightKey), .entrysize = sizeof(InFlight), .hcxt = TopMemoryContext};
 
@@ -83,7 +83,7 @@ merge_hashes(const uint64 *a, int na, const uint64 *b, int nb)
 }
 
 static InFlight *
-rivals_entry(int64 job_id, int64 batch_no, TimestampTz now)
+in_flight_entry(int64 job_id, int64 batch_no, TimestampTz now)
 {
 	InFlightKey key = {job_id, batch_no};
 	bool		found;
@@ -97,7 +97,7 @@ rivals_entry(int64 job_id, int64 batch_no, TimestampTz now)
 
 /* Adds keys; the old ones go if it is read anew. */
 static void
-rivals_add(InFlight *entry, bool anew, uint64 *hashes, int n)
+in_flight_add(InFlight *entry, bool anew, uint64 *hashes, int n)
 {
 	uint64	   *before = entry->hashes;
 
@@ -110,9 +110,9 @@ rivals_add(InFlight *entry, bool anew, uint64 *hashes, int n)
 
 /* A batch's rows in flight, as they are now or were a moment ago. */
 static InFlight *
-rivals_read_batch(const RivalBatch *batch, TimestampTz now)
+in_flight_read_batch(const InFlightBatch *batch, TimestampTz now)
 {
-	InFlight   *entry = rivals_entry(batch->job_id, batch->no, now);
+	InFlight   *entry = in_flight_entry(batch->job_id, batch->no, now);
 	bool		anew;
 	uint64	   *hashes;
 	int			n;
@@ -122,8 +122,8 @@ rivals_read_batch(const RivalBatch *batch, TimestampTz now)
 	if (!anew && batch->items == entry->items)
 		return entry;
 
-	n = jobstore_load_batch_keys(batch, anew ? 0 : entry->items, &hashes);
-	rivals_add(entry, anew, hashes, n);
+	n = ledger_load_batch_keys(batch, anew ? 0 : entry->items, &hashes);
+	in_flight_add(entry, anew, hashes, n);
 	if (anew || entry->items == 0)
 	{
 		entry->finished = batch->finished;
@@ -135,9 +135,9 @@ rivals_read_batch(const RivalBatch *batch, TimestampTz now)
 
 /* Rows of a job that wait to be sent once more; those that no longer do are known as its batches' for a while. */
 static InFlight *
-rivals_read_waiting(const RivalWaiting *waiting, TimestampTz now)
+in_flight_read_waiting(const InFlightWaiting *waiting, TimestampTz now)
 {
-	InFlight   *entry = rivals_entry(waiting->job_id, NO_BATCH, now);
+	InFlight   *entry = in_flight_entry(waiting->job_id, NO_BATCH, now);
 	bool		anew = waiting->rows < entry->n &&
 		TimestampDifferenceExceeds(entry->read_at, now, Max(READ_ANEW_MS, WAITING_SHARE * entry->read_ms));
 
@@ -149,9 +149,9 @@ rivals_read_waiting(const RivalWaiting *waiting, TimestampTz now)
 	{
 		int64		last_id = entry->last_id;
 		uint64	   *hashes;
-		int			n = jobstore_load_waiting_keys(waiting->job_id, &last_id, &hashes);
+		int			n = ledger_load_waiting_keys(waiting->job_id, &last_id, &hashes);
 
-		rivals_add(entry, entry->last_id == 0, hashes, n);
+		in_flight_add(entry, entry->last_id == 0, hashes, n);
 		if (entry->last_id == last_id)
 			break;
 		entry->last_id = last_id;
@@ -163,7 +163,7 @@ rivals_read_waiting(const RivalWaiting *waiting, TimestampTz now)
 }
 
 static void
-rivals_forget(TimestampTz now)
+in_flight_forget(TimestampTz now)
 {
 	HASH_SEQ_STATUS status;
 	InFlight   *entry;
@@ -180,26 +180,26 @@ rivals_forget(TimestampTz now)
 }
 
 void
-rivals_load(const JobTask *task)
+in_flight_load(const JobTask *task)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	RivalBatch *batches;
-	RivalWaiting *waiting;
-	int			nbatches = jobstore_load_rival_batches(task->job, &batches);
-	int			nwaiting = jobstore_load_rivals_waiting(task->job, &waiting);
+	InFlightBatch *batches;
+	InFlightWaiting *waiting;
+	int			nbatches = ledger_load_in_flight_batches(task->job, &batches);
+	int			nwaiting = ledger_load_in_flight_waiting(task->job, &waiting);
 
 	if (in_flight == NULL)
-		rivals_init();
+		in_flight_init();
 	nasked = 0;
 	asked = palloc_array(InFlight *, nbatches + nwaiting + 1);
 	for (int i = 0; i < nbatches; i++)
-		asked[nasked++] = rivals_read_batch(&batches[i], now);
+		asked[nasked++] = in_flight_read_batch(&batches[i], now);
 	/* as many as there are, and no code of the table's */
-	slice_begin_own_work();
+	worker_txn_begin_own_work();
 	for (int i = 0; i < nwaiting; i++)
-		asked[nasked++] = rivals_read_waiting(&waiting[i], now);
-	slice_end_own_work();
-	rivals_forget(now);
+		asked[nasked++] = in_flight_read_waiting(&waiting[i], now);
+	worker_txn_end_own_work();
+	in_flight_forget(now);
 }
 
 static int
@@ -218,7 +218,7 @@ have_hash(const uint64 *hashes, int n, uint64 hash)
 }
 
 bool
-rivals_have(const char *key)
+in_flight_have(const char *key)
 {
 	uint64		hash;
 

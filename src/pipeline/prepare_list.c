@@ -13,10 +13,10 @@
 #include "utils/memutils.h"
 
 #include "pipeline/pipeline.h"
-#include "text/sample.h"
 #include "runtime/usercxt.h"
+#include "text/sample.h"
 
-/* keys that are put into the ledger in one slice */
+/* keys that are put into the ledger in one transaction */
 #define SAVE_ROWS		5000
 
 /* A sample while the table's keys are gone through, a page at a time. */
@@ -35,7 +35,7 @@ typedef struct SampleState
 } SampleState;
 
 static void
-sample_slice(void *arg)
+sample_txn(void *arg)
 {
 	JobTask    *task = (JobTask *) arg;
 	SampleState *sample = task->sample;
@@ -47,7 +47,7 @@ sample_slice(void *arg)
 	int			nkeys;
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
-	nkeys = target_read_key_page(jobtask_table(task), sample->last_key, limit,
+	nkeys = source_read_key_page(jobtask_table(task), sample->last_key, limit,
 								 &keys, &matches);
 	usercxt_leave(&user);
 
@@ -60,17 +60,17 @@ sample_slice(void *arg)
 }
 
 static void
-sample_save_slice(void *arg)
+sample_save_txn(void *arg)
 {
 	JobTask    *task = (JobTask *) arg;
 	SampleState *state = task->sample;
 	const Sample *sample = state->sample;
 	int			n = Min(sample->nkeys - state->saved, SAVE_ROWS);
 
-	jobstore_job_started(task->job->id);
+	ledger_job_started(task->job->id);
 	/* what an earlier attempt has left */
 	if (!state->cleared)
-		state->cleared = list_length(jobstore_again_take(task->job->id, SAVE_ROWS)) < SAVE_ROWS;
+		state->cleared = list_length(ledger_retry_queue_take(task->job->id, SAVE_ROWS)) < SAVE_ROWS;
 	if (!state->cleared)
 		return;
 	if (state->keys == NULL)
@@ -80,21 +80,21 @@ sample_save_slice(void *arg)
 		state->keys = sample_keys(sample);
 		MemoryContextSwitchTo(caller);
 	}
-	jobstore_again_insert(task->job->id, state->keys + state->saved, NULL, n);
+	ledger_retry_queue_insert(task->job->id, state->keys + state->saved, NULL, n);
 	state->saved += n;
 	state->all_saved = state->saved == sample->nkeys;
 	if (state->all_saved)
-		jobstore_set_listed(task->job->id);
+		ledger_set_listed(task->job->id);
 }
 
 /*
  * One page on the way to a sample: the rows whose keys have the smallest
  * digests, so that every call finds the same ones.
  */
-static SliceVerdict
-prepare_sample(JobTask *task, SliceError *error)
+static WorkerTxnVerdict
+prepare_sample(JobTask *task, WorkerTxnError *error)
 {
-	SliceVerdict verdict;
+	WorkerTxnVerdict verdict;
 
 	if (task->sample == NULL)
 	{
@@ -109,15 +109,15 @@ prepare_sample(JobTask *task, SliceError *error)
 		MemoryContextSwitchTo(caller);
 	}
 	if (!task->sample->end)
-		return pace_run(task, &task->scanning, "choosing sample rows", sample_slice, task, error);
+		return fair_share_run(task, &task->scanning, "choosing sample rows", sample_txn, task, error);
 
-	verdict = pace_run(task, NULL, "choosing sample rows", sample_save_slice, task, error);
-	if (verdict == SLICE_DONE && !task->sample->all_saved)
+	verdict = fair_share_run(task, NULL, "choosing sample rows", sample_save_txn, task, error);
+	if (verdict == WORKER_TXN_DONE && !task->sample->all_saved)
 		return verdict;
 	/* after a failure the sample is chosen once more */
 	MemoryContextDelete(task->sample->cxt);
 	task->sample = NULL;
-	task->job->listed = verdict == SLICE_DONE;
+	task->job->listed = verdict == WORKER_TXN_DONE;
 	return verdict;
 }
 
@@ -125,14 +125,14 @@ prepare_sample(JobTask *task, SliceError *error)
 void
 prepare_list(JobTask *task)
 {
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	if (task->job->sample)
 		verdict = prepare_sample(task, &error);
 	else
 		verdict = prepare_only(task, &error);
-	if (verdict != SLICE_DONE)
+	if (verdict != WORKER_TXN_DONE)
 		jobtask_trouble(task, verdict, &error);
 	else if (task->job->listed && task->job->state == JOB_QUEUED)
 		task->job->state = JOB_ACTIVE;

@@ -3,11 +3,11 @@
  * prepare_only.c
  *		Before stage 1, for jobs with "only": rows chosen by what was known of them.
  *
- * The history of the table and target is gone through twice, a piece a slice:
+ * The history of the table and target is gone through twice, a piece a worker transaction:
  * to find the last thing known of each key, and to list the rows for which that
  * is what the job asks for.  Keys are known by their digests.  Where there are
  * too many of them for the memory, those below a bound are seen to first, then
- * the next ones.  A slice that fails, like a crash, makes all this begin anew.
+ * the next ones.  A worker transaction that fails, like a crash, makes all this begin anew.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,8 +19,8 @@
 
 #include "pipeline/pipeline.h"
 
-/* rows that a slice looks at before it ends */
-#define SLICE_ROWS			10000
+/* rows that a worker transaction looks at before it ends */
+#define ROWS_PER_TXN			10000
 /* rows that are put into the ledger, or removed from it, at once */
 #define LIST_ROWS			5000
 /* keys that are held in memory: 64 MB */
@@ -64,7 +64,7 @@ typedef struct OnlyState
 	HistoryPlace place;
 	bool		end;
 
-	/* of the slice under way */
+	/* of the transaction under way */
 	char	  **keys;
 	Digest	   *hashes;
 	int		   *with_hash;
@@ -130,7 +130,7 @@ note_row(OnlyState *state, const HistoryRow *row)
 	LastEntry  *entry;
 	bool		found;
 
-	if (row->key == NULL || row->outcome == OUTCOME_AGAIN)
+	if (row->key == NULL || row->outcome == OUTCOME_SUPERSEDED)
 		return;
 	hash = key_hash64(row->key);
 	if (hash < state->first || hash > state->last)
@@ -171,7 +171,7 @@ begin_listing(OnlyState *state, const Job *job)
 static void
 save_list(OnlyState *state, const Job *job)
 {
-	jobstore_again_list(job->id, state->keys, state->hashes, state->with_hash, state->nlisted);
+	ledger_retry_queue_list(job->id, state->keys, state->hashes, state->with_hash, state->nlisted);
 	state->nlisted = 0;
 }
 
@@ -211,20 +211,20 @@ end_listing(OnlyState *state)
 	lasts_reset(state->lasts);
 }
 
-/* ---- slices ---- */
+/* ---- worker transactions ---- */
 
 static void
-begin_slice(OnlyState *state, const Job *job)
+begin_txn(OnlyState *state, const Job *job)
 {
 	MemoryContext caller;
 
-	jobstore_job_started(job->id);
+	ledger_job_started(job->id);
 	if (!state->cleared)
-		state->cleared = list_length(jobstore_again_take(job->id, LIST_ROWS)) < LIST_ROWS;
+		state->cleared = list_length(ledger_retry_queue_take(job->id, LIST_ROWS)) < LIST_ROWS;
 	if (!state->cleared || state->sources != NULL)
 		return;
 	caller = MemoryContextSwitchTo(state->cxt);
-	state->nsources = jobstore_history_sources(job, &state->sources);
+	state->nsources = ledger_history_sources(job, &state->sources);
 	state->wanted = palloc0_array(bool, state->nsources + 1);
 	state->lasts = lasts_create(state->cxt, 1024, NULL);
 	MemoryContextSwitchTo(caller);
@@ -235,7 +235,7 @@ static int
 read_source(OnlyState *state, const Job *job)
 {
 	HistoryRow *rows;
-	int			nrows = jobstore_history_rows(job, &state->sources[state->source], &state->place, &rows);
+	int			nrows = ledger_history_rows(job, &state->sources[state->source], &state->place, &rows);
 
 	for (int i = 0; i < nrows; i++)
 	{
@@ -253,26 +253,26 @@ read_source(OnlyState *state, const Job *job)
 }
 
 static void
-only_slice(void *arg)
+only_txn(void *arg)
 {
 	JobTask    *task = (JobTask *) arg;
 	OnlyState  *state = task->only;
 	const Job  *job = task->job;
 	int			nrows = 0;
 
-	begin_slice(state, job);
+	begin_txn(state, job);
 	if (!state->cleared)
 		return;
 	state->keys = palloc_array(char *, LIST_ROWS);
 	state->hashes = palloc_array(Digest, LIST_ROWS);
 	state->with_hash = palloc_array(int, LIST_ROWS);
 	state->nlisted = 0;
-	while (state->source < state->nsources && nrows < SLICE_ROWS)
+	while (state->source < state->nsources && nrows < ROWS_PER_TXN)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (state->listing && !state->wanted[state->source])
 			state->source++;
-		else if (nrows > 0 && nrows + state->sources[state->source].rows > SLICE_ROWS)
+		else if (nrows > 0 && nrows + state->sources[state->source].rows > ROWS_PER_TXN)
 			break;
 		else
 			nrows += read_source(state, job);
@@ -287,14 +287,14 @@ only_slice(void *arg)
 	else
 		end_listing(state);
 	if (state->end)
-		jobstore_set_listed(job->id);
+		ledger_set_listed(job->id);
 }
 
-/* One slice; the job's "listed" is set by the last one. */
-SliceVerdict
-prepare_only(JobTask *task, SliceError *error)
+/* One page; the job's "listed" is set by the last one. */
+WorkerTxnVerdict
+prepare_only(JobTask *task, WorkerTxnError *error)
 {
-	SliceVerdict verdict;
+	WorkerTxnVerdict verdict;
 
 	if (task->only == NULL)
 	{
@@ -304,11 +304,11 @@ prepare_only(JobTask *task, SliceError *error)
 		task->only->cxt = cxt;
 		task->only->last = PG_UINT64_MAX;
 	}
-	verdict = pace_run(task, NULL, "choosing rows", only_slice, task, error);
-	if (verdict == SLICE_DONE && !task->only->end)
+	verdict = fair_share_run(task, NULL, "choosing rows", only_txn, task, error);
+	if (verdict == WORKER_TXN_DONE && !task->only->end)
 		return verdict;
-	/* of a slice that failed the memory knows what the ledger does not */
-	task->job->listed = verdict == SLICE_DONE;
+	/* of a worker transaction that failed the memory knows what the ledger does not */
+	task->job->listed = verdict == WORKER_TXN_DONE;
 	MemoryContextDelete(task->only->cxt);
 	task->only = NULL;
 	return verdict;

@@ -19,11 +19,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "account/account.h"
 #include "pipeline/batch.h"
 #include "pipeline/budget.h"
-#include "account/account.h"
-#include "text/encoding.h"
 #include "runtime/guc.h"
+#include "text/encoding.h"
 
 /* result files of a job that are fetched at once: of more, all would come late, and nothing could be merged meanwhile */
 #define MAX_DOWNLOADS		4
@@ -79,7 +79,7 @@ batch_take_reply(BatchTask *batch, HttpReply *reply)
 {
 	StepResult	result;
 	MemoryContext caller = MemoryContextSwitchTo(batch->step_cxt);
-	const Account *account = batch->job->channel->account;
+	const Account *account = batch->job->session->account;
 
 	memset(&result, 0, sizeof(result));
 	result.error.retry_after_ms = -1;
@@ -92,17 +92,17 @@ batch_take_reply(BatchTask *batch, HttpReply *reply)
 	switch (result.kind)
 	{
 		case STEP_REQUEST:
-			channel_complete_request(&result.request, account);
+			account_complete_request(&result.request, account);
 			batch_asks(batch);
 			if (result.request.sink_file != NULL)
 				result.request.sink_limit = (int64) dess_spool_limit * 1024 * 1024;
 			batch->transfer = http_start(&result.request, &batch->owner);
 			break;
 		case STEP_WAIT:
-			batch->due = later(result.wait_ms);
+			batch->due = ms_from_now(result.wait_ms);
 			break;
 		case STEP_AUTHORIZE:
-			channel_drop_token(batch->job->channel);
+			session_drop_token(batch->job->session);
 			break;
 		case STEP_CHECKSUM:
 			batch->checksum_file = result.checksum_file;
@@ -141,7 +141,7 @@ upload_work(BatchTask *batch)
 	}
 	else if (!batch_file_intact(batch))
 		return false;
-	step_begin(batch, task->channel->account->provider->upload_batch_file);
+	step_begin(batch, task->session->account->provider->upload_batch_file);
 	return true;
 }
 
@@ -154,7 +154,7 @@ create_commit(BatchTask *batch)
 	char		before[ACCOUNT_IDENTITY_SIZE];
 
 	strlcpy(before, batch->batch.account, sizeof(before));
-	account_identity(batch->job->channel->account, batch->batch.account);
+	account_identity(batch->job->session->account, batch->batch.account);
 	if (batch_move(batch, BATCH_CREATING, "creating a batch"))
 		return true;
 	strlcpy(batch->batch.account, before, sizeof(before));
@@ -166,7 +166,7 @@ static void
 create_absent(BatchTask *batch)
 {
 	JobTask    *task = batch->job;
-	bool		strange = batch_is_strange(batch);
+	bool		strange = batch_is_of_another_account(batch);
 
 	if (strange && task->job->control != CONTROL_CANCEL)
 	{
@@ -199,7 +199,7 @@ create_done(BatchTask *batch)
 	if (batch->batch.remote_created_at == 0)
 		batch->batch.remote_created_at = GetCurrentTimestamp();
 	batch->batch.polls = 0;
-	batch->batch.next_poll_at = later(sched_poll_ms(0, task->channel->account->poll_interval * INT64CONST(1000), dice()));
+	batch->batch.next_poll_at = ms_from_now(sched_poll_ms(0, task->session->account->poll_interval * INT64CONST(1000), random_fraction()));
 	if (batch_move(batch, BATCH_RUNNING, "saving a batch"))
 		batch->due = batch->batch.next_poll_at;
 }
@@ -228,11 +228,11 @@ create_work(BatchTask *batch)
 	else if (!batch_account_ready(batch))
 		return false;
 
-	provider = task->channel->account->provider;
+	provider = task->session->account->provider;
 	if (batch->asked && jobtask_may_send(task))
 	{
 		batch_asks(batch);
-		if (batch_is_strange(batch) && !create_commit(batch))
+		if (batch_is_of_another_account(batch) && !create_commit(batch))
 			return false;
 		batch->entered_at = GetCurrentTimestamp();
 		step_begin(batch, provider->create_batch_job);
@@ -251,7 +251,7 @@ status_work(BatchTask *batch)
 
 	if (!batch_account_ready(batch))
 		return false;
-	provider = batch->job->channel->account->provider;
+	provider = batch->job->session->account->provider;
 	if (batch_was_turned_away(batch) && provider->remove_batch_job != NULL)
 		step_begin(batch, provider->remove_batch_job);
 	else if (batch_was_turned_away(batch))
@@ -289,11 +289,11 @@ retrieve_work(BatchTask *batch)
 	{
 		if (!may_download(batch->job) || !batch_account_ready(batch))
 			return false;
-		step_begin(batch, batch->job->channel->account->provider->download_results);
+		step_begin(batch, batch->job->session->account->provider->retrieve_and_merge_results);
 	}
 	else
 	{
-		if (!pace_is_turn(batch->job))
+		if (!fair_share_is_turn(batch->job))
 			return false;
 		return merge_work(batch);
 	}
@@ -314,7 +314,7 @@ clean_work(BatchTask *batch)
 {
 	if (!batch_needs_cleaning(batch) || !batch_account_ready(batch))
 		return false;
-	step_begin(batch, batch->job->channel->account->provider->remove_remote);
+	step_begin(batch, batch->job->session->account->provider->remove_remote);
 	return true;
 }
 
@@ -326,16 +326,16 @@ typedef struct CleanArg
 } CleanArg;
 
 static void
-clean_slice(void *arg)
+clean_txn(void *arg)
 {
 	CleanArg   *clean = (CleanArg *) arg;
 	int64		job_id = clean->batch->job->job->id;
 	int			no = clean->batch->batch.no;
 
 	if (clean->refusal != NULL)
-		jobstore_batch_error(job_id, no, encoding_to_server_lossy(clean->refusal->code),
+		ledger_batch_error(job_id, no, encoding_to_server_lossy(clean->refusal->code),
 							 encoding_to_server_lossy(clean->refusal->message));
-	jobstore_batch_cleaned(job_id, no, clean->refusal == NULL);
+	ledger_batch_cleaned(job_id, no, clean->refusal == NULL);
 	spool_remove_batch(job_id, no);
 }
 
@@ -347,15 +347,15 @@ clean_done(BatchTask *batch, const StepError *refusal)
 		.message = "the account that created the batch is not the one in use: what it left at the provider could not be removed"
 	};
 	CleanArg	clean = {batch, refusal};
-	SliceError	error;
+	WorkerTxnError	error;
 
 	/* what this account does not find is not gone */
-	if (batch->batch.remote.status == REMOTE_LOST && batch_is_strange(batch))
+	if (batch->batch.remote.status == REMOTE_LOST && batch_is_of_another_account(batch))
 		clean.refusal = &strange;
-	if (slice_run("removing remote files", clean_slice, &clean, &error) == SLICE_DONE)
+	if (worker_txn_run("removing remote files", clean_txn, &clean, &error) == WORKER_TXN_DONE)
 		batch->batch.remote_deleted = true;
 	else
-		batch->due = later(RETRY_CAP_MS);
+		batch->due = ms_from_now(RETRY_CAP_MS);
 }
 
 /* ---- what the end of a step means ---- */
@@ -364,7 +364,7 @@ clean_done(BatchTask *batch, const StepError *refusal)
 static void
 running_step_done(BatchTask *batch)
 {
-	const BatchProvider *provider = batch->job->channel->account->provider;
+	const BatchProvider *provider = batch->job->session->account->provider;
 
 	if (batch->begun == provider->cancel_batch_job)
 	{
@@ -484,7 +484,7 @@ unsent_stage_failed(BatchTask *batch, const StepError *error)
 }
 
 static void
-give_up_slice(void *arg)
+give_up_txn(void *arg)
 {
 	spool_truncate(((BatchTask *) arg)->stage.sink_file, 0);
 }
@@ -493,10 +493,10 @@ give_up_slice(void *arg)
 static void
 give_up_file(BatchTask *batch)
 {
-	SliceError	error;
-	SliceVerdict verdict = slice_run("giving up a result file", give_up_slice, batch, &error);
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict = worker_txn_run("giving up a result file", give_up_txn, batch, &error);
 
-	if (verdict != SLICE_DONE)
+	if (verdict != WORKER_TXN_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
 		batch->due = Max(batch->due, batch->job->due);
@@ -511,7 +511,7 @@ give_up_file(BatchTask *batch)
 static void
 paid_stage_failed(BatchTask *batch, const StepError *error)
 {
-	const BatchProvider *provider = batch->job->channel->account->provider;
+	const BatchProvider *provider = batch->job->session->account->provider;
 	bool		strange;
 
 	if (batch->begun == provider->remove_batch_job && batch->batch.state == BATCH_RUNNING &&
@@ -601,7 +601,7 @@ cancel_work(BatchTask *batch)
 
 	if ((control != CONTROL_CANCEL && control != CONTROL_FAIL) || batch->batch.state > BATCH_UPLOADED)
 		return false;
-	return pace_is_turn(batch->job) && batch_release(batch);
+	return fair_share_is_turn(batch->job) && batch_release(batch);
 }
 
 bool
@@ -612,10 +612,10 @@ batch_work(BatchTask *batch)
 	if (batch->due > GetCurrentTimestamp() && batch->batch.state != BATCH_PREPARING)
 		return false;
 	if (batch->release_from > 0)
-		return pace_is_turn(batch->job) && batch_release(batch);
+		return fair_share_is_turn(batch->job) && batch_release(batch);
 	if (cancel_work(batch))
 		return true;
-	if (batch->transfer != NULL || (batch->job->barred && batch->batch.state < BATCH_DONE))
+	if (batch->transfer != NULL || (batch->job->blocked && batch->batch.state < BATCH_DONE))
 		return false;
 	if (batch->step != NULL)
 		return step_continue(batch);

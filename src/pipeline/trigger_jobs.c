@@ -20,13 +20,13 @@ static TimestampTz requests_due = DT_NOEND;
 
 /* Needs a transaction. */
 void
-triggered_refresh(void)
+trigger_jobs_refresh(void)
 {
-	requests_due = jobstore_requests_due();
+	requests_due = ledger_requests_due();
 }
 
 TimestampTz
-triggered_due(void)
+trigger_jobs_due(void)
 {
 	return requests_due;
 }
@@ -36,65 +36,65 @@ typedef struct Submission
 {
 	MemoryContext cxt;
 	TriggerRequest request;
-	SliceError	error;
+	WorkerTxnError	error;
 } Submission;
 
 static void
-submit_slice(void *arg)
+submit_txn(void *arg)
 {
 	Submission *submission = arg;
 	MemoryContext old = MemoryContextSwitchTo(submission->cxt);
-	bool		found = jobstore_find_request(&submission->request);
+	bool		found = ledger_find_request(&submission->request);
 
 	MemoryContextSwitchTo(old);
 	if (found)
 	{
-		jobstore_drop_request(&submission->request);
-		jobstore_submit_request(&submission->request);
+		ledger_drop_request(&submission->request);
+		ledger_submit_request(&submission->request);
 	}
-	requests_due = jobstore_requests_due();
+	requests_due = ledger_requests_due();
 }
 
 static void
-refuse_slice(void *arg)
+refuse_txn(void *arg)
 {
 	Submission *submission = arg;
 
-	jobstore_drop_request(&submission->request);
-	jobstore_refuse_request(&submission->request, submission->error.sqlstate, submission->error.message);
-	requests_due = jobstore_requests_due();
+	ledger_drop_request(&submission->request);
+	ledger_refuse_request(&submission->request, submission->error.sqlstate, submission->error.message);
+	requests_due = ledger_requests_due();
 }
 
 /* So that others have their turn. */
 static void
-put_off_slice(void *arg)
+put_off_txn(void *arg)
 {
 	Submission *submission = arg;
 
-	jobstore_put_off_request(&submission->request, later(REQUEST_RETRY_MS));
-	requests_due = jobstore_requests_due();
+	ledger_put_off_request(&submission->request, ms_from_now(REQUEST_RETRY_MS));
+	requests_due = ledger_requests_due();
 }
 
 /* Makes a job of the requests that are ripe first.  Returns whether there were any. */
 bool
-triggered_work(void)
+trigger_jobs_work(void)
 {
 	Submission	submission;
-	SliceError	error;
-	SliceVerdict verdict;
+	WorkerTxnError	error;
+	WorkerTxnVerdict verdict;
 
 	if (requests_due > GetCurrentTimestamp())
 		return false;
 	memset(&submission, 0, sizeof(submission));
 	submission.cxt = CurrentMemoryContext;
-	verdict = slice_run_limited("submitting for a trigger", submit_slice, &submission,
+	verdict = worker_txn_run_limited("submitting for a trigger", submit_txn, &submission,
 								0, REQUEST_LIMIT_MS, &submission.error);
-	if (verdict == SLICE_HOPELESS && submission.request.trigger != NULL)
-		verdict = slice_run("refusing a trigger", refuse_slice, &submission, &error);
-	if (verdict == SLICE_DONE)
+	if (verdict == WORKER_TXN_HOPELESS && submission.request.trigger != NULL)
+		verdict = worker_txn_run("refusing a trigger", refuse_txn, &submission, &error);
+	if (verdict == WORKER_TXN_DONE)
 		pipeline_refresh_soon();
 	else if (submission.request.trigger == NULL ||
-			 slice_run("putting off a trigger", put_off_slice, &submission, &error) != SLICE_DONE)
-		requests_due = later(REQUEST_RETRY_MS);
+			 worker_txn_run("putting off a trigger", put_off_txn, &submission, &error) != WORKER_TXN_DONE)
+		requests_due = ms_from_now(REQUEST_RETRY_MS);
 	return true;
 }

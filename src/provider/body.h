@@ -8,8 +8,8 @@
 #ifndef DESS_PROVIDER_BODY_H
 #define DESS_PROVIDER_BODY_H
 
-#include "text/json.h"
 #include "provider/provider.h"
+#include "text/json.h"
 
 /*
  * Appends JSON that somebody else wrote, as one line: outside of its strings a

@@ -20,9 +20,9 @@
 
 #include <time.h>
 
-#include "text/json.h"
 #include "provider/provider.h"
 #include "runtime/sched.h"
+#include "text/json.h"
 
 #define MESSAGE_LIMIT	200
 #define CODE_LIMIT		80

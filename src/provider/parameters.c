@@ -12,8 +12,8 @@
 
 #include "mb/pg_wchar.h"
 
-#include "text/json.h"
 #include "provider/parameters.h"
+#include "text/json.h"
 
 /* Text of the database in UTF-8; NULL stays NULL. */
 static char *
@@ -107,17 +107,18 @@ parameters_read(const char *json, BatchParameters *parameters)
 }
 
 BatchOptions *
-parameters_to_options(const Job *job, const Account *account)
+parameters_to_options(const Account *account, const char *model, const char *system_prompt,
+					  const char *response_schema, bool department, const char *parameters)
 {
 	BatchOptions *options = palloc0(sizeof(BatchOptions));
 
 	options->account = account;
-	options->model = to_utf8(job->model);
+	options->model = to_utf8(model);
 	options->model_json = json_quoted(options->model);
-	options->system = to_utf8(job->system_prompt);
+	options->system = to_utf8(system_prompt);
 	options->system_json = options->system ? json_quoted(options->system) : NULL;
-	options->schema = to_utf8(job->response_schema);
-	options->department = job->department;
-	parameters_read(job->parameters, &options->parameters);
+	options->schema = to_utf8(response_schema);
+	options->department = department;
+	parameters_read(parameters, &options->parameters);
 	return options;
 }

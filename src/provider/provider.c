@@ -15,8 +15,8 @@
 #include "fmgr.h"
 #include "nodes/parsenodes.h"
 
-#include "runtime/compat.h"
 #include "provider/provider.h"
+#include "runtime/compat.h"
 
 #define MAX_PROVIDERS	64
 
@@ -60,7 +60,7 @@ fill_in(BatchProvider *provider)
 		provider->upload_batch_file = step_no_batches;
 		provider->create_batch_job = step_no_batches;
 		provider->get_batch_status = step_no_batches;
-		provider->download_results = step_no_batches;
+		provider->retrieve_and_merge_results = step_no_batches;
 		provider->find_batch_job = step_no_batches;
 	}
 	if (provider->cancel_batch_job == NULL)
@@ -80,12 +80,12 @@ static bool
 is_complete(const BatchProvider *provider)
 {
 	int			steps = (provider->upload_batch_file != NULL) + (provider->create_batch_job != NULL) +
-		(provider->get_batch_status != NULL) + (provider->download_results != NULL) +
+		(provider->get_batch_status != NULL) + (provider->retrieve_and_merge_results != NULL) +
 		(provider->find_batch_job != NULL);
 	int			calls = (provider->infer != NULL) + (provider->infer_result != NULL);
 
 	return provider->name != NULL && provider->usual_models != NULL &&
-		provider->prepare_batch_file != NULL && provider->retrieve_and_merge_results != NULL &&
+		provider->prepare_batch_file != NULL && provider->read_result_line != NULL &&
 		provider->check_account != NULL &&
 		(steps == 0 || steps == 5) && (calls == 0 || calls == 2) && steps + calls > 0;
 }

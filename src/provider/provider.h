@@ -313,8 +313,8 @@ typedef struct BatchProvider
 	StageStep	upload_batch_file;
 	StageStep	create_batch_job;
 	StageStep	get_batch_status;
-	LineReader	retrieve_and_merge_results;
-	StageStep	download_results;	/* of stage->uri into stage->sink_file */
+	LineReader	read_result_line;
+	StageStep	retrieve_and_merge_results;	/* of stage->uri into stage->sink_file */
 
 	StageStep	find_batch_job; /* after a crash: sets remote_id if the batch with this token exists; DONE without it: provably absent */
 	StageStep	cancel_batch_job;	/* optional: without it a batch goes on to its end */

@@ -39,7 +39,7 @@ is_working(const PgBackendStatus *status)
 }
 
 int
-sessions_at_work(void)
+active_backends(void)
 {
 	int			n = 0;
 
@@ -56,12 +56,12 @@ sessions_at_work(void)
 }
 
 double
-sessions_share(void)
+processor_share(void)
 {
 	static long processors = 0;
 
 	/* the C library opens a file for this */
 	if (processors == 0)
 		processors = Max(sysconf(_SC_NPROCESSORS_ONLN), 1);
-	return Min((double) processors / (sessions_at_work() + 1), 1.0);
+	return Min((double) processors / (active_backends() + 1), 1.0);
 }

@@ -12,12 +12,12 @@
  * Client backends that run a statement at this moment and wait neither for a
  * lock nor for somebody else.  Without track_activities: 0.
  */
-extern int	sessions_at_work(void);
+extern int	active_backends(void);
 
 /*
  * Which part of its time a process may use, if all that are at work have equal
  * parts of the processors: between 0 and 1.
  */
-extern double sessions_share(void);
+extern double processor_share(void);
 
 #endif							/* DESS_RUNTIME_PROCESSOR_SHARE_H */

@@ -43,18 +43,18 @@ clamp_day(double ms)
 }
 
 int64
-sched_backoff_ms(int failures, int64 first_ms, int64 cap_ms, double dice)
+sched_backoff_ms(int failures, int64 first_ms, int64 cap_ms, double random_fraction)
 {
 	int64		ms = Max(first_ms, 1);
 
 	while (--failures > 0 && ms < cap_ms)
 		ms = ms > cap_ms / 2 ? cap_ms : ms * 2;
 	ms = Max(Min(ms, cap_ms), 1);
-	return ms - (int64) ((double) ms * 0.25 * dice);
+	return ms - (int64) ((double) ms * 0.25 * random_fraction);
 }
 
 int64
-sched_poll_ms(int polls, int64 first_ms, double dice)
+sched_poll_ms(int polls, int64 first_ms, double random_fraction)
 {
 	int64		first = Max(first_ms, 1);
 	int64		cap = Max(first, POLL_CAP_MS);
@@ -63,7 +63,7 @@ sched_poll_ms(int polls, int64 first_ms, double dice)
 	while (polls-- > 0 && ms < cap)
 		ms += Max(ms / 2, 1);
 	ms = Min(ms, cap);
-	return ms - (int64) ((double) ms * 0.1 * dice);
+	return ms - (int64) ((double) ms * 0.1 * random_fraction);
 }
 
 /* One second's worth. */

@@ -4,7 +4,7 @@
  *		Rules about time and rate, without a clock: "now" is always passed in.
  *
  * All times are milliseconds on one monotonic axis of the caller's choice.
- * Randomness is passed in as well (0 <= dice < 1), so every rule is a pure
+ * Randomness is passed in as well (0 <= random_fraction < 1), so every rule is a pure
  * function of its arguments.
  *
  *-------------------------------------------------------------------------
@@ -13,10 +13,10 @@
 #define DESS_RUNTIME_SCHED_H
 
 /* 0.5 s doubling to cap, minus up to a quarter (failures from 1). */
-extern int64 sched_backoff_ms(int failures, int64 first_ms, int64 cap_ms, double dice);
+extern int64 sched_backoff_ms(int failures, int64 first_ms, int64 cap_ms, double random_fraction);
 
 /* Polls of one batch: first_ms, growing by half each time to five minutes, minus up to a tenth (polls from 0). */
-extern int64 sched_poll_ms(int polls, int64 first_ms, double dice);
+extern int64 sched_poll_ms(int polls, int64 first_ms, double random_fraction);
 
 /*
  * Requests (or tokens) per minute: spread evenly, with a burst of a second's

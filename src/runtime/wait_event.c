@@ -20,7 +20,7 @@ static const char *const names[] = {
 };
 
 uint32
-waits_event(WaitKind kind)
+wait_event_info_of(WaitReason kind)
 {
 	static uint32 events[lengthof(names)];
 

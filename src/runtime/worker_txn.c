@@ -3,11 +3,11 @@
  * worker_txn.c
  *		The worker's one error boundary.
  *
- * Everything that the worker does with the database goes through slice_run():
+ * Everything that the worker does with the database goes through worker_txn_run():
  * one transaction, one memory context, one place where errors end.  Transfers
  * live in contexts of their own and go on whatever happens here.
  *
- * A slice has a time limit, because triggers and functions of the user's table
+ * A worker transaction has a time limit, because triggers and functions of the user's table
  * run in it.  Code that catches the cancellation is cancelled again and again;
  * if it goes on all the same, the process ends rather than stand still.  Code
  * can also turn an error into the end of the process by itself (exit_on_error).
@@ -32,35 +32,35 @@
 #include "utils/timestamp.h"
 
 #include "runtime/shmem.h"
-#include "runtime/worker_txn.h"
 #include "runtime/spool.h"
 #include "runtime/txn.h"
 #include "runtime/wake.h"
+#include "runtime/worker_txn.h"
 
 /* how often the clock is looked at; code that catches a cancellation is cancelled again so often */
 #define ALARM_MS			20
 #define CANCEL_TIMES		50
 
-static MemoryContext slice_context = NULL;
-static TimeoutId slice_timeout = MAX_TIMEOUTS;
-static int	slice_limit;
-static TimestampTz slice_end;
-static TimestampTz slice_own_since = 0;	/* our own work, that of no table, goes on since; 0: it does not */
-static bool slice_patient;		/* it ends when somebody wakes the worker */
-static uint64 slice_wakes;
-static volatile sig_atomic_t slice_cancelled = 0;
-static volatile sig_atomic_t slice_disturbed = false;
+static MemoryContext worker_txn_context = NULL;
+static TimeoutId worker_txn_timeout = MAX_TIMEOUTS;
+static int	worker_txn_limit;
+static TimestampTz worker_txn_end;
+static TimestampTz worker_txn_own_since = 0;	/* our own work, that of no table, goes on since; 0: it does not */
+static bool worker_txn_patient;		/* it ends when somebody wakes the worker */
+static uint64 worker_txn_wakes;
+static volatile sig_atomic_t worker_txn_cancelled = 0;
+static volatile sig_atomic_t worker_txn_disturbed = false;
 static volatile sig_atomic_t told_to_end = false;
-static int64 slice_job = 0;		/* whose table's code may run now; 0: nobody's */
-int64		slice_ms = 0;
+static int64 worker_txn_job = 0;		/* whose table's code may run now; 0: nobody's */
+int64		worker_txn_ms = 0;
 static bool lock_lost = false;
 static bool extension_seen = false;
-uint64		slice_count = 0;
-void		(*slice_after_abort) (void) = NULL;
+uint64		worker_txn_count = 0;
+void		(*worker_txn_after_abort) (void) = NULL;
 
 /* Repetition without charge, with back-off, or never: by SQLSTATE class. */
-static SliceVerdict
-slice_verdict(int sqlerrcode)
+static WorkerTxnVerdict
+worker_txn_verdict(int sqlerrcode)
 {
 	switch (sqlerrcode)
 	{
@@ -68,9 +68,9 @@ slice_verdict(int sqlerrcode)
 		case ERRCODE_QUERY_CANCELED:
 		case ERRCODE_T_R_SERIALIZATION_FAILURE:
 		case ERRCODE_T_R_DEADLOCK_DETECTED:
-			return SLICE_AGAIN;
+			return WORKER_TXN_RETRY;
 		case ERRCODE_READ_ONLY_SQL_TRANSACTION:
-			return SLICE_TROUBLE;
+			return WORKER_TXN_TROUBLE;
 		default:
 			break;
 	}
@@ -83,29 +83,29 @@ slice_verdict(int sqlerrcode)
 		case ERRCODE_INTERNAL_ERROR:
 		case ERRCODE_CONNECTION_EXCEPTION:
 		case ERRCODE_FDW_ERROR:
-			return SLICE_TROUBLE;
+			return WORKER_TXN_TROUBLE;
 		default:
-			return SLICE_HOPELESS;
+			return WORKER_TXN_HOPELESS;
 	}
 }
 
 /* In a signal handler. */
 static void
-slice_alarm(void)
+worker_txn_alarm(void)
 {
-	if (slice_own_since != 0)
+	if (worker_txn_own_since != 0)
 		return;
-	if (GetCurrentTimestamp() >= slice_end)
+	if (GetCurrentTimestamp() >= worker_txn_end)
 	{
 		/* what nobody has looked at yet has not been caught either */
 		if (!QueryCancelPending)
-			slice_cancelled++;
+			worker_txn_cancelled++;
 	}
-	else if (slice_patient && shmem_wake_count() != slice_wakes)
-		slice_disturbed = true;
+	else if (worker_txn_patient && shmem_wake_count() != worker_txn_wakes)
+		worker_txn_disturbed = true;
 	else
 		return;
-	if (slice_cancelled > CANCEL_TIMES)
+	if (worker_txn_cancelled > CANCEL_TIMES)
 		ProcDiePending = true;
 	else
 		QueryCancelPending = true;
@@ -113,52 +113,52 @@ slice_alarm(void)
 	SetLatch(MyLatch);
 }
 
-/* A cancellation that came too late for the last slice is forgotten. */
+/* A cancellation that came too late for the last transaction is forgotten. */
 static void
-slice_start_clock(int limit_ms, bool patient)
+worker_txn_start_clock(int limit_ms, bool patient)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (slice_timeout == MAX_TIMEOUTS)
-		slice_timeout = RegisterTimeout(USER_TIMEOUT, slice_alarm);
-	slice_limit = limit_ms;
-	slice_end = TimestampTzPlusMilliseconds(now, limit_ms);
-	slice_own_since = 0;
-	slice_cancelled = 0;
-	slice_disturbed = false;
-	slice_patient = patient;
-	slice_wakes = shmem_wake_count();
+	if (worker_txn_timeout == MAX_TIMEOUTS)
+		worker_txn_timeout = RegisterTimeout(USER_TIMEOUT, worker_txn_alarm);
+	worker_txn_limit = limit_ms;
+	worker_txn_end = TimestampTzPlusMilliseconds(now, limit_ms);
+	worker_txn_own_since = 0;
+	worker_txn_cancelled = 0;
+	worker_txn_disturbed = false;
+	worker_txn_patient = patient;
+	worker_txn_wakes = shmem_wake_count();
 	QueryCancelPending = false;
 	if (limit_ms == 0)
 		return;
-	enable_timeout_every(slice_timeout,
-						 TimestampTzPlusMilliseconds(now, Min(limit_ms, SLICE_PATIENCE_MS)), ALARM_MS);
+	enable_timeout_every(worker_txn_timeout,
+						 TimestampTzPlusMilliseconds(now, Min(limit_ms, WORKER_TXN_PATIENCE_MS)), ALARM_MS);
 }
 
 void
-slice_begin_own_work(void)
+worker_txn_begin_own_work(void)
 {
-	slice_own_since = GetCurrentTimestamp();
+	worker_txn_own_since = GetCurrentTimestamp();
 }
 
 void
-slice_end_own_work(void)
+worker_txn_end_own_work(void)
 {
-	slice_end += GetCurrentTimestamp() - slice_own_since;
-	slice_own_since = 0;
+	worker_txn_end += GetCurrentTimestamp() - worker_txn_own_since;
+	worker_txn_own_since = 0;
 }
 
 static void
-slice_stop_clock(void)
+worker_txn_stop_clock(void)
 {
-	disable_timeout(slice_timeout, false);
+	disable_timeout(worker_txn_timeout, false);
 	QueryCancelPending = false;
 }
 
 /* ---- code that ends the process ---- */
 
 static void
-slice_terminate(SIGNAL_ARGS)
+worker_txn_terminate(SIGNAL_ARGS)
 {
 	told_to_end = true;
 	die(postgres_signal_arg);
@@ -166,34 +166,34 @@ slice_terminate(SIGNAL_ARGS)
 
 /* Locks have been released: the next process can take over. */
 static void
-slice_exit(int code, Datum arg)
+worker_txn_exit(int code, Datum arg)
 {
-	if (slice_job == 0 || told_to_end || !PostmasterIsAlive())
+	if (worker_txn_job == 0 || told_to_end || !PostmasterIsAlive())
 		return;
 	ereport(LOG,
-			(errmsg("dess_batch worker was ended by code of the table (trigger, function) of job " INT64_FORMAT, slice_job)));
-	spool_note_culprit(slice_job);
+			(errmsg("dess_batch worker was ended by code of the table (trigger, function) of job " INT64_FORMAT, worker_txn_job)));
+	spool_note_culprit(worker_txn_job);
 	(void) wake_start_worker(MyDatabaseId);
 }
 
 void
-slice_init(void)
+worker_txn_init(void)
 {
-	on_shmem_exit(slice_exit, (Datum) 0);
-	pqsignal(SIGTERM, slice_terminate);
+	on_shmem_exit(worker_txn_exit, (Datum) 0);
+	pqsignal(SIGTERM, worker_txn_terminate);
 }
 
 /* ---- running ---- */
 
-static SliceVerdict
-slice_recover(SliceError *error)
+static WorkerTxnVerdict
+worker_txn_recover(WorkerTxnError *error)
 {
 	ErrorData  *edata;
-	SliceVerdict verdict;
+	WorkerTxnVerdict verdict;
 
 	HOLD_INTERRUPTS();
-	slice_stop_clock();
-	MemoryContextSwitchTo(slice_context);
+	worker_txn_stop_clock();
+	MemoryContextSwitchTo(worker_txn_context);
 	edata = CopyErrorData();
 	FlushErrorState();
 	AbortCurrentTransaction();
@@ -202,18 +202,18 @@ slice_recover(SliceError *error)
 	RESUME_INTERRUPTS();
 	lock_lost = true;
 
-	verdict = slice_verdict(edata->sqlerrcode);
-	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED && slice_cancelled > 0)
+	verdict = worker_txn_verdict(edata->sqlerrcode);
+	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED && worker_txn_cancelled > 0)
 	{
-		verdict = slice_limit < SLICE_LIMIT_MS ? SLICE_SLOW : SLICE_TROUBLE;
+		verdict = worker_txn_limit < WORKER_TXN_LIMIT_MS ? WORKER_TXN_SLOW : WORKER_TXN_TROUBLE;
 		edata->message = psprintf("canceled after %.1f s: code of the table (trigger, function) is too slow",
-								  slice_limit / 1000.0);
+								  worker_txn_limit / 1000.0);
 	}
 	strlcpy(error->sqlstate, unpack_sql_state(edata->sqlerrcode), sizeof(error->sqlstate));
 	strlcpy(error->message, edata->message ? edata->message : "unknown error", sizeof(error->message));
 	error->message[pg_mbcliplen(error->message, strlen(error->message), sizeof(error->message) - 5)] = '\0';
 
-	if (verdict != SLICE_AGAIN && verdict != SLICE_SLOW)
+	if (verdict != WORKER_TXN_RETRY && verdict != WORKER_TXN_SLOW)
 		ereport(LOG,
 				(errcode(edata->sqlerrcode),
 				 errmsg("dess_batch worker: %s", error->message),
@@ -222,19 +222,19 @@ slice_recover(SliceError *error)
 	return verdict;
 }
 
-static SliceVerdict
-slice_execute(const char *activity, void (*fn) (void *arg), void *arg,
-			  int64 job_id, int limit_ms, bool patient, SliceError *error)
+static WorkerTxnVerdict
+worker_txn_execute(const char *activity, void (*fn) (void *arg), void *arg,
+			  int64 job_id, int limit_ms, bool patient, WorkerTxnError *error)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	TimestampTz start = GetCurrentTimestamp();
-	volatile SliceVerdict verdict = SLICE_DONE;
+	volatile WorkerTxnVerdict verdict = WORKER_TXN_DONE;
 
-	if (slice_context == NULL)
-		slice_context = AllocSetContextCreate(TopMemoryContext, "dess_batch slice",
+	if (worker_txn_context == NULL)
+		worker_txn_context = AllocSetContextCreate(TopMemoryContext, "dess_batch worker transaction",
 											  ALLOCSET_DEFAULT_SIZES);
-	MemoryContextReset(slice_context);
-	slice_count++;
+	MemoryContextReset(worker_txn_context);
+	worker_txn_count++;
 
 	PG_TRY();
 	{
@@ -249,18 +249,18 @@ slice_execute(const char *activity, void (*fn) (void *arg), void *arg,
 			proc_exit(0);
 		}
 		extension_seen = true;
-		MemoryContextSwitchTo(slice_context);
-		slice_start_clock(limit_ms, patient);
-		slice_job = job_id;
+		MemoryContextSwitchTo(worker_txn_context);
+		worker_txn_start_clock(limit_ms, patient);
+		worker_txn_job = job_id;
 		fn(arg);
-		slice_stop_clock();
+		worker_txn_stop_clock();
 		txn_commit();
-		slice_job = 0;
+		worker_txn_job = 0;
 	}
 	PG_CATCH();
 	{
-		slice_job = 0;
-		verdict = slice_recover(error);
+		worker_txn_job = 0;
+		verdict = worker_txn_recover(error);
 	}
 	PG_END_TRY();
 
@@ -270,29 +270,29 @@ slice_execute(const char *activity, void (*fn) (void *arg), void *arg,
 	if (lock_lost)
 	{
 		lock_lost = false;
-		if (slice_after_abort != NULL)
-			slice_after_abort();
+		if (worker_txn_after_abort != NULL)
+			worker_txn_after_abort();
 	}
-	/* that was a slice as well */
-	slice_ms = TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+	/* that was a worker transaction as well */
+	worker_txn_ms = TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
 	return verdict;
 }
 
-SliceVerdict
-slice_run(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error)
+WorkerTxnVerdict
+worker_txn_run(const char *activity, void (*fn) (void *arg), void *arg, WorkerTxnError *error)
 {
-	return slice_execute(activity, fn, arg, 0, SLICE_LIMIT_MS, false, error);
+	return worker_txn_execute(activity, fn, arg, 0, WORKER_TXN_LIMIT_MS, false, error);
 }
 
-SliceVerdict
-slice_look(const char *activity, void (*fn) (void *arg), void *arg, SliceError *error)
+WorkerTxnVerdict
+worker_txn_look(const char *activity, void (*fn) (void *arg), void *arg, WorkerTxnError *error)
 {
-	return slice_execute(activity, fn, arg, 0, 0, false, error);
+	return worker_txn_execute(activity, fn, arg, 0, 0, false, error);
 }
 
-SliceVerdict
-slice_run_limited(const char *activity, void (*fn) (void *arg), void *arg,
-				  int64 job_id, int limit_ms, SliceError *error)
+WorkerTxnVerdict
+worker_txn_run_limited(const char *activity, void (*fn) (void *arg), void *arg,
+				  int64 job_id, int limit_ms, WorkerTxnError *error)
 {
-	return slice_execute(activity, fn, arg, job_id, limit_ms, true, error);
+	return worker_txn_execute(activity, fn, arg, job_id, limit_ms, true, error);
 }

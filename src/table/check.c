@@ -35,8 +35,8 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-#include "table/internal.h"
 #include "runtime/txn.h"
+#include "table/internal.h"
 
 #define FUNCTION_NAME	"dess_batch_unchanged"
 
@@ -49,10 +49,10 @@
 /* The UPDATE that runs. */
 typedef struct Check
 {
-	TargetTable *table;
-	TargetPending *pending;
+	SourceTable *table;
+	SourcePending *pending;
 	int			npending;
-	TargetDigester *digester;
+	RowDigester *digester;
 	Datum	   *values;			/* of a row's columns */
 	bool	   *nulls;
 } Check;
@@ -62,7 +62,7 @@ static Check *running = NULL;
 PG_FUNCTION_INFO_V1(dess_batch_unchanged);
 
 char *
-target_check_function(void)
+source_check_function(void)
 {
 	Oid			extension = txn_extension_oid();
 	CatCList   *candidates = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(FUNCTION_NAME));
@@ -87,7 +87,7 @@ target_check_function(void)
 
 /* Are these the columns of the table? */
 static bool
-columns_fit(TupleDesc desc, const TargetTable *table)
+columns_fit(TupleDesc desc, const SourceTable *table)
 {
 	if (desc->natts != table->ncolumns)
 		return false;
@@ -140,7 +140,7 @@ push_wal(void)
 Datum
 dess_batch_unchanged(PG_FUNCTION_ARGS)
 {
-	TargetWrite *write;
+	SourceWrite *write;
 	Digest		hash;
 	uint64		held;
 	int64		n = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
@@ -153,7 +153,7 @@ dess_batch_unchanged(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	if (n % PUSH_ROWS == 0)
 		push_wal();
-	target_digest_row(running->digester, running->values, running->nulls, &hash, &held);
+	source_digest_row(running->digester, running->values, running->nulls, &hash, &held);
 	write = running->pending[n - 1].write;
 	if (held != write->held)
 		write->verdict = WRITE_TARGET_CHANGED;
@@ -182,13 +182,13 @@ is_serious(int sqlerrcode)
 }
 
 static ErrorData *
-try_running(TargetTable *table, TargetPending *pending, int npending)
+try_running(SourceTable *table, SourcePending *pending, int npending)
 {
 	Check		check = {
 		.table = table,
 		.pending = pending,
 		.npending = npending,
-		.digester = target_digester_begin(table),
+		.digester = source_digester_begin(table),
 		.values = palloc_array(Datum, table->ncolumns),
 		.nulls = palloc_array(bool, table->ncolumns)
 	};
@@ -197,22 +197,22 @@ try_running(TargetTable *table, TargetPending *pending, int npending)
 	running = &check;
 	PG_TRY();
 	{
-		error = target_try_group(table, pending, npending, true);
+		error = source_try_group(table, pending, npending, true);
 	}
 	PG_FINALLY();
 	{
 		running = NULL;
 	}
 	PG_END_TRY();
-	target_digester_end(check.digester);
+	source_digester_end(check.digester);
 	return error;
 }
 
 /* Returns false when the group was undone. */
 static bool
-write_at_once(TargetTable *table, TargetPending *pending, int npending)
+write_at_once(SourceTable *table, SourcePending *pending, int npending)
 {
-	int			nestlevel = target_begin_write(table);
+	int			nestlevel = source_begin_write(table);
 	ErrorData  *error;
 
 	(void) set_config_option("lock_timeout", PATIENCE, PGC_USERSET, PGC_S_SESSION,
@@ -220,7 +220,7 @@ write_at_once(TargetTable *table, TargetPending *pending, int npending)
 	error = try_running(table, pending, npending);
 	if (error != NULL && is_serious(error->sqlerrcode))
 		ReThrowError(error);
-	target_end(nestlevel);
+	source_end(nestlevel);
 	if (error != NULL)
 	{
 		FreeErrorData(error);
@@ -232,9 +232,9 @@ write_at_once(TargetTable *table, TargetPending *pending, int npending)
 	return true;
 }
 
-/* Can rows of the table be written this way (foreign ones: see target_writes_by_position()), and is now a time to try? */
+/* Can rows of the table be written this way (foreign ones: see source_writes_by_position()), and is now a time to try? */
 static bool
-may_try(TargetTable *table)
+may_try(SourceTable *table)
 {
 	if (table->foreign)
 		return false;
@@ -247,9 +247,9 @@ may_try(TargetTable *table)
 }
 
 bool
-target_write_unchanged(TargetTable *table, TargetWrite *writes, int nwrites)
+source_write_unchanged(SourceTable *table, SourceWrite *writes, int nwrites)
 {
-	TargetPending *pending;
+	SourcePending *pending;
 	int			npending;
 
 	for (int i = 0; i < nwrites; i++)
@@ -257,8 +257,8 @@ target_write_unchanged(TargetTable *table, TargetWrite *writes, int nwrites)
 	if (!may_try(table))
 		return false;
 
-	pending = palloc_array(TargetPending, nwrites + 1);
-	npending = target_convert_writes(table, writes, nwrites, pending);
+	pending = palloc_array(SourcePending, nwrites + 1);
+	npending = source_convert_writes(table, writes, nwrites, pending);
 	if (npending == 0 || write_at_once(table, pending, npending))
 	{
 		table->check_failures = 0;

@@ -24,7 +24,7 @@
 static void
 append_column(StringInfo sql, Relation rel, const char *name)
 {
-	if (target_find_attribute(rel, name) == NULL)
+	if (source_find_attribute(rel, name) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" of relation \"%s\" does not exist",
@@ -53,13 +53,13 @@ pairs_statement(Oid source, const char *a, const char *b, List *key_columns)
 	append_column(&sql, rel, b);
 	foreach(lc, key_columns)
 		append_column(&sql, rel, lfirst(lc));
-	appendStringInfo(&sql, " FROM %s", target_relation_name(rel));
+	appendStringInfo(&sql, " FROM %s", source_relation_name(rel));
 	relation_close(rel, NoLock);
 	return sql.data;
 }
 
 static void
-report_row(HeapTuple tuple, TupleDesc desc, int nkeys, TargetPairCallback report, void *arg)
+report_row(HeapTuple tuple, TupleDesc desc, int nkeys, PairCallback report, void *arg)
 {
 	char	   *a = SPI_getvalue(tuple, desc, 1);
 	char	   *b = SPI_getvalue(tuple, desc, 2);
@@ -71,8 +71,8 @@ report_row(HeapTuple tuple, TupleDesc desc, int nkeys, TargetPairCallback report
 }
 
 void
-target_read_pairs(Oid source, const char *a, const char *b, List *key_columns,
-				  TargetPairCallback report, void *arg)
+source_read_pairs(Oid source, const char *a, const char *b, List *key_columns,
+				  PairCallback report, void *arg)
 {
 	char	   *sql = pairs_statement(source, a, b, key_columns);
 	MemoryContext row_context;

@@ -39,7 +39,7 @@
 typedef struct Receiver
 {
 	DestReceiver dest;			/* must be first */
-	TargetTable *table;
+	SourceTable *table;
 	MemoryContext result;
 	MemoryContext scratch;		/* of one row */
 	int			nrows;
@@ -57,7 +57,7 @@ receiver_shutdown(DestReceiver *self)
 }
 
 static void
-receiver_init(Receiver *receiver, TargetTable *table, bool (*receive) (TupleTableSlot *, DestReceiver *))
+receiver_init(Receiver *receiver, SourceTable *table, bool (*receive) (TupleTableSlot *, DestReceiver *))
 {
 	memset(receiver, 0, sizeof(*receiver));
 	receiver->dest.receiveSlot = receive;
@@ -75,7 +75,7 @@ receiver_init(Receiver *receiver, TargetTable *table, bool (*receive) (TupleTabl
 static char *
 slot_key(Receiver *receiver, TupleTableSlot *slot, MemoryContext context)
 {
-	TargetTable *table = receiver->table;
+	SourceTable *table = receiver->table;
 	MemoryContext before = MemoryContextSwitchTo(receiver->scratch);
 	char	  **values = palloc_array(char *, table->nkeys);
 	char	   *key;
@@ -104,7 +104,7 @@ typedef struct RowReceiver
 	bool		bounded;		/* stop when there is much text */
 	bool		no_text;		/* the digest is all that is wanted */
 	bool		partitions;		/* the last column tells in which one a row lies */
-	TargetRow  *rows;
+	SourceRow  *rows;
 	int			capacity;
 	size_t		bytes;
 	StringInfoData text;
@@ -112,9 +112,9 @@ typedef struct RowReceiver
 } RowReceiver;
 
 static void
-row_set_held(RowReceiver *receiver, const Datum *values, const bool *nulls, TargetRow *row)
+row_set_held(RowReceiver *receiver, const Datum *values, const bool *nulls, SourceRow *row)
 {
-	TargetTable *table = receiver->base.table;
+	SourceTable *table = receiver->base.table;
 	Digest		digest;
 
 	row->target_null = true;
@@ -122,10 +122,10 @@ row_set_held(RowReceiver *receiver, const Datum *values, const bool *nulls, Targ
 	for (int i = table->nkeys; i < table->nkeys + table->ntargets; i++)
 	{
 		if (nulls[i])
-			target_append_part(&receiver->parts, NULL);
+			source_append_part(&receiver->parts, NULL);
 		else
 		{
-			target_append_part(&receiver->parts,
+			source_append_part(&receiver->parts,
 							   OutputFunctionCall(&table->columns[i].output, values[i]));
 			row->target_null = false;
 		}
@@ -140,7 +140,7 @@ row_set_held(RowReceiver *receiver, const Datum *values, const bool *nulls, Targ
 
 /* Would the row's text be too long for any request?  Looks without fetching it. */
 static bool
-row_is_too_large(const TargetTable *table, const Datum *values, const bool *nulls)
+row_is_too_large(const SourceTable *table, const Datum *values, const bool *nulls)
 {
 	size_t		total = 0;
 
@@ -151,12 +151,12 @@ row_is_too_large(const TargetTable *table, const Datum *values, const bool *null
 		if (column >= 0 && !nulls[column] && table->columns[column].typlen == -1)
 			total += toast_raw_datum_size(values[column]);
 	}
-	return total > TARGET_TEXT_LIMIT;
+	return total > SOURCE_TEXT_LIMIT;
 }
 
 /* The text of an input in the database's encoding, or NULL for null. */
 static const char *
-input_text(TargetTable *table, const Datum *values, const bool *nulls, int input)
+input_text(SourceTable *table, const Datum *values, const bool *nulls, int input)
 {
 	int			column = table->inputs[input];
 
@@ -174,13 +174,13 @@ input_text(TargetTable *table, const Datum *values, const bool *nulls, int input
 static bool
 row_read_inputs(RowReceiver *receiver, const Datum *values, const bool *nulls, const char **texts)
 {
-	TargetTable *table = receiver->base.table;
+	SourceTable *table = receiver->base.table;
 	bool		convertible = true;
 
 	resetStringInfo(&receiver->parts);
 	if (row_is_too_large(table, values, nulls))
 	{
-		target_append_part(&receiver->parts, "too large");
+		source_append_part(&receiver->parts, "too large");
 		return false;
 	}
 	for (int i = 0; i < table->ninputs; i++)
@@ -188,25 +188,25 @@ row_read_inputs(RowReceiver *receiver, const Datum *values, const bool *nulls, c
 		const char *text = input_text(table, values, nulls, i);
 		size_t		length;
 
-		texts[i] = text == NULL ? NULL : target_to_utf8(table, text, &length);
+		texts[i] = text == NULL ? NULL : source_to_utf8(table, text, &length);
 		if (text != NULL && texts[i] == NULL)
 			convertible = false;
 	}
 	for (int i = 0; i < table->ninputs && !convertible; i++)
-		target_append_part(&receiver->parts, input_text(table, values, nulls, i));
+		source_append_part(&receiver->parts, input_text(table, values, nulls, i));
 	return convertible;
 }
 
 void
-target_request_hash(const TargetTable *table, const char *text, size_t length, Digest *hash)
+source_request_hash(const SourceTable *table, const char *text, size_t length, Digest *hash)
 {
 	digest_sha256(table->constant.bytes, DIGEST_LENGTH, text, length, hash);
 }
 
 static void
-row_render(RowReceiver *receiver, const Datum *values, const bool *nulls, TargetRow *row)
+row_render(RowReceiver *receiver, const Datum *values, const bool *nulls, SourceRow *row)
 {
-	TargetTable *table = receiver->base.table;
+	SourceTable *table = receiver->base.table;
 	const char **texts = palloc_array(const char *, table->ninputs + 1);
 	bool		readable;
 
@@ -214,13 +214,13 @@ row_render(RowReceiver *receiver, const Datum *values, const bool *nulls, Target
 	row->convertible = row_read_inputs(receiver, values, nulls, texts);
 	if (!row->convertible)
 	{
-		target_request_hash(table, receiver->parts.data, receiver->parts.len, &row->hash);
+		source_request_hash(table, receiver->parts.data, receiver->parts.len, &row->hash);
 		return;
 	}
 
 	resetStringInfo(&receiver->text);
 	readable = template_render(table->template, texts, &receiver->text);
-	row->too_large = receiver->text.len > TARGET_TEXT_LIMIT;
+	row->too_large = receiver->text.len > SOURCE_TEXT_LIMIT;
 	row->convertible = !row->too_large;
 	if (readable && row->convertible && !receiver->no_text)
 	{
@@ -229,23 +229,23 @@ row_render(RowReceiver *receiver, const Datum *values, const bool *nulls, Target
 		memcpy(row->text, receiver->text.data, receiver->text.len + 1);
 		receiver->bytes += receiver->text.len;
 	}
-	target_request_hash(table, receiver->text.data, receiver->text.len, &row->hash);
+	source_request_hash(table, receiver->text.data, receiver->text.len, &row->hash);
 }
 
 static bool
 receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
 	RowReceiver *receiver = (RowReceiver *) self;
-	TargetTable *table = receiver->base.table;
+	SourceTable *table = receiver->base.table;
 	MemoryContext before;
-	TargetRow  *row;
+	SourceRow  *row;
 
 	slot_getallattrs(slot);
 	MemoryContextReset(receiver->base.scratch);
 	if (receiver->base.nrows == receiver->capacity)
 	{
 		receiver->capacity *= 2;
-		receiver->rows = repalloc_array(receiver->rows, TargetRow, receiver->capacity);
+		receiver->rows = repalloc_array(receiver->rows, SourceRow, receiver->capacity);
 	}
 	row = &receiver->rows[receiver->base.nrows++];
 	memset(row, 0, sizeof(*row));
@@ -268,18 +268,18 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 }
 
 static void
-row_receiver_init(RowReceiver *receiver, TargetTable *table, int expected)
+row_receiver_init(RowReceiver *receiver, SourceTable *table, int expected)
 {
 	memset(receiver, 0, sizeof(*receiver));
 	receiver_init(&receiver->base, table, receive_row);
 	receiver->capacity = Max(expected, 16);
-	receiver->rows = palloc_array(TargetRow, receiver->capacity);
+	receiver->rows = palloc_array(SourceRow, receiver->capacity);
 	initStringInfo(&receiver->text);
 	initStringInfo(&receiver->parts);
 }
 
 static int
-row_receiver_end(RowReceiver *receiver, TargetRow **rows)
+row_receiver_end(RowReceiver *receiver, SourceRow **rows)
 {
 	MemoryContextDelete(receiver->base.scratch);
 	pfree(receiver->text.data);
@@ -290,15 +290,15 @@ row_receiver_end(RowReceiver *receiver, TargetRow **rows)
 
 /* ---- one row at a time, from wherever it comes ---- */
 
-struct TargetDigester
+struct RowDigester
 {
 	RowReceiver receiver;
 };
 
-TargetDigester *
-target_digester_begin(TargetTable *table)
+RowDigester *
+source_digester_begin(SourceTable *table)
 {
-	TargetDigester *digester = palloc_object(TargetDigester);
+	RowDigester *digester = palloc_object(RowDigester);
 
 	row_receiver_init(&digester->receiver, table, 1);
 	digester->receiver.no_text = true;
@@ -306,11 +306,11 @@ target_digester_begin(TargetTable *table)
 }
 
 void
-target_digest_row(TargetDigester *digester, const Datum *values, const bool *nulls, Digest *hash, uint64 *held)
+source_digest_row(RowDigester *digester, const Datum *values, const bool *nulls, Digest *hash, uint64 *held)
 {
 	RowReceiver *receiver = &digester->receiver;
 	MemoryContext before;
-	TargetRow	row;
+	SourceRow	row;
 
 	memset(&row, 0, sizeof(row));
 	MemoryContextReset(receiver->base.scratch);
@@ -323,9 +323,9 @@ target_digest_row(TargetDigester *digester, const Datum *values, const bool *nul
 }
 
 void
-target_digester_end(TargetDigester *digester)
+source_digester_end(RowDigester *digester)
 {
-	TargetRow  *rows;
+	SourceRow  *rows;
 
 	(void) row_receiver_end(&digester->receiver, &rows);
 	pfree(rows);
@@ -371,11 +371,11 @@ read_in_order(void)
 
 /*
  * The next rows after last_key, at most limit of them, in key order, between
- * target_begin() and target_end().  One statement for each level of the key,
- * see target_statement.c.
+ * source_begin() and source_end().  One statement for each level of the key,
+ * see source_statement.c.
  */
 static void
-read_page(TargetTable *table, TargetPageKind kind, bool only_wanted,
+read_page(SourceTable *table, PageKind kind, bool only_wanted,
 		  const char *last_key, int limit, Receiver *receiver)
 {
 	ParamListInfo params = makeParamList(table->nkeys + 1);
@@ -393,18 +393,18 @@ read_page(TargetTable *table, TargetPageKind kind, bool only_wanted,
 	{
 		key_split(last_key, table->nkeys, values);
 		for (int i = 0; i < table->nkeys; i++)
-			set_parameter(params, i, table->columns[i].type, target_value(&table->columns[i], values[i]));
+			set_parameter(params, i, table->columns[i].type, source_value(&table->columns[i], values[i]));
 	}
 
 	do
 	{
 		set_parameter(params, table->nkeys, INT8OID, Int64GetDatum(limit - receiver->nrows));
-		execute(target_page_plan(table, kind, only_wanted, level), params, receiver);
+		execute(source_page_plan(table, kind, only_wanted, level), params, receiver);
 	} while (--level > 0 && receiver->nrows < limit && !receiver->full);
 }
 
 int
-target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow **rows, bool *more)
+source_read_page(SourceTable *table, const char *last_key, int limit, SourceRow **rows, bool *more)
 {
 	RowReceiver receiver;
 	int			nestlevel;
@@ -412,9 +412,9 @@ target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow 
 	row_receiver_init(&receiver, table, limit);
 	receiver.bounded = true;
 
-	nestlevel = target_begin(table, AccessShareLock, false);
-	read_page(table, PAGE_ROWS, target_wanted_is_cheap(table, limit), last_key, limit, &receiver.base);
-	target_end(nestlevel);
+	nestlevel = source_begin(table, AccessShareLock, false);
+	read_page(table, PAGE_ROWS, source_wanted_is_cheap(table, limit), last_key, limit, &receiver.base);
+	source_end(nestlevel);
 
 	*more = receiver.base.full;
 	return row_receiver_end(&receiver, rows);
@@ -423,7 +423,7 @@ target_read_page(TargetTable *table, const char *last_key, int limit, TargetRow 
 /* ---- from all over the table ---- */
 
 double
-target_guess_rows(TargetTable *table, bool *analyzed, bool *samples)
+source_guess_rows(SourceTable *table, bool *analyzed, bool *samples)
 {
 	double		rows = 0;
 	ListCell   *lc;
@@ -455,7 +455,7 @@ target_guess_rows(TargetTable *table, bool *analyzed, bool *samples)
 }
 
 int
-target_read_sample(TargetTable *table, double percent, TargetRow **rows, bool *more)
+source_read_sample(SourceTable *table, double percent, SourceRow **rows, bool *more)
 {
 	RowReceiver receiver;
 	int			nestlevel;
@@ -464,9 +464,9 @@ target_read_sample(TargetTable *table, double percent, TargetRow **rows, bool *m
 	row_receiver_init(&receiver, table, 1024);
 	receiver.bounded = true;
 
-	nestlevel = target_begin(table, AccessShareLock, false);
-	execute(target_sample_plan(table, percent), params, &receiver.base);
-	target_end(nestlevel);
+	nestlevel = source_begin(table, AccessShareLock, false);
+	execute(source_sample_plan(table, percent), params, &receiver.base);
+	source_end(nestlevel);
 
 	*more = receiver.base.full;
 	return row_receiver_end(&receiver, rows);
@@ -475,7 +475,7 @@ target_read_sample(TargetTable *table, double percent, TargetRow **rows, bool *m
 /* ---- by key ---- */
 
 static ParamListInfo
-key_parameters(TargetTable *table, char **keys, int nkeys)
+key_parameters(SourceTable *table, char **keys, int nkeys)
 {
 	ParamListInfo params = makeParamList(table->nkeys);
 	char	  **values = palloc_array(char *, table->nkeys);
@@ -494,13 +494,13 @@ key_parameters(TargetTable *table, char **keys, int nkeys)
 		Oid			type = table->columns[i].array_type;
 
 		set_parameter(params, i, OidIsValid(type) ? type : TEXTARRAYOID,
-					  target_array(&table->columns[i], columns[i], nkeys));
+					  source_array(&table->columns[i], columns[i], nkeys));
 	}
 	return params;
 }
 
 static int
-read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_write, bool lock, bool *more)
+read_keys(SourceTable *table, char **keys, int nkeys, SourceRow **rows, bool to_write, bool lock, bool *more)
 {
 	RowReceiver receiver;
 	int			nestlevel;
@@ -511,9 +511,9 @@ read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_
 	receiver.bounded = more != NULL;
 	receiver.partitions = table->foreign;
 
-	nestlevel = target_begin(table, lock ? RowShareLock : AccessShareLock, lock);
-	execute(target_keys_plan(table, lock), key_parameters(table, keys, nkeys), &receiver.base);
-	target_end(nestlevel);
+	nestlevel = source_begin(table, lock ? RowShareLock : AccessShareLock, lock);
+	execute(source_keys_plan(table, lock), key_parameters(table, keys, nkeys), &receiver.base);
+	source_end(nestlevel);
 
 	if (more != NULL)
 		*more = receiver.base.full;
@@ -521,13 +521,13 @@ read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool to_
 }
 
 int
-target_read_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
+source_read_keys(SourceTable *table, char **keys, int nkeys, SourceRow **rows)
 {
 	return read_keys(table, keys, nkeys, rows, false, false, NULL);
 }
 
 int
-target_read_some_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows, bool *more)
+source_read_some_keys(SourceTable *table, char **keys, int nkeys, SourceRow **rows, bool *more)
 {
 	return read_keys(table, keys, nkeys, rows, false, false, more);
 }
@@ -539,10 +539,10 @@ target_read_some_keys(TargetTable *table, char **keys, int nkeys, TargetRow **ro
  * others are read once more with a lock.
  */
 int
-target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
+source_lock_keys(SourceTable *table, char **keys, int nkeys, SourceRow **rows)
 {
-	TargetRow  *all;
-	TargetRow  *locked;
+	SourceRow  *all;
+	SourceRow  *locked;
 	char	  **local;
 	int			nall;
 	int			nlocal = 0;
@@ -578,7 +578,7 @@ target_lock_keys(TargetTable *table, char **keys, int nkeys, TargetRow **rows)
  * does; one that does not skip tells both apart.
  */
 bool
-target_are_locked(TargetTable *table, char **keys, int nkeys)
+source_are_locked(SourceTable *table, char **keys, int nkeys)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -592,9 +592,9 @@ target_are_locked(TargetTable *table, char **keys, int nkeys)
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		nestlevel = target_begin(table, RowShareLock, true);
-		execute(target_nowait_plan(table), key_parameters(table, keys, nkeys), &receiver.base);
-		target_end(nestlevel);
+		nestlevel = source_begin(table, RowShareLock, true);
+		execute(source_nowait_plan(table), key_parameters(table, keys, nkeys), &receiver.base);
+		source_end(nestlevel);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -628,7 +628,7 @@ static bool
 receive_key(TupleTableSlot *slot, DestReceiver *self)
 {
 	KeyReceiver *receiver = (KeyReceiver *) self;
-	TargetTable *table = receiver->base.table;
+	SourceTable *table = receiver->base.table;
 	int			row = receiver->base.nrows++;
 	bool		target_null;
 	bool		matches;
@@ -651,7 +651,7 @@ receive_key(TupleTableSlot *slot, DestReceiver *self)
 }
 
 int64
-target_count_page(TargetTable *table, char **last_key, int limit)
+source_count_page(SourceTable *table, char **last_key, int limit)
 {
 	KeyReceiver receiver;
 	int			nestlevel;
@@ -660,9 +660,9 @@ target_count_page(TargetTable *table, char **last_key, int limit)
 	receiver_init(&receiver.base, table, receive_key);
 	receiver.limit = limit;
 
-	nestlevel = target_begin(table, AccessShareLock, false);
-	read_page(table, PAGE_KEYS, target_wanted_is_cheap(table, limit), *last_key, limit, &receiver.base);
-	target_end(nestlevel);
+	nestlevel = source_begin(table, AccessShareLock, false);
+	read_page(table, PAGE_KEYS, source_wanted_is_cheap(table, limit), *last_key, limit, &receiver.base);
+	source_end(nestlevel);
 
 	MemoryContextDelete(receiver.base.scratch);
 	*last_key = receiver.last_key;
@@ -670,7 +670,7 @@ target_count_page(TargetTable *table, char **last_key, int limit)
 }
 
 int
-target_read_key_page(TargetTable *table, const char *last_key, int limit, char ***keys, bool **matches)
+source_read_key_page(SourceTable *table, const char *last_key, int limit, char ***keys, bool **matches)
 {
 	KeyReceiver receiver;
 	int			nestlevel;
@@ -681,9 +681,9 @@ target_read_key_page(TargetTable *table, const char *last_key, int limit, char *
 	receiver.keys = palloc_array(char *, limit);
 	receiver.matches = palloc_array(bool, limit);
 
-	nestlevel = target_begin(table, AccessShareLock, false);
+	nestlevel = source_begin(table, AccessShareLock, false);
 	read_page(table, PAGE_KEYS, false, last_key, limit, &receiver.base);
-	target_end(nestlevel);
+	source_end(nestlevel);
 
 	MemoryContextDelete(receiver.base.scratch);
 	*keys = receiver.keys;

@@ -99,15 +99,15 @@ raise_no_such_key(Relation rel, const Bitmapset *wanted)
 			 errmsg("no unique index of relation \"%s\" has exactly the key columns (%s)",
 					RelationGetRelationName(rel), names.data),
 			 errdetail(KEY_RULE),
-			 errhint("Run: ALTER TABLE %s ADD UNIQUE (%s);", target_relation_name(rel), names.data)));
+			 errhint("Run: ALTER TABLE %s ADD UNIQUE (%s);", source_relation_name(rel), names.data)));
 }
 
 /* Raises 55000, with the SQL that gives the relation a key. */
 static void
 raise_no_key(Relation rel, bool has_primary)
 {
-	char	   *name = target_relation_name(rel);
-	Form_pg_attribute id = target_find_attribute(rel, "id");
+	char	   *name = source_relation_name(rel);
+	Form_pg_attribute id = source_find_attribute(rel, "id");
 
 	if (has_primary)
 		ereport(ERROR,
@@ -129,11 +129,11 @@ raise_no_key(Relation rel, bool has_primary)
  * The index that makes the wanted columns a key; any columns for NULL: then
  * the primary key, else the index with the fewest columns, else the oldest.
  * Its columns, in its order, are put into attnums unless that is NULL.
- * InvalidOid where target_is_foreign(): the key is what the user says it is.
+ * InvalidOid where source_is_foreign(): the key is what the user says it is.
  * Raises 42P10 or 55000 where there is no such index.
  */
 Oid
-target_find_key(Relation rel, const Bitmapset *wanted, List **attnums)
+source_find_key(Relation rel, const Bitmapset *wanted, List **attnums)
 {
 	List	   *indexes;
 	ListCell   *lc;
@@ -141,7 +141,7 @@ target_find_key(Relation rel, const Bitmapset *wanted, List **attnums)
 	List	   *best_attnums = NIL;
 	bool		has_primary = false;
 
-	if (target_is_foreign(RelationGetRelid(rel), rel->rd_rel->relkind))
+	if (source_is_foreign(RelationGetRelid(rel), rel->rd_rel->relkind))
 		return InvalidOid;
 
 	indexes = RelationGetIndexList(rel);
@@ -184,7 +184,7 @@ given_attnums(Relation rel, List *given, Bitmapset **set)
 	foreach(lc, given)
 	{
 		const char *name = lfirst(lc);
-		Form_pg_attribute att = target_find_attribute(rel, name);
+		Form_pg_attribute att = source_find_attribute(rel, name);
 
 		if (att == NULL)
 			ereport(ERROR,
@@ -195,13 +195,13 @@ given_attnums(Relation rel, List *given, Bitmapset **set)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_COLUMN),
 					 errmsg("key column \"%s\" is named more than once", name)));
-		if (!att->attnotnull && !target_is_foreign(RelationGetRelid(rel), rel->rd_rel->relkind))
+		if (!att->attnotnull && !source_is_foreign(RelationGetRelid(rel), rel->rd_rel->relkind))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 					 errmsg("key column \"%s\" of relation \"%s\" can be null",
 							name, RelationGetRelationName(rel)),
 					 errhint("Run: ALTER TABLE %s ALTER COLUMN %s SET NOT NULL;",
-							 target_relation_name(rel), quote_identifier(name))));
+							 source_relation_name(rel), quote_identifier(name))));
 		*set = bms_add_member(*set, att->attnum);
 		attnums = lappend_int(attnums, att->attnum);
 	}
@@ -230,20 +230,20 @@ key_kind(Form_pg_attribute att)
  * Key columns of a relation, in the order of their index: those given, checked;
  * else the primary key, else a unique index on NOT NULL columns.  kinds gets a
  * letter for each.  Whether a key that no index vouches for can be sorted is
- * for target_open() to find out.
+ * for source_open() to find out.
  */
 List *
-target_resolve_key(Oid source, List *given, char **kinds)
+source_resolve_key(Oid source, List *given, char **kinds)
 {
-	Relation	rel = target_open_relation(source, NULL, AccessShareLock);
+	Relation	rel = source_open_relation(source, NULL, AccessShareLock);
 	Bitmapset  *set = NULL;
 	List	   *attnums = given_attnums(rel, given, &set);
 	List	   *names = NIL;
 	StringInfoData letters;
 	ListCell   *lc;
 
-	if (!target_is_foreign(source, rel->rd_rel->relkind))
-		(void) target_find_key(rel, set, &attnums);
+	if (!source_is_foreign(source, rel->rd_rel->relkind))
+		(void) source_find_key(rel, set, &attnums);
 	else if (attnums == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -308,9 +308,9 @@ canonical_text(Form_pg_attribute att, char *text)
 }
 
 char *
-target_key_from_json(Oid source, List *key_columns, Jsonb *row_key)
+source_key_from_json(Oid source, List *key_columns, Jsonb *row_key)
 {
-	Relation	rel = target_open_relation(source, NULL, AccessShareLock);
+	Relation	rel = source_open_relation(source, NULL, AccessShareLock);
 	int			nestlevel = guc_pin_output();
 	char	  **values = palloc_array(char *, list_length(key_columns));
 	int			n = 0;
@@ -325,7 +325,7 @@ target_key_from_json(Oid source, List *key_columns, Jsonb *row_key)
 	foreach(lc, key_columns)
 	{
 		const char *name = lfirst(lc);
-		Form_pg_attribute att = target_find_attribute(rel, name);
+		Form_pg_attribute att = source_find_attribute(rel, name);
 		JsonbValue	member;
 
 		if (att == NULL)
@@ -445,12 +445,12 @@ analyze_where(Relation rel, const char *where_sql)
 }
 
 char *
-target_resolve_where(Oid source, const char *where_sql)
+source_resolve_where(Oid source, const char *where_sql)
 {
-	Relation	rel = target_open_relation(source, NULL, AccessShareLock);
+	Relation	rel = source_open_relation(source, NULL, AccessShareLock);
 	Node	   *condition = analyze_where(rel, where_sql);
 	int			nestlevel = guc_pin_output();
-	char	   *text = deparse_expression(condition, deparse_context_for(TARGET_ALIAS, source), false, false);
+	char	   *text = deparse_expression(condition, deparse_context_for(SOURCE_ALIAS, source), false, false);
 
 	guc_unpin(nestlevel);
 	relation_close(rel, NoLock);

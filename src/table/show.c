@@ -10,7 +10,7 @@
 #include "table/internal.h"
 
 char *
-target_read_value(TargetTable *table, const char *key)
+source_read_value(SourceTable *table, const char *key)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	char	  **values = palloc_array(char *, table->nkeys);
@@ -22,10 +22,10 @@ target_read_value(TargetTable *table, const char *key)
 	if (table->ntargets != 1 || table->properties[0] != NULL)
 		return NULL;
 	key_split(key, table->nkeys, values);
-	nestlevel = target_begin(table, AccessShareLock, false);
+	nestlevel = source_begin(table, AccessShareLock, false);
 	for (int i = 0; i < table->nkeys; i++)
-		args[i] = target_array(&table->columns[i], &values[i], 1);
-	rc = SPI_execute_plan(target_keys_plan(table, false), args, NULL, false, 1);
+		args[i] = source_array(&table->columns[i], &values[i], 1);
+	rc = SPI_execute_plan(source_keys_plan(table, false), args, NULL, false, 1);
 	if (rc != SPI_OK_SELECT)
 		elog(ERROR, "could not read a table: %s", SPI_result_code_string(rc));
 	if (SPI_processed > 0)
@@ -35,6 +35,6 @@ target_read_value(TargetTable *table, const char *key)
 		result = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, table->nkeys + 1);
 		MemoryContextSwitchTo(old);
 	}
-	target_end(nestlevel);
+	source_end(nestlevel);
 	return result;
 }

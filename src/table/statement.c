@@ -10,7 +10,7 @@
  * foreign server; an OR of them starts at the first row of a, and a row
  * comparison needs operators of one name and is not sent.
  *
- * A page is a slice of the table.  Whether a row is wanted is computed in the
+ * A page is a worker transaction of the table.  Whether a row is wanted is computed in the
  * select list, so that a statement never runs long because few rows are.  Only
  * where the planner knows a cheap way to all wanted rows at once (a partial
  * index on the null target, say) are the others left out by WHERE.
@@ -54,17 +54,17 @@
 /* ---- pieces of statements ---- */
 
 static void
-append_target_null(StringInfo sql, const TargetTable *table)
+append_target_null(StringInfo sql, const SourceTable *table)
 {
 	if (table->ntargets == 0)
 		appendStringInfoString(sql, "true");
 	for (int i = 0; i < table->ntargets; i++)
-		appendStringInfo(sql, "%s" TARGET_ALIAS ".%s IS NULL", i > 0 ? " AND " : "",
+		appendStringInfo(sql, "%s" SOURCE_ALIAS ".%s IS NULL", i > 0 ? " AND " : "",
 						 table->columns[table->nkeys + i].quoted);
 }
 
 static void
-append_where(StringInfo sql, const TargetTable *table)
+append_where(StringInfo sql, const SourceTable *table)
 {
 	if (table->where_sql == NULL)
 		appendStringInfoString(sql, "true");
@@ -74,12 +74,12 @@ append_where(StringInfo sql, const TargetTable *table)
 
 /* c1, c2, ...: columns of the kind, for PAGE_KEYS whether the targets are null, and whether where_sql holds. */
 static void
-append_select_list(StringInfo sql, const TargetTable *table, TargetPageKind kind)
+append_select_list(StringInfo sql, const SourceTable *table, PageKind kind)
 {
 	int			ncolumns = kind == PAGE_ROWS ? table->ncolumns : table->nkeys;
 
 	for (int i = 0; i < ncolumns; i++)
-		appendStringInfo(sql, TARGET_ALIAS ".%s AS c%d, ", table->columns[i].quoted, i + 1);
+		appendStringInfo(sql, SOURCE_ALIAS ".%s AS c%d, ", table->columns[i].quoted, i + 1);
 	if (kind == PAGE_KEYS)
 	{
 		append_target_null(sql, table);
@@ -91,23 +91,23 @@ append_select_list(StringInfo sql, const TargetTable *table, TargetPageKind kind
 
 /* Rows after the key in $1, $2, ... that have its first level - 1 columns; level 0: all rows. */
 static void
-append_start(StringInfo sql, const TargetTable *table, int level)
+append_start(StringInfo sql, const SourceTable *table, int level)
 {
 	appendStringInfoString(sql, "true");
 	for (int i = 0; i < level; i++)
-		appendStringInfo(sql, " AND " TARGET_ALIAS ".%s %s $%d", table->columns[i].quoted,
+		appendStringInfo(sql, " AND " SOURCE_ALIAS ".%s %s $%d", table->columns[i].quoted,
 						 i < level - 1 ? table->columns[i].equal : table->columns[i].greater, i + 1);
 
 	/* nobody keeps nulls out of a foreign table's key */
 	for (int i = 0; i < table->nkeys; i++)
 	{
 		if (table->columns[i].nullable)
-			appendStringInfo(sql, " AND " TARGET_ALIAS ".%s IS NOT NULL", table->columns[i].quoted);
+			appendStringInfo(sql, " AND " SOURCE_ALIAS ".%s IS NOT NULL", table->columns[i].quoted);
 	}
 }
 
 static void
-append_wanted(StringInfo sql, const TargetTable *table)
+append_wanted(StringInfo sql, const SourceTable *table)
 {
 	/* not "IS TRUE", which no index can tell */
 	appendStringInfo(sql, "(%s)", table->where_sql != NULL ? table->where_sql : "true");
@@ -130,7 +130,7 @@ append_unnest(StringInfo sql, int narrays)
 
 /* An element of what was unnested, as a value of the column. */
 static void
-append_element(StringInfo sql, const TargetColumn *column, char letter, int number)
+append_element(StringInfo sql, const SourceColumn *column, char letter, int number)
 {
 	appendStringInfo(sql, "v.%c%d", letter, number);
 	if (!OidIsValid(column->array_type))
@@ -143,24 +143,24 @@ append_element(StringInfo sql, const TargetColumn *column, char letter, int numb
  * table would be fetched.
  */
 static void
-append_key_match(StringInfo sql, const TargetTable *table)
+append_key_match(StringInfo sql, const SourceTable *table)
 {
 	for (int i = 0; i < table->nkeys && table->foreign; i++)
 	{
 		if (OidIsValid(table->columns[i].array_type))
-			appendStringInfo(sql, TARGET_ALIAS ".%s %s ANY ($%d) AND ", table->columns[i].quoted,
+			appendStringInfo(sql, SOURCE_ALIAS ".%s %s ANY ($%d) AND ", table->columns[i].quoted,
 							 table->columns[i].equal, i + 1);
 	}
 	for (int i = 0; i < table->nkeys; i++)
 	{
-		appendStringInfo(sql, "%s" TARGET_ALIAS ".%s %s ", i > 0 ? " AND " : "",
+		appendStringInfo(sql, "%s" SOURCE_ALIAS ".%s %s ", i > 0 ? " AND " : "",
 						 table->columns[i].quoted, table->columns[i].equal);
 		append_element(sql, &table->columns[i], 'k', i + 1);
 	}
 }
 
 static bool
-key_is_one_element(const TargetTable *table)
+key_is_one_element(const SourceTable *table)
 {
 	return table->nkeys == 1 && OidIsValid(table->columns[0].array_type);
 }
@@ -169,7 +169,7 @@ key_is_one_element(const TargetTable *table)
 
 /* Parameters: the key's columns, the limit. */
 static char *
-page_sql(const TargetTable *table, TargetPageKind kind, bool only_wanted, int level)
+page_sql(const SourceTable *table, PageKind kind, bool only_wanted, int level)
 {
 	StringInfoData sql;
 
@@ -190,15 +190,15 @@ page_sql(const TargetTable *table, TargetPageKind kind, bool only_wanted, int le
 	{
 		appendStringInfoString(&sql, " AND ");
 		append_wanted(&sql, table);
-		appendStringInfoString(&sql, " OFFSET 0) AS " TARGET_ALIAS);
+		appendStringInfoString(&sql, " OFFSET 0) AS " SOURCE_ALIAS);
 	}
 	appendStringInfoString(&sql, " ORDER BY ");
 	for (int i = 0; i < table->nkeys; i++)
 	{
 		if (only_wanted)
-			appendStringInfo(&sql, "%s" TARGET_ALIAS ".c%d", i > 0 ? ", " : "", i + 1);
+			appendStringInfo(&sql, "%s" SOURCE_ALIAS ".c%d", i > 0 ? ", " : "", i + 1);
 		else
-			appendStringInfo(&sql, "%s" TARGET_ALIAS ".%s", i > 0 ? ", " : "", table->columns[i].quoted);
+			appendStringInfo(&sql, "%s" SOURCE_ALIAS ".%s", i > 0 ? ", " : "", table->columns[i].quoted);
 	}
 	appendStringInfo(&sql, " LIMIT $%d", table->nkeys + 1);
 	return sql.data;
@@ -206,19 +206,19 @@ page_sql(const TargetTable *table, TargetPageKind kind, bool only_wanted, int le
 
 /* No parameters. */
 static char *
-wanted_sql(const TargetTable *table)
+wanted_sql(const SourceTable *table)
 {
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT " TARGET_ALIAS ".%s FROM %s WHERE ", table->columns[0].quoted, table->from);
+	appendStringInfo(&sql, "SELECT " SOURCE_ALIAS ".%s FROM %s WHERE ", table->columns[0].quoted, table->from);
 	append_wanted(&sql, table);
 	return sql.data;
 }
 
 /* Parameters: an array for each key column.  lock is NULL or what is done about rows that are locked. */
 static char *
-keys_sql(const TargetTable *table, const char *lock)
+keys_sql(const SourceTable *table, const char *lock)
 {
 	StringInfoData sql;
 
@@ -226,10 +226,10 @@ keys_sql(const TargetTable *table, const char *lock)
 	appendStringInfoString(&sql, "SELECT ");
 	append_select_list(&sql, table, PAGE_ROWS);
 	if (table->foreign)
-		appendStringInfo(&sql, ", " TARGET_ALIAS ".tableoid AS c%d", table->ncolumns + 2);
+		appendStringInfo(&sql, ", " SOURCE_ALIAS ".tableoid AS c%d", table->ncolumns + 2);
 	appendStringInfo(&sql, " FROM %s WHERE ", table->from);
 	if (key_is_one_element(table) && (table->foreign || table->relkind != RELKIND_PARTITIONED_TABLE))
-		appendStringInfo(&sql, TARGET_ALIAS ".%s %s ANY ($1)",
+		appendStringInfo(&sql, SOURCE_ALIAS ".%s %s ANY ($1)",
 						 table->columns[0].quoted, table->columns[0].equal);
 	else
 	{
@@ -244,7 +244,7 @@ keys_sql(const TargetTable *table, const char *lock)
 		appendStringInfoChar(&sql, ')');
 	}
 	if (lock != NULL)
-		appendStringInfo(&sql, " FOR NO KEY UPDATE OF " TARGET_ALIAS " %s", lock);
+		appendStringInfo(&sql, " FOR NO KEY UPDATE OF " SOURCE_ALIAS " %s", lock);
 	return sql.data;
 }
 
@@ -253,7 +253,7 @@ keys_sql(const TargetTable *table, const char *lock)
  * table and writes row by row.  This form is one remote statement.
  */
 bool
-target_writes_by_position(const TargetTable *table)
+source_writes_by_position(const SourceTable *table)
 {
 	if (!table->foreign || !key_is_one_element(table))
 		return false;
@@ -266,21 +266,21 @@ target_writes_by_position(const TargetTable *table)
 }
 
 static void
-append_position(StringInfo sql, const TargetTable *table)
+append_position(StringInfo sql, const SourceTable *table)
 {
-	const TargetColumn *key = &table->columns[0];
+	const SourceColumn *key = &table->columns[0];
 
-	appendStringInfo(sql, "pg_catalog.array_position($1, " TARGET_ALIAS ".%s::%s)",
+	appendStringInfo(sql, "pg_catalog.array_position($1, " SOURCE_ALIAS ".%s::%s)",
 					 key->quoted, key->type_name);
 }
 
-/* The row is what it was: see target_check.c. */
+/* The row is what it was: see source_check.c. */
 static void
-append_check(StringInfo sql, const TargetTable *table)
+append_check(StringInfo sql, const SourceTable *table)
 {
-	appendStringInfo(sql, " AND %s(v.n, ROW(", target_check_function());
+	appendStringInfo(sql, " AND %s(v.n, ROW(", source_check_function());
 	for (int i = 0; i < table->ncolumns; i++)
-		appendStringInfo(sql, "%s" TARGET_ALIAS ".%s", i > 0 ? ", " : "", table->columns[i].quoted);
+		appendStringInfo(sql, "%s" SOURCE_ALIAS ".%s", i > 0 ? ", " : "", table->columns[i].quoted);
 	appendStringInfoString(sql, "))");
 }
 
@@ -290,16 +290,16 @@ append_check(StringInfo sql, const TargetTable *table)
  * were, and nothing is returned.
  */
 static char *
-write_sql(const TargetTable *table, bool check)
+write_sql(const SourceTable *table, bool check)
 {
-	bool		by_position = target_writes_by_position(table);
+	bool		by_position = source_writes_by_position(table);
 	StringInfoData sql;
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "UPDATE %s SET ", table->from);
 	for (int i = 0; i < table->ntargets; i++)
 	{
-		const TargetColumn *target = &table->columns[table->nkeys + i];
+		const SourceColumn *target = &table->columns[table->nkeys + i];
 
 		appendStringInfo(&sql, "%s%s = ", i > 0 ? ", " : "", target->quoted);
 		if (by_position)
@@ -313,7 +313,7 @@ write_sql(const TargetTable *table, bool check)
 	}
 	if (by_position)
 	{
-		appendStringInfo(&sql, " WHERE " TARGET_ALIAS ".%s %s ANY ($1) RETURNING ",
+		appendStringInfo(&sql, " WHERE " SOURCE_ALIAS ".%s %s ANY ($1) RETURNING ",
 						 table->columns[0].quoted, table->columns[0].equal);
 		append_position(&sql, table);
 		appendStringInfoString(&sql, "::bigint");
@@ -339,13 +339,13 @@ write_sql(const TargetTable *table, bool check)
 /* ---- parameters ---- */
 
 Datum
-target_value(TargetColumn *column, const char *text)
+source_value(SourceColumn *column, const char *text)
 {
 	return InputFunctionCall(&column->input, unconstify(char *, text), column->input_param, -1);
 }
 
 Datum
-target_array(TargetColumn *column, char *const *texts, int ntexts)
+source_array(SourceColumn *column, char *const *texts, int ntexts)
 {
 	bool		typed = OidIsValid(column->array_type);
 	Datum	   *values = palloc_array(Datum, ntexts + 1);
@@ -357,7 +357,7 @@ target_array(TargetColumn *column, char *const *texts, int ntexts)
 	{
 		nulls[i] = texts[i] == NULL;
 		values[i] = nulls[i] ? (Datum) 0 :
-			typed ? target_value(column, texts[i]) : CStringGetTextDatum(texts[i]);
+			typed ? source_value(column, texts[i]) : CStringGetTextDatum(texts[i]);
 	}
 	dims[0] = ntexts;
 	lbs[0] = 1;
@@ -370,7 +370,7 @@ target_array(TargetColumn *column, char *const *texts, int ntexts)
 
 /* Types of the parameters of a page, which there are one more of than key columns. */
 static int
-page_types(const TargetTable *table, Oid *types)
+page_types(const SourceTable *table, Oid *types)
 {
 	for (int i = 0; i < table->nkeys; i++)
 		types[i] = table->columns[i].type;
@@ -380,7 +380,7 @@ page_types(const TargetTable *table, Oid *types)
 
 /* Types of arrays for the first ncolumns columns. */
 static Oid *
-array_types(const TargetTable *table, int ncolumns)
+array_types(const SourceTable *table, int ncolumns)
 {
 	Oid		   *types = palloc_array(Oid, ncolumns);
 
@@ -408,7 +408,7 @@ prepare(const char *sql, int nargs, Oid *types, int options)
  * how many keys there are make all the difference.
  */
 SPIPlanPtr
-target_page_plan(TargetTable *table, TargetPageKind kind, bool only_wanted, int level)
+source_page_plan(SourceTable *table, PageKind kind, bool only_wanted, int level)
 {
 	SPIPlanPtr *plan = &table->page_plans[kind][only_wanted][level];
 	Oid			types[INDEX_MAX_KEYS + 1];
@@ -421,7 +421,7 @@ target_page_plan(TargetTable *table, TargetPageKind kind, bool only_wanted, int 
 }
 
 SPIPlanPtr
-target_keys_plan(TargetTable *table, bool lock)
+source_keys_plan(SourceTable *table, bool lock)
 {
 	SPIPlanPtr *plan = lock ? &table->lock_plan : &table->read_plan;
 
@@ -432,7 +432,7 @@ target_keys_plan(TargetTable *table, bool lock)
 }
 
 SPIPlanPtr
-target_nowait_plan(TargetTable *table)
+source_nowait_plan(SourceTable *table)
 {
 	if (table->nowait_plan == NULL)
 		table->nowait_plan = prepare(keys_sql(table, "NOWAIT"), table->nkeys,
@@ -441,7 +441,7 @@ target_nowait_plan(TargetTable *table)
 }
 
 SPIPlanPtr
-target_write_plan(TargetTable *table, bool check)
+source_write_plan(SourceTable *table, bool check)
 {
 	SPIPlanPtr *plan = check ? &table->check_plan : &table->write_plan;
 	int			narrays = table->nkeys + table->ntargets;
@@ -454,7 +454,7 @@ target_write_plan(TargetTable *table, bool check)
 
 /* All columns of rows of some blocks, the same ones every time.  Not kept. */
 SPIPlanPtr
-target_sample_plan(TargetTable *table, double percent)
+source_sample_plan(SourceTable *table, double percent)
 {
 	StringInfoData sql;
 	SPIPlanPtr	plan;
@@ -479,9 +479,9 @@ free_plan(SPIPlanPtr *plan)
 
 /* Needs neither a transaction nor SPI, so that a memory context may do it. */
 void
-target_free_plans(TargetTable *table)
+source_free_plans(SourceTable *table)
 {
-	for (int kind = 0; kind < TARGET_PAGE_KINDS; kind++)
+	for (int kind = 0; kind < PAGE_KINDS; kind++)
 	{
 		for (int level = 0; level <= INDEX_MAX_KEYS; level++)
 		{
@@ -500,7 +500,7 @@ target_free_plans(TargetTable *table)
 /* ---- is there a cheap way to all wanted rows? ---- */
 
 static double
-table_rows(const TargetTable *table)
+table_rows(const SourceTable *table)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table->relid));
 	double		rows;
@@ -520,7 +520,7 @@ table_rows(const TargetTable *table)
  * a guess, so that is always walked through.
  */
 bool
-target_wanted_is_cheap(TargetTable *table, int limit)
+source_wanted_is_cheap(SourceTable *table, int limit)
 {
 	CachedPlan *cached;
 	Plan	   *plan;
@@ -546,7 +546,7 @@ target_wanted_is_cheap(TargetTable *table, int limit)
 }
 
 void
-target_walk(TargetTable *table)
+source_walk(SourceTable *table)
 {
 	table->walk = true;
 }
@@ -559,14 +559,14 @@ target_walk(TargetTable *table)
  * and which takes 44 MB of a process that stays.
  */
 int
-target_begin(TargetTable *table, LOCKMODE lockmode, bool impatient)
+source_begin(SourceTable *table, LOCKMODE lockmode, bool impatient)
 {
-	int			nestlevel = target_limit_lock_wait(impatient);
+	int			nestlevel = source_limit_lock_wait(impatient);
 
 	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	LockRelationOid(table->relid, lockmode);
-	if (!target_is_current(table))
+	if (!source_is_current(table))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("definition of table %s was changed meanwhile", table->name)));
@@ -576,7 +576,7 @@ target_begin(TargetTable *table, LOCKMODE lockmode, bool impatient)
 }
 
 void
-target_end(int nestlevel)
+source_end(int nestlevel)
 {
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "could not disconnect from SPI");
@@ -590,7 +590,7 @@ target_end(int nestlevel)
  * first up to end, with the SQL that grants it.
  */
 static void
-check_columns(const TargetTable *table, int first, int end, AclMode mode, const char *right)
+check_columns(const SourceTable *table, int first, int end, AclMode mode, const char *right)
 {
 	Oid			user = GetUserId();
 	StringInfoData missing;
@@ -629,10 +629,10 @@ check_statement(const char *sql, int nargs, Oid *types)
 }
 
 void
-target_check_rights(TargetTable *table)
+source_check_rights(SourceTable *table)
 {
 	int			narrays = table->nkeys + table->ntargets;
-	int			nestlevel = target_begin(table, AccessShareLock, false);
+	int			nestlevel = source_begin(table, AccessShareLock, false);
 	Oid			types[INDEX_MAX_KEYS + 1];
 	int			nargs = page_types(table, types);
 
@@ -647,5 +647,5 @@ target_check_rights(TargetTable *table)
 			check_statement(keys_sql(table, "SKIP LOCKED"), table->nkeys, array_types(table, table->nkeys));
 		check_statement(write_sql(table, false), narrays, array_types(table, narrays));
 	}
-	target_end(nestlevel);
+	source_end(nestlevel);
 }

@@ -3,7 +3,7 @@
  * table.c
  *		The user's table as a job sees it: its columns, template and rules.
  *
- * A TargetTable outlives transactions, so it holds names, types and operators
+ * A SourceTable outlives transactions, so it holds names, types and operators
  * as text of statements.  Whatever happens to the table, its type or its
  * schema marks it as changed; then its definition is compared anew, because
  * most of such messages come from VACUUM and ANALYZE and mean nothing.
@@ -35,8 +35,8 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-#include "table/internal.h"
 #include "runtime/usercxt.h"
+#include "table/internal.h"
 
 static dlist_head open_tables = DLIST_STATIC_INIT(open_tables);
 static bool callbacks_registered = false;
@@ -49,7 +49,7 @@ static bool callbacks_registered = false;
  * user's session that holds only where always is set.
  */
 int
-target_limit_lock_wait(bool always)
+source_limit_lock_wait(bool always)
 {
 	int			nestlevel = NewGUCNestLevel();
 
@@ -64,7 +64,7 @@ target_limit_lock_wait(bool always)
  * is gone (name may be NULL), 42809 when it is none of the right kind.
  */
 Relation
-target_open_relation(Oid relid, const char *name, LOCKMODE lockmode)
+source_open_relation(Oid relid, const char *name, LOCKMODE lockmode)
 {
 	Relation	rel = try_relation_open(relid, lockmode);
 
@@ -95,7 +95,7 @@ target_open_relation(Oid relid, const char *name, LOCKMODE lockmode)
  * so the key is what the user says it is, and locks there cannot be skipped.
  */
 bool
-target_is_foreign(Oid relid, char relkind)
+source_is_foreign(Oid relid, char relkind)
 {
 	ListCell   *lc;
 
@@ -111,7 +111,7 @@ target_is_foreign(Oid relid, char relkind)
 
 /* The column of exactly that name, or NULL.  Points into the relation's descriptor. */
 Form_pg_attribute
-target_find_attribute(Relation rel, const char *name)
+source_find_attribute(Relation rel, const char *name)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 
@@ -127,7 +127,7 @@ target_find_attribute(Relation rel, const char *name)
 
 /* Qualified and quoted, for statements and hints. */
 char *
-target_relation_name(Relation rel)
+source_relation_name(Relation rel)
 {
 	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 									  RelationGetRelationName(rel));
@@ -152,7 +152,7 @@ convert_text(Oid proc, int from, int to, const char *text, size_t length)
 }
 
 const char *
-target_to_utf8(const TargetTable *table, const char *text, size_t *length)
+source_to_utf8(const SourceTable *table, const char *text, size_t *length)
 {
 	int			encoding = GetDatabaseEncoding();
 	const char *result;
@@ -170,7 +170,7 @@ target_to_utf8(const TargetTable *table, const char *text, size_t *length)
 }
 
 const char *
-target_from_utf8(const TargetTable *table, const char *text)
+source_from_utf8(const SourceTable *table, const char *text)
 {
 	int			encoding = GetDatabaseEncoding();
 
@@ -180,7 +180,7 @@ target_from_utf8(const TargetTable *table, const char *text)
 }
 
 static void
-open_encoding(TargetTable *table)
+open_encoding(SourceTable *table)
 {
 	int			encoding = GetDatabaseEncoding();
 
@@ -192,10 +192,10 @@ open_encoding(TargetTable *table)
 
 /* Text of the job itself, which must be text in UTF-8; what says what it is. */
 char *
-target_own_text(const TargetTable *table, const char *text, const char *what)
+source_own_text(const SourceTable *table, const char *text, const char *what)
 {
 	size_t		length;
-	const char *result = target_to_utf8(table, text, &length);
+	const char *result = source_to_utf8(table, text, &length);
 
 	if (result == NULL)
 		ereport(ERROR,
@@ -230,7 +230,7 @@ operator_text(Oid operator)
  * A key column gets its operators; raises 42883 when its type has no order.
  */
 static void
-describe_column(TargetColumn *column, Form_pg_attribute att, bool is_key)
+describe_column(SourceColumn *column, Form_pg_attribute att, bool is_key)
 {
 	TypeCacheEntry *type;
 
@@ -264,9 +264,9 @@ describe_column(TargetColumn *column, Form_pg_attribute att, bool is_key)
 
 /* The position of a column, which is added if it is new. */
 int
-target_add_column(TargetTable *table, Form_pg_attribute att, bool is_key)
+source_add_column(SourceTable *table, Form_pg_attribute att, bool is_key)
 {
-	TargetColumn *column;
+	SourceColumn *column;
 	Oid			function;
 	bool		is_varlena;
 
@@ -286,32 +286,32 @@ target_add_column(TargetTable *table, Form_pg_attribute att, bool is_key)
 }
 
 static void
-open_keys(TargetTable *table, Relation rel, const Job *job)
+open_keys(SourceTable *table, Relation rel, const Job *job)
 {
 	Bitmapset  *attnums = NULL;
 	ListCell   *lc;
 
 	foreach(lc, job->key_columns)
 	{
-		Form_pg_attribute att = target_find_attribute(rel, lfirst(lc));
+		Form_pg_attribute att = source_find_attribute(rel, lfirst(lc));
 
 		if (att == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("key column \"%s\" of relation \"%s\" does not exist",
 							(char *) lfirst(lc), RelationGetRelationName(rel))));
-		target_add_column(table, att, true);
+		source_add_column(table, att, true);
 		attnums = bms_add_member(attnums, att->attnum);
 	}
 	table->nkeys = table->ncolumns;
-	table->key_index = target_find_key(rel, attnums, NULL);
+	table->key_index = source_find_key(rel, attnums, NULL);
 }
 
 /* A column that answers are written to.  property is NULL for a single target. */
 static void
-add_target(TargetTable *table, Relation rel, const char *name, char *property)
+add_target(SourceTable *table, Relation rel, const char *name, char *property)
 {
-	Form_pg_attribute att = target_find_attribute(rel, name);
+	Form_pg_attribute att = source_find_attribute(rel, name);
 	int			before = table->ncolumns;
 
 	if (att == NULL)
@@ -327,7 +327,7 @@ add_target(TargetTable *table, Relation rel, const char *name, char *property)
 				(errcode(ERRCODE_GENERATED_ALWAYS),
 				 errmsg("target column \"%s\" of relation \"%s\" is always generated",
 						name, RelationGetRelationName(rel))));
-	if (target_add_column(table, att, false) < before)
+	if (source_add_column(table, att, false) < before)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_COLUMN),
 				 errmsg("column \"%s\" cannot be a target, because it is one already or part of the key",
@@ -342,7 +342,7 @@ property_is_special(const char *property)
 }
 
 static void
-open_target_columns(TargetTable *table, Relation rel, const char *target_columns)
+open_target_columns(SourceTable *table, Relation rel, const char *target_columns)
 {
 	Jsonb	   *object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(target_columns)));
 	JsonbIterator *it = JsonbIteratorInit(&object->root);
@@ -354,7 +354,7 @@ open_target_columns(TargetTable *table, Relation rel, const char *target_columns
 	{
 		if (token == WJB_KEY)
 		{
-			property = target_own_text(table, pnstrdup(value.val.string.val, value.val.string.len),
+			property = source_own_text(table, pnstrdup(value.val.string.val, value.val.string.len),
 										"a property of target_columns");
 			if (property_is_special(property) &&
 				strcmp(property, "$answer") != 0 && strcmp(property, "$outcome") != 0 &&
@@ -383,21 +383,21 @@ open_target_columns(TargetTable *table, Relation rel, const char *target_columns
  * same.
  */
 static char *
-missing_word(TargetTable *table, Relation rel, const Job *job)
+missing_word(SourceTable *table, Relation rel, const Job *job)
 {
 	Form_pg_attribute att = NULL;
 
 	if (job->missing != NULL)
-		return target_own_text(table, job->missing, "the missing word");
+		return source_own_text(table, job->missing, "the missing word");
 	if (job->target != NULL && job->target_columns == NULL)
-		att = target_find_attribute(rel, job->target);
-	if (att == NULL || target_type_takes(att->atttypid, att->atttypmod, DEFAULT_MISSING))
+		att = source_find_attribute(rel, job->target);
+	if (att == NULL || source_type_takes(att->atttypid, att->atttypmod, DEFAULT_MISSING))
 		return NULL;
 	return pstrdup(DEFAULT_MISSING);
 }
 
 static void
-open_rules(TargetTable *table, Relation rel, const Job *job)
+open_rules(SourceTable *table, Relation rel, const Job *job)
 {
 	AnswerRules *rules = &table->rules;
 	AnswerColumn *columns = palloc0_array(AnswerColumn, table->ntargets + 1);
@@ -429,7 +429,7 @@ open_rules(TargetTable *table, Relation rel, const Job *job)
 }
 
 void
-target_append_part(StringInfo out, const char *text)
+source_append_part(StringInfo out, const char *text)
 {
 	uint32		length = text == NULL ? PG_UINT32_MAX : pg_hton32((uint32) strlen(text));
 
@@ -450,15 +450,15 @@ normal_json(const char *text)
 
 /* What makes requests of two jobs the same, beside their text. */
 static void
-open_constant(TargetTable *table, const Job *job)
+open_constant(SourceTable *table, const Job *job)
 {
 	StringInfoData constant;
 
 	initStringInfo(&constant);
-	target_append_part(&constant, job->model);
-	target_append_part(&constant, job->system_prompt);
-	target_append_part(&constant, normal_json(job->response_schema));
-	target_append_part(&constant, normal_json(job->parameters));
+	source_append_part(&constant, job->model);
+	source_append_part(&constant, job->system_prompt);
+	source_append_part(&constant, normal_json(job->response_schema));
+	source_append_part(&constant, normal_json(job->parameters));
 	digest_sha256(NULL, 0, constant.data, constant.len, &table->constant);
 }
 
@@ -472,7 +472,7 @@ relation_changed(Datum arg, Oid relid)
 
 	dlist_foreach(iter, &open_tables)
 	{
-		TargetTable *table = dlist_container(TargetTable, link, iter.cur);
+		SourceTable *table = dlist_container(SourceTable, link, iter.cur);
 
 		if (relid == InvalidOid || relid == table->relid || relid == table->key_index)
 			table->changed = true;
@@ -488,14 +488,14 @@ catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
 static void
 forget_table(void *arg)
 {
-	TargetTable *table = (TargetTable *) arg;
+	SourceTable *table = (SourceTable *) arg;
 
 	dlist_delete(&table->link);
-	target_free_plans(table);
+	source_free_plans(table);
 }
 
 static void
-watch_table(TargetTable *table)
+watch_table(SourceTable *table)
 {
 	MemoryContextCallback *callback = palloc0_object(MemoryContextCallback);
 
@@ -518,20 +518,20 @@ watch_table(TargetTable *table)
  * waited for, and has triggers of his own by now.
  */
 static bool
-role_is_right(const TargetTable *table)
+role_is_right(const SourceTable *table)
 {
 	return usercxt_effective_role(table->job_owner, table->relid) == GetUserId();
 }
 
-TargetTable *
-target_open(const Job *job)
+SourceTable *
+source_open(const Job *job)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch target",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
-	TargetTable *table = palloc0_object(TargetTable);
-	int			nestlevel = target_limit_lock_wait(false);
-	Relation	rel = target_open_relation(job->source, job->source_name, AccessShareLock);
+	SourceTable *table = palloc0_object(SourceTable);
+	int			nestlevel = source_limit_lock_wait(false);
+	Relation	rel = source_open_relation(job->source, job->source_name, AccessShareLock);
 	int			natts = RelationGetNumberOfAttributes(rel);
 
 	table->context = context;
@@ -542,13 +542,13 @@ target_open(const Job *job)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("owner of relation \"%s\" was changed meanwhile", RelationGetRelationName(rel))));
 	table->relkind = rel->rd_rel->relkind;
-	table->foreign = target_is_foreign(table->relid, table->relkind);
-	table->name = target_relation_name(rel);
-	table->from = psprintf("%s%s AS " TARGET_ALIAS,
+	table->foreign = source_is_foreign(table->relid, table->relkind);
+	table->name = source_relation_name(rel);
+	table->from = psprintf("%s%s AS " SOURCE_ALIAS,
 						   table->relkind == RELKIND_RELATION ? "ONLY " : "", table->name);
 	table->where_sql = job->where_sql == NULL ? NULL : pstrdup(job->where_sql);
 	table->overwrite = job->overwrite;
-	table->columns = palloc0_array(TargetColumn, natts + 1);
+	table->columns = palloc0_array(SourceColumn, natts + 1);
 	table->properties = palloc0_array(char *, natts + 1);
 
 	open_encoding(table);
@@ -557,7 +557,7 @@ target_open(const Job *job)
 		open_target_columns(table, rel, job->target_columns);
 	else if (job->target != NULL)
 		add_target(table, rel, job->target, NULL);
-	target_open_template(table, rel, job);
+	source_open_template(table, rel, job);
 	open_rules(table, rel, job);
 	open_constant(table, job);
 	watch_table(table);
@@ -571,12 +571,12 @@ target_open(const Job *job)
 /* ---- is it still what it was? ---- */
 
 static bool
-column_is_same(const TargetTable *table, int i)
+column_is_same(const SourceTable *table, int i)
 {
-	const TargetColumn *old = &table->columns[i];
+	const SourceColumn *old = &table->columns[i];
 	HeapTuple	tuple = SearchSysCacheAttNum(table->relid, old->attnum);
 	Form_pg_attribute att;
-	TargetColumn now;
+	SourceColumn now;
 	bool		is_key = i < table->nkeys;
 	bool		is_target = !is_key && i < table->nkeys + table->ntargets;
 	bool		writable;
@@ -597,7 +597,7 @@ column_is_same(const TargetTable *table, int i)
 }
 
 static bool
-definition_is_same(const TargetTable *table)
+definition_is_same(const SourceTable *table)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table->relid));
 	Form_pg_class class;
@@ -609,7 +609,7 @@ definition_is_same(const TargetTable *table)
 	class = (Form_pg_class) GETSTRUCT(tuple);
 	namespace = get_namespace_name(class->relnamespace);
 	same = namespace != NULL && class->relkind == table->relkind &&
-		target_is_foreign(table->relid, table->relkind) == table->foreign &&
+		source_is_foreign(table->relid, table->relkind) == table->foreign &&
 		strcmp(quote_qualified_identifier(namespace, NameStr(class->relname)), table->name) == 0;
 	ReleaseSysCache(tuple);
 
@@ -624,7 +624,7 @@ definition_is_same(const TargetTable *table)
 }
 
 bool
-target_is_current(TargetTable *table)
+source_is_current(SourceTable *table)
 {
 	if (!table->changed)
 		return true;
@@ -640,7 +640,7 @@ target_is_current(TargetTable *table)
 /* ---- what callers ask ---- */
 
 List *
-target_columns_read(const TargetTable *table)
+source_columns_read(const SourceTable *table)
 {
 	List	   *names = NIL;
 
@@ -653,19 +653,19 @@ target_columns_read(const TargetTable *table)
 }
 
 int
-target_column_count(const TargetTable *table)
+source_target_count(const SourceTable *table)
 {
 	return table->ntargets;
 }
 
 const char *
-target_column_property(const TargetTable *table, int i)
+source_target_property(const SourceTable *table, int i)
 {
 	return table->properties[i];
 }
 
 const AnswerRules *
-target_answer_rules(const TargetTable *table)
+source_answer_rules(const SourceTable *table)
 {
 	return &table->rules;
 }

@@ -68,10 +68,10 @@ placeholder_list(Relation rel)
 }
 
 static void
-raise_template_error(const TargetTable *table, Relation rel, const char *prompt, const TemplateError *error)
+raise_template_error(const SourceTable *table, Relation rel, const char *prompt, const TemplateError *error)
 {
 	int			character = pg_verify_mbstr_len(PG_UTF8, prompt, error->position, true) + 1;
-	const char *name = error->name == NULL ? NULL : target_from_utf8(table, error->name);
+	const char *name = error->name == NULL ? NULL : source_from_utf8(table, error->name);
 	const char *complaint = NULL;
 
 	switch (error->kind)
@@ -113,7 +113,7 @@ check_input_columns(Relation rel, const Job *job)
 		return;
 	foreach(lc, job->input_columns)
 	{
-		if (target_find_attribute(rel, lfirst(lc)) == NULL)
+		if (source_find_attribute(rel, lfirst(lc)) == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("input column \"%s\" of relation \"%s\" does not exist",
@@ -123,7 +123,7 @@ check_input_columns(Relation rel, const Job *job)
 
 /* Tells the template about the table's columns; attributes gets their descriptions. */
 static TemplateColumn *
-describe_inputs(TargetTable *table, Relation rel, const Job *job, Form_pg_attribute *attributes)
+describe_inputs(SourceTable *table, Relation rel, const Job *job, Form_pg_attribute *attributes)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	TemplateColumn *columns = palloc0_array(TemplateColumn, desc->natts + 1);
@@ -139,7 +139,7 @@ describe_inputs(TargetTable *table, Relation rel, const Job *job, Form_pg_attrib
 		Oid			type;
 
 		/* what has no name in UTF-8 cannot be named in a prompt */
-		name = att->attisdropped ? NULL : target_to_utf8(table, NameStr(att->attname), &length);
+		name = att->attisdropped ? NULL : source_to_utf8(table, NameStr(att->attname), &length);
 		if (name == NULL)
 			continue;
 		type = getBaseType(att->atttypid);
@@ -154,12 +154,12 @@ describe_inputs(TargetTable *table, Relation rel, const Job *job, Form_pg_attrib
 }
 
 void
-target_open_template(TargetTable *table, Relation rel, const Job *job)
+source_open_template(SourceTable *table, Relation rel, const Job *job)
 {
 	int			natts = RelationGetNumberOfAttributes(rel);
 	Form_pg_attribute *attributes = palloc_array(Form_pg_attribute, natts + 1);
 	bool	   *used = palloc0_array(bool, natts + 1);
-	char	   *prompt = target_own_text(table, job->prompt, "the prompt");
+	char	   *prompt = source_own_text(table, job->prompt, "the prompt");
 	TemplateColumn *columns;
 	TemplateError error;
 
@@ -170,5 +170,5 @@ target_open_template(TargetTable *table, Relation rel, const Job *job)
 		raise_template_error(table, rel, prompt, &error);
 	template_used_columns(table->template, used);
 	for (int i = 0; i < table->ninputs; i++)
-		table->inputs[i] = used[i] ? target_add_column(table, attributes[i], false) : -1;
+		table->inputs[i] = used[i] ? source_add_column(table, attributes[i], false) : -1;
 }

@@ -22,9 +22,9 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#include "text/json.h"
-#include "table/internal.h"
 #include "runtime/txn.h"
+#include "table/internal.h"
+#include "text/json.h"
 
 #define MESSAGE_BYTES	200
 
@@ -54,10 +54,10 @@ is_not_about_row(int sqlerrcode)
 }
 
 static void
-note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate, const char *message)
+note_failure(const SourceTable *table, SourceWrite *write, const char *sqlstate, const char *message)
 {
 	size_t		length;
-	const char *utf8 = target_to_utf8(table, message, &length);
+	const char *utf8 = source_to_utf8(table, message, &length);
 
 	write->written = false;
 	write->sqlstate = sqlstate == NULL ? NULL : pstrdup(sqlstate);
@@ -66,7 +66,7 @@ note_failure(const TargetTable *table, TargetWrite *write, const char *sqlstate,
 
 /* Fills pending; returns false, with the reason noted, when a value cannot be had in the database's encoding. */
 static bool
-convert_write(TargetTable *table, TargetWrite *write, TargetPending *pending)
+convert_write(SourceTable *table, SourceWrite *write, SourcePending *pending)
 {
 	pending->write = write;
 	pending->keys = palloc_array(char *, table->nkeys);
@@ -74,7 +74,7 @@ convert_write(TargetTable *table, TargetWrite *write, TargetPending *pending)
 	key_split(write->key, table->nkeys, pending->keys);
 	for (int i = 0; i < table->ntargets; i++)
 	{
-		const char *value = write->values[i] == NULL ? NULL : target_from_utf8(table, write->values[i]);
+		const char *value = write->values[i] == NULL ? NULL : source_from_utf8(table, write->values[i]);
 
 		if (write->values[i] != NULL && value == NULL)
 		{
@@ -89,7 +89,7 @@ convert_write(TargetTable *table, TargetWrite *write, TargetPending *pending)
 
 /* Fills pending with what can be had in the database's encoding; returns how many. */
 int
-target_convert_writes(TargetTable *table, TargetWrite *writes, int nwrites, TargetPending *pending)
+source_convert_writes(SourceTable *table, SourceWrite *writes, int nwrites, SourcePending *pending)
 {
 	int			npending = 0;
 
@@ -107,7 +107,7 @@ target_convert_writes(TargetTable *table, TargetWrite *writes, int nwrites, Targ
 
 /* All rows that were found unchanged must have been written: which one was not, the statement does not tell. */
 static void
-require_all_written(const TargetPending *group, int n, uint64 written)
+require_all_written(const SourcePending *group, int n, uint64 written)
 {
 	uint64		unchanged = 0;
 
@@ -121,7 +121,7 @@ require_all_written(const TargetPending *group, int n, uint64 written)
 
 /* Executes the UPDATE and marks the rows that it returned.  SPI is connected. */
 static void
-update_group(TargetTable *table, TargetPending *group, int n, bool check)
+update_group(SourceTable *table, SourcePending *group, int n, bool check)
 {
 	int			narrays = table->nkeys + table->ntargets;
 	Datum	   *arrays = palloc_array(Datum, narrays);
@@ -133,10 +133,10 @@ update_group(TargetTable *table, TargetPending *group, int n, bool check)
 		for (int i = 0; i < n; i++)
 			texts[i] = column < table->nkeys ? group[i].keys[column] :
 				group[i].values[column - table->nkeys];
-		arrays[column] = target_array(&table->columns[column], texts, n);
+		arrays[column] = source_array(&table->columns[column], texts, n);
 	}
 
-	rc = SPI_execute_plan(target_write_plan(table, check), arrays, NULL, false, 0);
+	rc = SPI_execute_plan(source_write_plan(table, check), arrays, NULL, false, 0);
 	if (rc != (check ? SPI_OK_UPDATE : SPI_OK_UPDATE_RETURNING))
 		elog(ERROR, "could not update table %s: %s", table->name, SPI_result_code_string(rc));
 	if (check)
@@ -154,8 +154,8 @@ update_group(TargetTable *table, TargetPending *group, int n, bool check)
 
 typedef struct GroupTry
 {
-	TargetTable *table;
-	TargetPending *group;
+	SourceTable *table;
+	SourcePending *group;
 	int			n;
 	bool		check;
 } GroupTry;
@@ -174,7 +174,7 @@ try_group(void *arg)
 
 /* One group in one subtransaction.  Returns the error that undid it, in the current context, or NULL. */
 ErrorData *
-target_try_group(TargetTable *table, TargetPending *group, int n, bool check)
+source_try_group(SourceTable *table, SourcePending *group, int n, bool check)
 {
 	GroupTry	try = {table, group, n, check};
 
@@ -184,15 +184,15 @@ target_try_group(TargetTable *table, TargetPending *group, int n, bool check)
 }
 
 static void
-mark_locked(TargetPending *group, int n)
+mark_locked(SourcePending *group, int n)
 {
 	for (int i = 0; i < n; i++)
 		group[i].write->locked = true;
 }
 
-/* timeouts counts how often this call of target_write() has waited for a lock in vain. */
+/* timeouts counts how often this call of source_write() has waited for a lock in vain. */
 static void
-write_group(TargetTable *table, TargetPending *group, int n, int *timeouts)
+write_group(SourceTable *table, SourcePending *group, int n, int *timeouts)
 {
 	ErrorData  *error;
 	bool		locked;
@@ -203,7 +203,7 @@ write_group(TargetTable *table, TargetPending *group, int n, int *timeouts)
 		mark_locked(group, n);
 		return;
 	}
-	error = target_try_group(table, group, n, false);
+	error = source_try_group(table, group, n, false);
 	if (error != NULL && is_not_about_row(error->sqlerrcode))
 		ReThrowError(error);
 	locked = error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
@@ -248,12 +248,12 @@ check_constraints_at_once(void)
 		elog(ERROR, "could not set constraints: %s", SPI_result_code_string(rc));
 }
 
-/* Like target_begin(), in the caller's memory context. */
+/* Like source_begin(), in the caller's memory context. */
 int
-target_begin_write(TargetTable *table)
+source_begin_write(SourceTable *table)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	int			nestlevel = target_begin(table, RowExclusiveLock, true);
+	int			nestlevel = source_begin(table, RowExclusiveLock, true);
 
 	check_constraints_at_once();
 	MemoryContextSwitchTo(caller);
@@ -261,18 +261,18 @@ target_begin_write(TargetTable *table)
 }
 
 void
-target_write(TargetTable *table, TargetWrite *writes, int nwrites)
+source_write(SourceTable *table, SourceWrite *writes, int nwrites)
 {
-	TargetPending *pending = palloc_array(TargetPending, nwrites + 1);
-	int			npending = target_convert_writes(table, writes, nwrites, pending);
+	SourcePending *pending = palloc_array(SourcePending, nwrites + 1);
+	int			npending = source_convert_writes(table, writes, nwrites, pending);
 	int			timeouts = 0;
 	int			nestlevel;
 
 	if (npending == 0)
 		return;
-	nestlevel = target_begin_write(table);
+	nestlevel = source_begin_write(table);
 	write_group(table, pending, npending, &timeouts);
-	target_end(nestlevel);
+	source_end(nestlevel);
 }
 
 typedef struct TypeInput
@@ -295,7 +295,7 @@ read_input(void *arg)
 
 /* A domain's constraint is code of whoever owns it, so the caller has become the right user. */
 bool
-target_type_takes(Oid type, int32 typmod, const char *text)
+source_type_takes(Oid type, int32 typmod, const char *text)
 {
 	TypeInput	input = {type, typmod, text};
 	char	   *why;

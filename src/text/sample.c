@@ -9,7 +9,7 @@
 
 #include "utils/memutils.h"
 
-#include "ledger/ledger.h"
+#include "text/row_key.h"
 #include "text/sample.h"
 
 Sample *

@@ -16,9 +16,9 @@
 #include "postgres_fe.h"
 #endif
 
+#include "runtime/whitespace.h"
 #include "text/json.h"
 #include "text/template.h"
-#include "runtime/whitespace.h"
 
 typedef enum PieceKind
 {

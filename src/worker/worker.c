@@ -31,8 +31,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "runtime/guc.h"
 #include "pipeline/pipeline.h"
+#include "runtime/guc.h"
 #include "runtime/shmem.h"
 #include "runtime/wait_event.h"
 #include "runtime/wake.h"
@@ -70,7 +70,7 @@ worker_no_restart(int code, Datum arg)
 }
 
 static void
-lock_slice(void *arg)
+lock_txn(void *arg)
 {
 	Oid			wrapper = wake_wrapper_oid();
 
@@ -83,7 +83,7 @@ lock_slice(void *arg)
 }
 
 static void
-unlock_slice(void *arg)
+unlock_txn(void *arg)
 {
 	/* who commits from now on finds nobody to wake and starts a new worker */
 	shmem_unregister_worker();
@@ -91,7 +91,7 @@ unlock_slice(void *arg)
 	holds_lock = false;
 }
 
-/* The holder's slice that one without preload has to wait for. */
+/* The holder's transaction that one without preload has to wait for. */
 typedef struct Hurry
 {
 	TimestampTz since;			/* 0: not looked at yet */
@@ -99,11 +99,11 @@ typedef struct Hurry
 } Hurry;
 
 static void
-hurry_slice(void *arg)
+hurry_txn(void *arg)
 {
 	Hurry	   *hurry = (Hurry *) arg;
 	TimestampTz since;
-	int			pid = jobstore_find_slow_worker(SLICE_PATIENCE_MS, &since);
+	int			pid = ledger_find_slow_worker(WORKER_TXN_PATIENCE_MS, &since);
 
 	hurry->over = pid != 0 || since == 0 || (hurry->since != 0 && since != hurry->since);
 	hurry->since = since;
@@ -119,16 +119,16 @@ static void
 worker_hurry_holder(void)
 {
 	Hurry		hurry = {0};
-	SliceError	error;
+	WorkerTxnError	error;
 
 	for (int waited = 0; waited < HURRY_MS && !hurry.over; waited += HURRY_LOOK_MS)
 	{
-		if (slice_run("waking the worker", hurry_slice, &hurry, &error) != SLICE_DONE)
+		if (worker_txn_run("waking the worker", hurry_txn, &hurry, &error) != WORKER_TXN_DONE)
 			return;
 		if (hurry.over)
 			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, HURRY_LOOK_MS,
-						 waits_event(WAITS_WORKER));
+						 wait_event_info_of(WAIT_WORKER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -137,9 +137,9 @@ worker_hurry_holder(void)
 static void
 worker_take_lock(void)
 {
-	SliceError	error;
+	WorkerTxnError	error;
 
-	if (slice_run("starting", lock_slice, NULL, &error) != SLICE_DONE)
+	if (worker_txn_run("starting", lock_txn, NULL, &error) != WORKER_TXN_DONE)
 		proc_exit(1);
 	if (holds_lock)
 		return;
@@ -159,14 +159,14 @@ worker_keep_lock(void)
 }
 
 static void
-purge_slice(void *arg)
+purge_txn(void *arg)
 {
 	bool	   *more = (bool *) arg;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz before = now - (int64) dess_job_retention * USECS_PER_MINUTE;
 
-	*more = jobstore_close_left(before) ||
-		jobstore_purge(before, now - EMPTY_JOB_SECONDS * USECS_PER_SEC, NULL);
+	*more = ledger_close_left(before) ||
+		ledger_purge(before, now - EMPTY_JOB_SECONDS * USECS_PER_SEC, NULL);
 }
 
 /* Forgets some old jobs; returns whether there are more. */
@@ -174,16 +174,16 @@ static bool
 worker_purge(void)
 {
 	bool		more = false;
-	SliceError	error;
+	WorkerTxnError	error;
 
-	purge_unfinished = slice_run("forgetting old jobs", purge_slice, &more, &error) == SLICE_DONE && more;
+	purge_unfinished = worker_txn_run("forgetting old jobs", purge_txn, &more, &error) == WORKER_TXN_DONE && more;
 	return purge_unfinished;
 }
 
 static void
-any_work_slice(void *arg)
+any_work_txn(void *arg)
 {
-	*(bool *) arg = jobstore_any_work();
+	*(bool *) arg = ledger_any_work();
 }
 
 /*
@@ -194,7 +194,7 @@ static void
 worker_exit_if_idle(void)
 {
 	bool		work = true;
-	SliceError	error;
+	WorkerTxnError	error;
 
 	while (worker_purge())
 	{
@@ -204,9 +204,9 @@ worker_exit_if_idle(void)
 		if (!pipeline_is_idle())
 			return;
 	}
-	if (slice_run("giving up the lock", unlock_slice, NULL, &error) != SLICE_DONE)
+	if (worker_txn_run("giving up the lock", unlock_txn, NULL, &error) != WORKER_TXN_DONE)
 		proc_exit(1);
-	if (slice_run("looking for jobs", any_work_slice, &work, &error) != SLICE_DONE)
+	if (worker_txn_run("looking for jobs", any_work_txn, &work, &error) != WORKER_TXN_DONE)
 		proc_exit(1);
 	if (!work)
 		proc_exit(0);
@@ -223,7 +223,7 @@ worker_start(Oid database)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	connected = true;
-	slice_init();
+	worker_txn_init();
 
 	if (RecoveryInProgress() || IsBinaryUpgrade)
 		proc_exit(0);
@@ -298,18 +298,18 @@ worker_trim_sometimes(void)
 {
 #ifdef __GLIBC__
 	static TimestampTz trimmed_at = 0;
-	static uint64 trimmed_slice = 0;
+	static uint64 trimmed_txn = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (trimmed_slice == slice_count || !TimestampDifferenceExceeds(trimmed_at, now, TRIM_MS))
+	if (trimmed_txn == worker_txn_count || !TimestampDifferenceExceeds(trimmed_at, now, TRIM_MS))
 		return;
 	trimmed_at = now;
-	trimmed_slice = slice_count;
+	trimmed_txn = worker_txn_count;
 	(void) malloc_trim(0);
 #endif
 }
 
-/* How many slices had run, and how often we had been woken, when the ledger was last looked at; and how long that took. */
+/* How many worker transactions had run, and how often we had been woken, when the ledger was last looked at; and how long that took. */
 static uint64 looked_at = 0;
 static uint64 woken_at = 0;
 static TimestampTz look_due = 0;
@@ -321,19 +321,19 @@ worker_look(void)
 
 	woken_at = shmem_wake_count();
 	pipeline_refresh();
-	looked_at = slice_count;
+	looked_at = worker_txn_count;
 	look_due = GetCurrentTimestamp();
 	look_due += Max(LOOK_MS * INT64CONST(1000), (look_due - start) * LOOK_SHARE);
 }
 
 /*
  * May work have come in since the ledger was last looked at?  Where wake-ups
- * are not counted, every slice may have taken one from the latch.
+ * are not counted, every transaction may have taken one from the latch.
  */
 static bool
 worker_may_have_work(void)
 {
-	return shmem_counts_wakes() ? shmem_wake_count() != woken_at : slice_count != looked_at;
+	return shmem_counts_wakes() ? shmem_wake_count() != woken_at : worker_txn_count != looked_at;
 }
 
 /* While there is much to do: looks for work now and then. */
@@ -358,7 +358,7 @@ worker_look_again(void)
 	worker_look();
 	busy = pipeline_work();
 	if (!busy)
-		looked_at = slice_count;
+		looked_at = worker_txn_count;
 	return busy;
 }
 
@@ -406,10 +406,10 @@ worker_say_wait(long timeout)
 		appendStringInfo(&words, ", in %ld s", timeout / 1000);
 	pgstat_report_activity(STATE_IDLE, words.data);
 	pfree(words.data);
-	return waits_event(requests > 0 ? WAITS_REPLY : jobs > 0 ? WAITS_TIME : WAITS_IDLE);
+	return wait_event_info_of(requests > 0 ? WAIT_REPLY : jobs > 0 ? WAIT_TIME : WAIT_IDLE);
 }
 
-/* Nobody's query is to be cancelled between two slices; the process may be told to end. */
+/* Nobody's query is to be cancelled between two worker transactions; the process may be told to end. */
 static void
 worker_check_interrupts(void)
 {
@@ -458,7 +458,7 @@ worker_loop(void)
 			busy = worker_look_again();
 
 		timeout = busy || ConfigReloadPending ? 0 : worker_timeout(idle_since);
-		woken = http_wait(timeout, timeout == 0 ? waits_event(WAITS_TIME) : worker_say_wait(timeout));
+		woken = http_wait(timeout, timeout == 0 ? wait_event_info_of(WAIT_TIME) : worker_say_wait(timeout));
 		if (woken)
 		{
 			worker_check_interrupts();
@@ -466,7 +466,7 @@ worker_loop(void)
 				worker_reload();
 			if (shmem_stop_requested())
 				proc_exit(0);
-			/* the alarm of a slice that has ended sets the latch as well */
+			/* the alarm of a worker transaction that has ended sets the latch as well */
 			if (dess_enabled && (!shmem_counts_wakes() || worker_may_have_work()))
 				worker_look();
 		}
@@ -479,7 +479,7 @@ dess_batch_worker_main(Datum main_arg)
 {
 	worker_start(DatumGetObjectId(main_arg));
 	worker_take_lock();
-	slice_after_abort = worker_keep_lock;
+	worker_txn_after_abort = worker_keep_lock;
 	http_init();
 	pipeline_init();
 	purge_due = GetCurrentTimestamp();

@@ -75,7 +75,7 @@ static const BatchProvider echo = {
 	.prepare_batch_file = echo_write_line,
 	.infer = echo_infer,
 	.infer_result = echo_infer_result,
-	.retrieve_and_merge_results = echo_read_line,
+	.read_result_line = echo_read_line,
 	.check_account = echo_check
 };
 

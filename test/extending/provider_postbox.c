@@ -128,8 +128,8 @@ _PG_init(void)
 		.create_batch_job = postbox_create,
 		.find_batch_job = postbox_find,
 		.get_batch_status = postbox_status,
-		.download_results = postbox_download,
-		.retrieve_and_merge_results = postbox_read_line,
+		.retrieve_and_merge_results = postbox_download,
+		.read_result_line = postbox_read_line,
 		.remove_remote = postbox_remove,
 		.check_account = postbox_check
 	};

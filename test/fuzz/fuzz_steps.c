@@ -83,7 +83,7 @@ choose_step(const BatchProvider *provider, uint8 choice)
 		case 2:
 			return provider->get_batch_status;
 		case 3:
-			return provider->download_results;
+			return provider->retrieve_and_merge_results;
 		case 4:
 			return provider->find_batch_job;
 		case 5:
@@ -283,7 +283,7 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 		remote.output_uris = lappend(NULL, pstrdup(data[0] % 3 == 2 ? "gs://bucket-1/dess_batch/t0ken/out.jsonl" : "files/out-1"));
 		stage.uri = linitial(remote.output_uris);
 	}
-	else if (step == account.provider->get_batch_status || step == account.provider->download_results ||
+	else if (step == account.provider->get_batch_status || step == account.provider->retrieve_and_merge_results ||
 			 step == account.provider->cancel_batch_job || step == account.provider->create_batch_job)
 		step = NULL;
 	if (step != NULL)

@@ -264,7 +264,7 @@ RESET ROLE;
 SELECT key FROM dess_batch.settled ORDER BY key COLLATE "C";
 
 -- --------------------------------------------------------------------- show
-TRUNCATE dess_batch.job, dess_batch.batch, dess_batch.item, dess_batch.result, dess_batch.answer, dess_batch.again, dess_batch.settled;
+TRUNCATE dess_batch.job, dess_batch.batch, dess_batch.item, dess_batch.result, dess_batch.answer, dess_batch.retry_queue, dess_batch.settled;
 SET ROLE regress_dess_owner;
 SET client_min_messages = warning;
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', '{a}', label => 'show', keep => 'reply') AS job \gset
@@ -323,14 +323,14 @@ CALL try($$ SELECT dess_batch_forget('faculty', '{"id": 7}') $$);
 UPDATE dess_batch.batch SET state = 'done';
 UPDATE dess_batch.job SET state = 'done', finished_at = now();
 -- a row that waits to be sent again is forgotten too, and counts no more
-INSERT INTO dess_batch.again (job_id, key, attempts, counts) VALUES (:job, '7', 1, true), (:job, '8', 1, true);
-UPDATE dess_batch.batch SET again = 2;
+INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts) VALUES (:job, '7', 1, true), (:job, '8', 1, true);
+UPDATE dess_batch.batch SET superseded = 2;
 UPDATE dess_batch.job SET requeued = 2;
 SELECT rows FROM standing;
 SELECT dess_batch_forget('faculty', '{"id": 7}');
 SELECT rows FROM standing;
-SELECT key FROM dess_batch.again;
-DELETE FROM dess_batch.again;
+SELECT key FROM dess_batch.retry_queue;
+DELETE FROM dess_batch.retry_queue;
 UPDATE dess_batch.job SET requeued = 0;
 -- erase removes what was kept, and lets the worker look at the provider once more
 SELECT count(*) FROM dess_batch.answer;
@@ -449,7 +449,7 @@ SELECT dess_batch_start();
 RESET search_path;
 SET client_min_messages = warning;
 TRUNCATE dess_batch.job, dess_batch.batch, dess_batch.item, dess_batch.result, dess_batch.answer,
-	dess_batch.again, dess_batch.settled, dess_batch.usage;
+	dess_batch.retry_queue, dess_batch.settled, dess_batch.usage;
 DROP SCHEMA control CASCADE;
 DROP SERVER regress_dess CASCADE;
 DROP ROLE regress_dess_owner;

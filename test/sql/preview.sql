@@ -258,14 +258,14 @@ WHERE key = '1' AND source = 'settled'::regclass;
 SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', system_prompt => 'Be brief.',
 	response_schema => '{"title":"t",   "type":"object"}', parameters => '{"top_p":1,"seed":1}');
 -- no trace is left of a preview
-SELECT count(*) FROM dess_batch.again;
+SELECT count(*) FROM dess_batch.retry_queue;
 SELECT count(*) FROM dess_batch.job WHERE id <> :job AND source = 'settled'::regclass;
 
 -- --------------------------------------------------------------------- end
 RESET search_path;
 SET client_min_messages = warning;
 TRUNCATE dess_batch.job, dess_batch.batch, dess_batch.item, dess_batch.result, dess_batch.answer,
-	dess_batch.again, dess_batch.settled, dess_batch.usage;
+	dess_batch.retry_queue, dess_batch.settled, dess_batch.usage;
 DROP SERVER regress_dess_chat CASCADE;
 DROP SERVER regress_dess_responses CASCADE;
 DROP SERVER regress_dess_openai CASCADE;

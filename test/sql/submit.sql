@@ -105,7 +105,7 @@ CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => -
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => 'NaN') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => 'Infinity') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{good}') $$);
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{again}') $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{superseded}') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{pending}') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{}') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{ok,NULL}') $$);
@@ -617,7 +617,7 @@ CALL refused($$ SELECT dess_batch_prepare('faculty', 'gpt-4o-mini', target => 'n
 RESET search_path;
 SET client_min_messages = warning;
 TRUNCATE dess_batch.job, dess_batch.batch, dess_batch.item, dess_batch.result, dess_batch.answer,
-	dess_batch.again, dess_batch.settled, dess_batch.usage;
+	dess_batch.retry_queue, dess_batch.settled, dess_batch.usage;
 DROP SERVER regress_dess_a CASCADE;
 DROP SERVER regress_dess_d CASCADE;
 DROP SERVER regress_dess_remote CASCADE;

@@ -172,16 +172,16 @@ WHERE job_id = :job AND no = 1;
 SELECT * FROM figures;
 SELECT * FROM progress;
 INSERT INTO dess_batch.result (job_id, batch_no, seq, nos, outcomes, error_codes, errors, finished_at) VALUES
-	(:job, 1, 2, '{3,5}', '{refused,again}', '{content_filter,server_error}', '{"The prompt was refused",NULL}', '2020-01-01 12:31:00+00');
+	(:job, 1, 2, '{3,5}', '{refused,superseded}', '{content_filter,server_error}', '{"The prompt was refused",NULL}', '2020-01-01 12:31:00+00');
 INSERT INTO dess_batch.answer (job_id, batch_no, no, answer, reply) VALUES (:job, 1, 3, 'I cannot', '{"refusal": "I cannot"}');
-UPDATE dess_batch.batch SET failed = 1, again = 1 WHERE job_id = :job AND no = 1;
-INSERT INTO dess_batch.again (job_id, key, attempts, counts) VALUES (:job, E'so\\\tu\\\\th\t5\tt', 1, true);
+UPDATE dess_batch.batch SET failed = 1, superseded = 1 WHERE job_id = :job AND no = 1;
+INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts) VALUES (:job, E'so\\\tu\\\\th\t5\tt', 1, true);
 UPDATE dess_batch.job SET requeued = 1 WHERE id = :job;
 SELECT * FROM figures;
 SELECT * FROM rows;
 SELECT row_key, outcome, error_code, error FROM dess_batch_errors WHERE job_id = :job;
 -- that row in its second batch
-DELETE FROM dess_batch.again WHERE job_id = :job;
+DELETE FROM dess_batch.retry_queue WHERE job_id = :job;
 UPDATE dess_batch.job SET requeued = 0 WHERE id = :job;
 INSERT INTO dess_batch.batch (job_id, no, state, token, items, requests, bytes, created_at) VALUES (:job, 2, 'prepared', 't2', 1, 1, 100, '2020-01-01 13:00:00+00');
 INSERT INTO dess_batch.item (job_id, batch_no, first_no, keys, hashes, attempts) VALUES (:job, 2, 1, ARRAY[E'so\\\tu\\\\th\t5\tt'], sha256('5'), '{2}');
@@ -280,7 +280,7 @@ RESET ROLE;
 RESET search_path;
 SET client_min_messages = warning;
 TRUNCATE dess_batch.job, dess_batch.batch, dess_batch.item, dess_batch.result, dess_batch.answer,
-	dess_batch.again, dess_batch.settled, dess_batch.usage;
+	dess_batch.retry_queue, dess_batch.settled, dess_batch.usage;
 DROP SCHEMA views CASCADE;
 DROP ROLE regress_dess_stranger;
 DROP ROLE regress_dess_stats;

@@ -42,7 +42,7 @@ sub submitted_before_a_lock
 
 	create_table($node, $table);
 	my $job = $submitter->query('BEGIN; SELECT dess_batch_submit(' . arguments($table) . ')');
-	$locker->start('BEGIN; LOCK TABLE dess_batch.job, dess_batch.batch, dess_batch.item, dess_batch.result, dess_batch.again IN ACCESS EXCLUSIVE MODE');
+	$locker->start('BEGIN; LOCK TABLE dess_batch.job, dess_batch.batch, dess_batch.item, dess_batch.result, dess_batch.retry_queue IN ACCESS EXCLUSIVE MODE');
 	$node->poll_query_until('postgres', "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = " . $locker->pid)
 	  or die 'nobody waits for the lock';
 	$submitter->query('COMMIT');

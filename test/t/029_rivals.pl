@@ -35,7 +35,7 @@ sub add_waiting
 	my ($from, $to) = @_;
 
 	sql(qq{BEGIN; SELECT FROM dess_batch.job WHERE id = $rival FOR NO KEY UPDATE;
-		INSERT INTO dess_batch.again (job_id, key, attempts, counts) SELECT $rival, i, 1, true FROM generate_series($from, $to) i;
+		INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts) SELECT $rival, i, 1, true FROM generate_series($from, $to) i;
 		UPDATE dess_batch.job SET requeued = requeued + $to - $from + 1 WHERE id = $rival; COMMIT});
 	return;
 }
@@ -56,7 +56,7 @@ $job = sql($submit =~ s/'answer',/'answer', overwrite => true,/r);
 is(wait_for_job($node, $job), 'done', 'another one');
 is(answered(), (FREE - 1000) . ' ' . (WAITING + 1001), 'knows of rows that have been added');
 
-sql(qq{BEGIN; DELETE FROM dess_batch.again WHERE job_id = $rival AND key::integer > 10;
+sql(qq{BEGIN; DELETE FROM dess_batch.retry_queue WHERE job_id = $rival AND key::integer > 10;
 	UPDATE dess_batch.job SET requeued = 10 WHERE id = $rival; COMMIT});
 # submit's notice would be taken for a failure
 $ENV{PGOPTIONS} = '-c client_min_messages=error';

@@ -214,7 +214,7 @@ subtest 'rows chosen by what is known of them' => sub {
 # of them take seconds.
 subtest 'many rows that wait, and old statistics' => sub {
 	create_table('queueing', 20000);
-	sql('ALTER TABLE dess_batch.again SET (autovacuum_enabled = off); VACUUM ANALYZE dess_batch.again');
+	sql('ALTER TABLE dess_batch.retry_queue SET (autovacuum_enabled = off); VACUUM ANALYZE dess_batch.retry_queue');
 	$simulator->post('faults', { match => { method => 'POST', path => '/v1/batches' }, status => 400, error => { message => 'no', code => 'bad' } });
 	my $job = submit_job($node, q{'queueing', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'});
 	is(wait_for_job($node, $job), 'failed', 'its rows go back to the queue');
@@ -222,7 +222,7 @@ subtest 'many rows that wait, and old statistics' => sub {
 	sql("SELECT dess_batch_retry($job)");
 	is(wait_for_job($node, $job), 'done', 'and are taken from there');
 	is(job_figures($node, $job), 'done 20000 20000 0 0', 'in good time');
-	sql('ALTER TABLE dess_batch.again RESET (autovacuum_enabled)');
+	sql('ALTER TABLE dess_batch.retry_queue RESET (autovacuum_enabled)');
 };
 
 subtest 'a database that is dropped' => sub {

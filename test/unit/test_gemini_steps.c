@@ -190,11 +190,11 @@ test_results(void)
 	Play	   *play = created_play();
 
 	play->stage.uri = "files/batch-9xk";
-	is_text(PLAY(play, download_results, {200, ""}), "GET base/download/v1beta/files/batch-9xk:download?alt=media; done", "download");
+	is_text(PLAY(play, retrieve_and_merge_results, {200, ""}), "GET base/download/v1beta/files/batch-9xk:download?alt=media; done", "download");
 	is_text(play->first.sink_file, "/spool/7.2.out", "into the sink");
-	is_text(PLAY(play, download_results, {404, ""}, {200, ""}), "GET base/download/v1beta/files/batch-9xk:download?alt=media; GET base/v1beta/files/batch-9xk:download?alt=media; done", "by the other address");
-	is_text(PLAY(play, download_results, {404, ""}, {404, ""}), "GET base/download/v1beta/files/batch-9xk:download?alt=media; GET base/v1beta/files/batch-9xk:download?alt=media; failed temporary not_found: HTTP status 404", "by neither");
-	is_text(PLAY(play, download_results, {0}), "GET base/download/v1beta/files/batch-9xk:download?alt=media; failed temporary connection_lost: no connection (maybe done)", "cut");
+	is_text(PLAY(play, retrieve_and_merge_results, {404, ""}, {200, ""}), "GET base/download/v1beta/files/batch-9xk:download?alt=media; GET base/v1beta/files/batch-9xk:download?alt=media; done", "by the other address");
+	is_text(PLAY(play, retrieve_and_merge_results, {404, ""}, {404, ""}), "GET base/download/v1beta/files/batch-9xk:download?alt=media; GET base/v1beta/files/batch-9xk:download?alt=media; failed temporary not_found: HTTP status 404", "by neither");
+	is_text(PLAY(play, retrieve_and_merge_results, {0}), "GET base/download/v1beta/files/batch-9xk:download?alt=media; failed temporary connection_lost: no connection (maybe done)", "cut");
 	play->remote.output_uris = lappend(NIL, "files/batch-9xk");
 	is_text(PLAY(play, remove_remote, {200, "{}"}, {403, "{}"}, {404, "{}"}), "DELETE base/v1beta/files/abc; DELETE base/v1beta/files/batch-9xk; DELETE base/v1beta/batches/9xk; done", "everything is removed");
 	is_text(PLAY(play, remove_remote, {400, "{\"error\":{\"code\":400,\"message\":\"no\",\"status\":\"FAILED_PRECONDITION\"}}"}, {200, "{}"}, {200, "{}"}), "DELETE base/v1beta/files/abc; DELETE base/v1beta/files/batch-9xk; DELETE base/v1beta/batches/9xk; failed permanent not_removed: no", "all but one");

@@ -467,12 +467,12 @@ test_download(void)
 	HttpRequest request;
 
 	play->stage.uri = "file-o";
-	request = first_request(play, openai_provider.download_results);
+	request = first_request(play, openai_provider.retrieve_and_merge_results);
 	is_text(header_of(&request, "Accept"), "application/binary", "what is accepted");
 	is_text(request.sink_file, "/spool/7.2.out", "where it goes");
-	is_text(PLAY(play, download_results, {200, ""}), "GET /files/file-o/content; done", "download");
-	is_text(PLAY(play, download_results, {404, ""}), "GET /files/file-o/content; failed temporary not_found: HTTP status 404", "404");
-	is_text(PLAY(play, download_results, {0, NULL}), "GET /files/file-o/content; failed temporary connection_lost: no connection (maybe done)", "cut");
+	is_text(PLAY(play, retrieve_and_merge_results, {200, ""}), "GET /files/file-o/content; done", "download");
+	is_text(PLAY(play, retrieve_and_merge_results, {404, ""}), "GET /files/file-o/content; failed temporary not_found: HTTP status 404", "404");
+	is_text(PLAY(play, retrieve_and_merge_results, {0, NULL}), "GET /files/file-o/content; failed temporary connection_lost: no connection (maybe done)", "cut");
 	arena_reset();
 }
 

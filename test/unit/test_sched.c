@@ -23,7 +23,7 @@ test_backoff(void)
 		int			failures;
 		int64		first;
 		int64		cap;
-		double		dice;
+		double		random_fraction;
 		int64		expected;
 	}			cases[] = {
 		{1, 500, 8000, 0, 500}, {2, 500, 8000, 0, 1000}, {3, 500, 8000, 0, 2000},
@@ -35,9 +35,9 @@ test_backoff(void)
 	};
 
 	for (int i = 0; i < lengthof(cases); i++)
-		is_int(sched_backoff_ms(cases[i].failures, cases[i].first, cases[i].cap, cases[i].dice),
-			   cases[i].expected, "back-off after %d failures from " INT64_FORMAT " to " INT64_FORMAT ", dice %g",
-			   cases[i].failures, cases[i].first, cases[i].cap, cases[i].dice);
+		is_int(sched_backoff_ms(cases[i].failures, cases[i].first, cases[i].cap, cases[i].random_fraction),
+			   cases[i].expected, "back-off after %d failures from " INT64_FORMAT " to " INT64_FORMAT ", random_fraction %g",
+			   cases[i].failures, cases[i].first, cases[i].cap, cases[i].random_fraction);
 }
 
 static void
@@ -47,7 +47,7 @@ test_poll(void)
 	{
 		int			polls;
 		int64		first;
-		double		dice;
+		double		random_fraction;
 		int64		expected;
 	}			cases[] = {
 		{0, 30000, 0, 30000}, {1, 30000, 0, 45000}, {2, 30000, 0, 67500}, {5, 30000, 0, 227812},
@@ -57,8 +57,8 @@ test_poll(void)
 	};
 
 	for (int i = 0; i < lengthof(cases); i++)
-		is_int(sched_poll_ms(cases[i].polls, cases[i].first, cases[i].dice), cases[i].expected,
-			   "poll %d from " INT64_FORMAT ", dice %g", cases[i].polls, cases[i].first, cases[i].dice);
+		is_int(sched_poll_ms(cases[i].polls, cases[i].first, cases[i].random_fraction), cases[i].expected,
+			   "poll %d from " INT64_FORMAT ", random_fraction %g", cases[i].polls, cases[i].first, cases[i].random_fraction);
 }
 
 /* The most of n times, in rising order, that lie within a minute. */

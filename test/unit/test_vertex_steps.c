@@ -304,29 +304,29 @@ test_download(void)
 {
 	Play	   *play = download_play();
 
-	is_text(PLAY(play, download_results, OUT_OBJECT, {200, "", NULL, 100}), STAT READ "; checksum 100; done", "download");
+	is_text(PLAY(play, retrieve_and_merge_results, OUT_OBJECT, {200, "", NULL, 100}), STAT READ "; checksum 100; done", "download");
 	play = download_play();
-	is_text(PLAY(play, download_results, OUT_OBJECT, {0, "200", NULL, 30}, {0, "206", "content-range: bytes 30-99/100", 50}, {206, "", "content-range: bytes 80-99/100", 20}),
+	is_text(PLAY(play, retrieve_and_merge_results, OUT_OBJECT, {0, "200", NULL, 30}, {0, "206", "content-range: bytes 30-99/100", 50}, {206, "", "content-range: bytes 80-99/100", 20}),
 			STAT READ "; wait 1000; " READ " [bytes=30-] sink at 30; wait 1000; " READ " [bytes=80-] sink at 80; checksum 100; done", "download cut twice");
 	play = download_play();
-	is_text(PLAY(play, download_results, OUT_OBJECT, {200, "", NULL, 30}, {206, "", "content-range: bytes 30-99/100", 70}), STAT READ "; " READ " [bytes=30-] sink at 30; checksum 100; done", "short without a word");
+	is_text(PLAY(play, retrieve_and_merge_results, OUT_OBJECT, {200, "", NULL, 30}, {206, "", "content-range: bytes 30-99/100", 70}), STAT READ "; " READ " [bytes=30-] sink at 30; checksum 100; done", "short without a word");
 	play = download_play();
-	is_text(PLAY(play, download_results, OUT_OBJECT, {0, "200", NULL, 30}, {200, "", NULL, 100}, {200, "", NULL, 100}), STAT READ "; wait 1000; " READ " [bytes=30-] sink at 30; " READ "; checksum 100; done", "range that is ignored");
+	is_text(PLAY(play, retrieve_and_merge_results, OUT_OBJECT, {0, "200", NULL, 30}, {200, "", NULL, 100}, {200, "", NULL, 100}), STAT READ "; wait 1000; " READ " [bytes=30-] sink at 30; " READ "; checksum 100; done", "range that is ignored");
 	play = download_play();
-	is_text(PLAY(play, download_results, OUT_OBJECT, {0, "200", NULL, 30}, {206, "", "content-range: bytes 20-99/100", 80}, {200, "", NULL, 100}), STAT READ "; wait 1000; " READ " [bytes=30-] sink at 30; " READ "; checksum 100; done", "another range than asked for");
+	is_text(PLAY(play, retrieve_and_merge_results, OUT_OBJECT, {0, "200", NULL, 30}, {206, "", "content-range: bytes 20-99/100", 80}, {200, "", NULL, 100}), STAT READ "; wait 1000; " READ " [bytes=30-] sink at 30; " READ "; checksum 100; done", "another range than asked for");
 	play = download_play();
-	is_text(PLAY(play, download_results, OUT_OBJECT, {401, ""}, {200, "", NULL, 100}), STAT READ "; authorize; " READ "; checksum 100; done", "token that dies");
+	is_text(PLAY(play, retrieve_and_merge_results, OUT_OBJECT, {401, ""}, {200, "", NULL, 100}), STAT READ "; authorize; " READ "; checksum 100; done", "token that dies");
 	play = download_play();
 	play->checksum = 9;
-	is_text(PLAY(play, download_results, OUT_OBJECT, {200, "", NULL, 100}, {200, "", NULL, 100}, {200, "", NULL, 100}, {200, "", NULL, 100}),
+	is_text(PLAY(play, retrieve_and_merge_results, OUT_OBJECT, {200, "", NULL, 100}, {200, "", NULL, 100}, {200, "", NULL, 100}, {200, "", NULL, 100}),
 			STAT READ "; checksum 100; " READ "; checksum 100; " READ "; checksum 100; " READ "; checksum 100; failed temporary checksum: what was downloaded does not have the object's checksum", "wrong checksum");
 	play = download_play();
-	is_text(PLAY(play, download_results, {200, "{\"size\":\"100\",\"contentEncoding\":\"gzip\",\"crc32c\":\"AQIDBA==\"}"}, {200, "", NULL, 300}), STAT "GET gcs" OUT "?alt=media; done", "object that is stored encoded");
-	is_text(PLAY(play, download_results, OUT_OBJECT, {416, ""}, {404, ""}), STAT READ "; " READ "; failed temporary not_found: HTTP status 404", "object that vanishes");
-	is_text(PLAY(play, download_results, {404, ""}), STAT "failed temporary not_found: HTTP status 404", "no object");
-	is_text(PLAY(play, download_results, {200, "{\"size\":\"0\",\"generation\":\"5\"}"}, {200, ""}), STAT READ "; done", "empty object");
+	is_text(PLAY(play, retrieve_and_merge_results, {200, "{\"size\":\"100\",\"contentEncoding\":\"gzip\",\"crc32c\":\"AQIDBA==\"}"}, {200, "", NULL, 300}), STAT "GET gcs" OUT "?alt=media; done", "object that is stored encoded");
+	is_text(PLAY(play, retrieve_and_merge_results, OUT_OBJECT, {416, ""}, {404, ""}), STAT READ "; " READ "; failed temporary not_found: HTTP status 404", "object that vanishes");
+	is_text(PLAY(play, retrieve_and_merge_results, {404, ""}), STAT "failed temporary not_found: HTTP status 404", "no object");
+	is_text(PLAY(play, retrieve_and_merge_results, {200, "{\"size\":\"0\",\"generation\":\"5\"}"}, {200, ""}), STAT READ "; done", "empty object");
 	play->stage.uri = "file-1";
-	is_text(PLAY(play, download_results, {404, ""}), "failed permanent bad_reply: the result file's address is not one of Cloud Storage too early", "address that is none");
+	is_text(PLAY(play, retrieve_and_merge_results, {404, ""}), "failed permanent bad_reply: the result file's address is not one of Cloud Storage too early", "address that is none");
 	arena_reset();
 }
 

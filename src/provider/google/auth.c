@@ -18,10 +18,10 @@
 
 #include <time.h>
 
-#include "provider/google/auth.h"
-#include "provider/google/key.h"
 #include "provider/body.h"
+#include "provider/google/auth.h"
 #include "provider/google/google.h"
+#include "provider/google/key.h"
 #include "runtime/sched.h"
 
 #define METADATA_HOST		"metadata.google.internal"

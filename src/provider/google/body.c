@@ -22,9 +22,9 @@
 #include "postgres_fe.h"
 #endif
 
-#include "text/json.h"
 #include "provider/body.h"
 #include "provider/google/google.h"
+#include "text/json.h"
 
 typedef enum Thinking
 {

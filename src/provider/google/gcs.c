@@ -15,8 +15,8 @@
  */
 #include "postgres.h"
 
-#include "provider/google/gcs.h"
 #include "provider/body.h"
+#include "provider/google/gcs.h"
 #include "provider/google/google.h"
 
 #define STORAGE_URL		"https://storage.googleapis.com"

@@ -10,8 +10,8 @@
 #ifndef DESS_PROVIDER_GOOGLE_GCS_H
 #define DESS_PROVIDER_GOOGLE_GCS_H
 
-#include "text/json.h"
 #include "provider/provider.h"
+#include "text/json.h"
 
 #define GCS_CHUNK		(16 * 1024 * 1024)	/* a multiple of 256 KiB */
 

@@ -14,8 +14,8 @@
  */
 #include "postgres.h"
 
-#include "provider/google/gcs.h"
 #include "provider/body.h"
+#include "provider/google/gcs.h"
 #include "provider/google/google.h"
 
 #define GEMINI_BASE_URL		"https://generativelanguage.googleapis.com/v1beta"
@@ -703,8 +703,8 @@ const BatchProvider gemini_provider = {
 	.upload_batch_file = gemini_upload,
 	.create_batch_job = gemini_create,
 	.get_batch_status = gemini_get_status,
-	.retrieve_and_merge_results = gemini_read_line,
-	.download_results = gemini_download,
+	.read_result_line = gemini_read_line,
+	.retrieve_and_merge_results = gemini_download,
 	.find_batch_job = gemini_find,
 	.cancel_batch_job = gemini_cancel,
 	.remove_remote = gemini_remove,

@@ -12,8 +12,8 @@
 #ifndef DESS_PROVIDER_GOOGLE_H
 #define DESS_PROVIDER_GOOGLE_H
 
-#include "text/json.h"
 #include "provider/provider.h"
+#include "text/json.h"
 
 /* ---- gemini_schema.c ---- */
 

@@ -11,9 +11,9 @@
  */
 #include "postgres.h"
 
-#include "provider/google/key.h"
 #include "provider/body.h"
 #include "provider/google/google.h"
+#include "provider/google/key.h"
 
 #define NAME_LIMIT		512
 #define STATE_LIMIT		80

@@ -20,8 +20,8 @@
 #include "postgres_fe.h"
 #endif
 
-#include "text/json.h"
 #include "provider/google/google.h"
+#include "text/json.h"
 
 #define MAX_DEPTH		64
 #define MAX_SCHEMAS		5000

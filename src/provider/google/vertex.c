@@ -18,9 +18,9 @@
  */
 #include "postgres.h"
 
-#include "provider/google/gcs.h"
-#include "provider/google/auth.h"
 #include "provider/body.h"
+#include "provider/google/auth.h"
+#include "provider/google/gcs.h"
 #include "provider/google/google.h"
 
 #define VERTEX_MAX_REQUESTS 200000
@@ -710,8 +710,8 @@ const BatchProvider vertex_provider = {
 	.upload_batch_file = vertex_upload,
 	.create_batch_job = vertex_create,
 	.get_batch_status = vertex_get_status,
-	.retrieve_and_merge_results = gemini_read_line,
-	.download_results = vertex_download,
+	.read_result_line = gemini_read_line,
+	.retrieve_and_merge_results = vertex_download,
 	.find_batch_job = vertex_find,
 	.cancel_batch_job = vertex_cancel,
 	.remove_remote = vertex_remove,

@@ -17,9 +17,9 @@
 #include "postgres_fe.h"
 #endif
 
-#include "text/json.h"
 #include "provider/body.h"
 #include "provider/openai/openai.h"
+#include "text/json.h"
 
 /* what stands in a line between the custom_id and the body */
 #define LINE_BETWEEN	"\",\"method\":\"POST\",\"url\":\"/v1%s\",\"body\":"

@@ -11,9 +11,9 @@
  */
 #include "postgres.h"
 
-#include "text/json.h"
 #include "provider/body.h"
 #include "provider/openai/openai.h"
+#include "text/json.h"
 #include "utils/timestamp.h"
 
 #define STATE_LIMIT		80

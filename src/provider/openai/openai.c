@@ -16,9 +16,9 @@
  */
 #include "postgres.h"
 
-#include "text/json.h"
 #include "provider/body.h"
 #include "provider/openai/openai.h"
+#include "text/json.h"
 
 /* the provider's 200 MB, taken as the smaller of its two meanings */
 #define OPENAI_MAX_BYTES	INT64CONST(200000000)
@@ -698,8 +698,8 @@ const BatchProvider openai_provider = {
 	.upload_batch_file = openai_upload,
 	.create_batch_job = openai_create,
 	.get_batch_status = openai_get_status,
-	.retrieve_and_merge_results = openai_read_line,
-	.download_results = openai_download,
+	.read_result_line = openai_read_line,
+	.retrieve_and_merge_results = openai_download,
 	.find_batch_job = openai_find,
 	.cancel_batch_job = openai_cancel,
 	.remove_remote = openai_remove,

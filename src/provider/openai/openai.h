@@ -11,8 +11,8 @@
 #ifndef DESS_PROVIDER_OPENAI_H
 #define DESS_PROVIDER_OPENAI_H
 
-#include "text/json.h"
 #include "provider/provider.h"
+#include "text/json.h"
 
 #define OPENAI_BASE_URL	"https://api.openai.com/v1"
 

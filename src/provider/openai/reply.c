@@ -21,9 +21,9 @@
 #include "postgres_fe.h"
 #endif
 
-#include "text/json.h"
 #include "provider/body.h"
 #include "provider/openai/openai.h"
+#include "text/json.h"
 
 #define MAX_TOKENS_SAID	INT64CONST(1000000000000)
 

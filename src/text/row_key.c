@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * key.c
+ * row_key.c
  *		Text form of a row's key.
  *
  * A key of one column is that column's text, verbatim.  The texts of several
@@ -12,7 +12,8 @@
 
 #include "lib/stringinfo.h"
 
-#include "ledger/internal.h"
+#include "text/digest.h"
+#include "text/row_key.h"
 
 #define SEPARATOR	'\t'
 #define ESCAPE		'\\'
@@ -52,7 +53,6 @@ key_join_list(List *values)
 	return key_join(texts, n);
 }
 
-/* Raises when the key does not have that many columns. */
 void
 key_split(const char *key, int nvalues, char **values)
 {
@@ -86,7 +86,6 @@ key_split(const char *key, int nvalues, char **values)
 		elog(ERROR, "key \"%s\" has %d columns instead of %d", key, n, nvalues);
 }
 
-/* The same on every machine, and evenly spread. */
 uint64
 key_hash64(const char *key)
 {
