@@ -28,7 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "api/submit.h"
-#include "ledger/price.h"
+#include "ledger/ledger.h"
 #include "runtime/compat.h"
 #include "runtime/guc.h"
 #include "runtime/usercxt.h"

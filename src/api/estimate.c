@@ -25,7 +25,7 @@
 
 #include "account/account.h"
 #include "api/submit.h"
-#include "ledger/price.h"
+#include "ledger/ledger.h"
 #include "provider/parameters.h"
 #include "runtime/batch_token.h"
 #include "runtime/usercxt.h"

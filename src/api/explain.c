@@ -25,7 +25,7 @@
 
 #include "account/account.h"
 #include "api/account.h"
-#include "ledger/price.h"
+#include "ledger/ledger.h"
 #include "runtime/guc.h"
 #include "runtime/shmem.h"
 

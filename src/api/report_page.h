@@ -10,7 +10,7 @@
 
 #include "lib/stringinfo.h"
 
-#include "ledger/report.h"
+#include "ledger/ledger.h"
 
 /*
  * Appends the whole page.  It needs nothing from elsewhere, runs no script, and

@@ -14,8 +14,6 @@
 
 #include "ledger/internal.h"
 
-#define ERROR_BYTES		1000
-
 static const char *const batch_state_names[] = {
 	"preparing", "prepared", "uploading", "uploaded", "creating", "running", "retrieving",
 	"done", "cancelled", "failed"
@@ -37,6 +35,16 @@ const char *
 batch_state_name(BatchState state)
 {
 	return batch_state_names[state];
+}
+
+BatchState
+batch_state_from_name(const char *name)
+{
+	int			position = name_position(batch_state_names, lengthof(batch_state_names), name);
+
+	if (position < 0)
+		elog(ERROR, "unknown value \"%s\" in the ledger", name);
+	return (BatchState) position;
 }
 
 /* ---- loading ---- */
@@ -75,8 +83,7 @@ read_batch(const Ledger *ledger, uint64 row)
 
 	batch->job_id = ledger_get_int64(row, ++c, 0);
 	batch->no = ledger_get_int32(row, ++c);
-	name = ledger_get_text(ledger, row, ++c);
-	batch->state = Max(name_position(batch_state_names, lengthof(batch_state_names), name), 0);
+	batch->state = batch_state_from_name(TextDatumGetCString(ledger_datum(row, ++c)));
 	batch->token = ledger_get_text(ledger, row, ++c);
 	batch->items = ledger_get_int32(row, ++c);
 	batch->requests = ledger_get_int32(row, ++c);
@@ -111,13 +118,11 @@ List *
 ledger_load_batches(int64 job_id)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	List	   *batches = NIL;
 	uint64		n;
 
 	ledger_open(&ledger);
-	arg_int64(&args, job_id);
-	n = ledger_run(&select_batches, &args);
+	n = ledger_run(&select_batches, arg_int64(job_id));
 	for (uint64 i = 0; i < n; i++)
 	{
 		Batch	   *batch = read_batch(&ledger, i);
@@ -130,54 +135,48 @@ ledger_load_batches(int64 job_id)
 	return batches;
 }
 
+static Statement select_batch_is_open = {
+	.sql = "SELECT 1 FROM dess_batch.batch b WHERE b.job_id = $1 AND b.no = $2 AND NOT " BATCH_IS_FINAL("b.")
+};
+
+bool
+ledger_batch_is_open(int64 job_id, int no)
+{
+	return ledger_execute(&select_batch_is_open, arg_int64(job_id), arg_int32(no)) > 0;
+}
+
 /* ---- saving ---- */
 
-static void
-arg_remote_error(Args *args, const BatchRemote *remote)
+static Arg
+arg_remote_error(const BatchRemote *remote)
 {
 	const char *stored[3];
 
 	if (remote->status != REMOTE_FAILED &&
 		!((remote->status == REMOTE_EXPIRED || remote->status == REMOTE_LOST) && remote->error.code != NULL))
-	{
-		arg_datum(args, TEXTARRAYOID, (Datum) 0, true);
-		return;
-	}
+		return arg_null(TEXTARRAYOID);
 	stored[0] = remote_error_names[remote->error.class];
 	stored[1] = remote->error.code ? remote->error.code : "";
 	stored[2] = remote->error.message ? remote->error.message : "";
-	arg_words_array(args, stored, 3, ERROR_BYTES);
+	return arg_words_array(stored, lengthof(stored), ERROR_BYTES);
 }
 
-static void
-arg_count_or_null(Args *args, int64 count)
+static Arg
+arg_count_or_null(int64 count)
 {
-	arg_datum(args, INT8OID, Int64GetDatum(count), count < 0);
+	return count >= 0 ? arg_int64(count) : arg_null(INT8OID);
 }
 
-/* $1 to $16, as BATCH_SAVES has them. */
-static void
-batch_args(Args *args, const Batch *batch)
-{
-	const BatchRemote *remote = &batch->remote;
-
-	arg_int64(args, batch->job_id);
-	arg_int32(args, batch->no);
-	arg_text(args, batch->token);
-	arg_text(args, remote->input_uri == NULL && batch->maybe_uploaded ? "" : remote->input_uri);
-	arg_text(args, remote->remote_id);
-	arg_words(args, remote->remote_state, ERROR_BYTES);
-	arg_text(args, remote_status_names[remote->status]);
-	arg_remote_error(args, remote);
-	arg_list(args, remote->output_uris);
-	arg_count_or_null(args, remote->total);
-	arg_count_or_null(args, remote->finished);
-	arg_int32(args, batch->polls);
-	arg_time(args, batch->next_poll_at);
-	arg_text(args, batch->account[0] != '\0' ? batch->account : NULL);
-	arg_time(args, batch->remote_created_at);
-	arg_time(args, batch->remote_cancelled_at);
-}
+/* $1 to $16 of the statements that save a batch. */
+#define BATCH_ARGS(batch) \
+	arg_int64((batch)->job_id), arg_int32((batch)->no), arg_text((batch)->token), \
+	arg_text((batch)->remote.input_uri == NULL && (batch)->maybe_uploaded ? "" : (batch)->remote.input_uri), \
+	arg_text((batch)->remote.remote_id), arg_words((batch)->remote.remote_state, ERROR_BYTES), \
+	arg_text(remote_status_names[(batch)->remote.status]), arg_remote_error(&(batch)->remote), \
+	arg_list((batch)->remote.output_uris), arg_count_or_null((batch)->remote.total), \
+	arg_count_or_null((batch)->remote.finished), arg_int32((batch)->polls), arg_time((batch)->next_poll_at), \
+	arg_text((batch)->account[0] != '\0' ? (batch)->account : NULL), arg_time((batch)->remote_created_at), \
+	arg_time((batch)->remote_cancelled_at)
 
 #define BATCH_SAVES \
 	"token = coalesce($3, b.token), input_uri = $4, remote_id = $5, remote_state = $6, remote_status = $7, " \
@@ -199,21 +198,11 @@ ledger_insert_batch(const Batch *batch)
 		.sql = "UPDATE dess_batch.job SET last_batch = $2 WHERE id = $1 AND last_batch < $2"
 	};
 	Ledger		ledger;
-	Args		args = {0};
-	Args		job_args = {0};
 
 	ledger_open(&ledger);
-	batch_args(&args, batch);
-	arg_text(&args, batch_state_names[batch->state]);
-	arg_int32(&args, batch->items);
-	arg_int32(&args, batch->requests);
-	arg_int64(&args, batch->bytes);
-	arg_time(&args, batch->created_at);
-	ledger_run(&insert, &args);
-
-	arg_int64(&job_args, batch->job_id);
-	arg_int32(&job_args, batch->no);
-	ledger_run(&follow, &job_args);
+	ledger_run(&insert, BATCH_ARGS(batch), arg_text(batch_state_names[batch->state]), arg_int32(batch->items),
+			   arg_int32(batch->requests), arg_int64(batch->bytes), arg_time(batch->created_at));
+	ledger_run(&follow, arg_int64(batch->job_id), arg_int32(batch->no));
 	ledger_close(&ledger);
 }
 
@@ -227,17 +216,9 @@ ledger_move_batch(const Batch *batch, BatchState from, BatchState to)
 		"finished_at = CASE WHEN $18 IN ('done', 'cancelled', 'failed') THEN now() ELSE b.finished_at END "
 		"WHERE b.job_id = $1 AND b.no = $2 AND b.state = $17"
 	};
-	Ledger		ledger;
-	Args		args = {0};
-	uint64		n;
 
-	ledger_open(&ledger);
-	batch_args(&args, batch);
-	arg_text(&args, batch_state_names[from]);
-	arg_text(&args, batch_state_names[to]);
-	n = ledger_run(&statement, &args);
-	ledger_close(&ledger);
-	return n > 0;
+	return ledger_execute(&statement, BATCH_ARGS(batch), arg_text(batch_state_names[from]),
+						  arg_text(batch_state_names[to])) > 0;
 }
 
 void
@@ -246,13 +227,8 @@ ledger_save_batch(const Batch *batch)
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch b SET " BATCH_SAVES "WHERE b.job_id = $1 AND b.no = $2"
 	};
-	Ledger		ledger;
-	Args		args = {0};
 
-	ledger_open(&ledger);
-	batch_args(&args, batch);
-	ledger_run(&statement, &args);
-	ledger_close(&ledger);
+	ledger_execute(&statement, BATCH_ARGS(batch));
 }
 
 void
@@ -262,17 +238,9 @@ ledger_grow_batch(int64 job_id, int no, int items, int requests, int64 bytes)
 		.sql = "UPDATE dess_batch.batch b SET items = b.items + $3, requests = b.requests + $4, bytes = b.bytes + $5 "
 		"WHERE b.job_id = $1 AND b.no = $2"
 	};
-	Ledger		ledger;
-	Args		args = {0};
 
-	ledger_open(&ledger);
-	arg_int64(&args, job_id);
-	arg_int32(&args, no);
-	arg_int32(&args, items);
-	arg_int32(&args, requests);
-	arg_int64(&args, bytes);
-	ledger_run(&statement, &args);
-	ledger_close(&ledger);
+	ledger_execute(&statement, arg_int64(job_id), arg_int32(no), arg_int32(items), arg_int32(requests),
+				   arg_int64(bytes));
 }
 
 void
@@ -281,16 +249,9 @@ ledger_batch_error(int64 job_id, int no, const char *code, const char *message)
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.batch SET error_code = $3, error = $4 WHERE job_id = $1 AND no = $2"
 	};
-	Ledger		ledger;
-	Args		args = {0};
 
-	ledger_open(&ledger);
-	arg_int64(&args, job_id);
-	arg_int32(&args, no);
-	arg_words(&args, code, ERROR_BYTES);
-	arg_words(&args, message, ERROR_BYTES);
-	ledger_run(&statement, &args);
-	ledger_close(&ledger);
+	ledger_execute(&statement, arg_int64(job_id), arg_int32(no), arg_words(code, ERROR_BYTES),
+				   arg_words(message, ERROR_BYTES));
 }
 
 void
@@ -300,15 +261,8 @@ ledger_batch_cleaned(int64 job_id, int no, bool removed)
 		.sql = "UPDATE dess_batch.batch SET remote_deleted_at = CASE WHEN $3 THEN now() ELSE 'infinity' END "
 		"WHERE job_id = $1 AND no = $2 AND remote_deleted_at IS NULL"
 	};
-	Ledger		ledger;
-	Args		args = {0};
 
-	ledger_open(&ledger);
-	arg_int64(&args, job_id);
-	arg_int32(&args, no);
-	arg_bool(&args, removed);
-	ledger_run(&statement, &args);
-	ledger_close(&ledger);
+	ledger_execute(&statement, arg_int64(job_id), arg_int32(no), arg_bool(removed));
 }
 
 /* ---- counters ---- */
@@ -320,16 +274,8 @@ ledger_count_strays(int64 job_id, int no, int64 unmatched, int64 duplicates)
 		.sql = "UPDATE dess_batch.batch b SET unmatched = b.unmatched + $3, duplicates = b.duplicates + $4 "
 		"WHERE b.job_id = $1 AND b.no = $2"
 	};
-	Ledger		ledger;
-	Args		args = {0};
 
-	ledger_open(&ledger);
-	arg_int64(&args, job_id);
-	arg_int32(&args, no);
-	arg_int64(&args, unmatched);
-	arg_int64(&args, duplicates);
-	ledger_run(&statement, &args);
-	ledger_close(&ledger);
+	ledger_execute(&statement, arg_int64(job_id), arg_int32(no), arg_int64(unmatched), arg_int64(duplicates));
 }
 
 void
@@ -340,17 +286,14 @@ ledger_count_answers(int64 job_id, int64 *answers, int64 *failed)
 		"FROM dess_batch.batch b WHERE b.job_id = $1 AND b.no > 0"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_int64(&args, job_id);
-	ledger_run(&statement, &args);
+	ledger_run(&statement, arg_int64(job_id));
 	*answers = ledger_get_int64(0, 1, 0);
 	*failed = ledger_get_int64(0, 2, 0);
 	ledger_close(&ledger);
 }
 
-/* Results must not be recorded, and with them answers written, for a batch that is gone. */
 void
 batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 {
@@ -361,26 +304,19 @@ batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 		"output_tokens = b.output_tokens + $10, reasoning_tokens = b.reasoning_tokens + $11, cost = b.cost + $12::numeric "
 		"WHERE b.job_id = $1 AND b.no = $2"
 	};
-	Args		args = {0};
 	int64		failed = 0;
 
 	for (Outcome outcome = OUTCOME_OK; outcome < OUTCOME_SUPERSEDED; outcome++)
 		if (!outcome_is_done(outcome))
 			failed += counters->of[outcome];
 
-	arg_int64(&args, job_id);
-	arg_int32(&args, batch_no);
-	arg_int32(&args, (int32) counters->of[OUTCOME_OK]);
-	arg_int32(&args, (int32) counters->of[OUTCOME_MISSING]);
-	arg_int32(&args, (int32) counters->of[OUTCOME_EMPTY]);
-	arg_int32(&args, (int32) failed);
-	arg_int32(&args, (int32) counters->of[OUTCOME_SUPERSEDED]);
-	arg_int64(&args, counters->input_tokens);
-	arg_int64(&args, counters->cached_tokens);
-	arg_int64(&args, counters->output_tokens);
-	arg_int64(&args, counters->reasoning_tokens);
-	arg_text(&args, counters->cost);
-	if (ledger_run(&statement, &args) != 1)
+	if (ledger_run(&statement, arg_int64(job_id), arg_int32(batch_no),
+				   arg_int32((int32) counters->of[OUTCOME_OK]),
+				   arg_int32((int32) counters->of[OUTCOME_MISSING]),
+				   arg_int32((int32) counters->of[OUTCOME_EMPTY]), arg_int32((int32) failed),
+				   arg_int32((int32) counters->of[OUTCOME_SUPERSEDED]), arg_int64(counters->input_tokens),
+				   arg_int64(counters->cached_tokens), arg_int64(counters->output_tokens),
+				   arg_int64(counters->reasoning_tokens), arg_text(counters->cost)) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("batch %d of job " INT64_FORMAT " does not exist", batch_no, job_id)));

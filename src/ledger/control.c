@@ -42,16 +42,8 @@ is_strange(int64 id)
 	static Statement statement = {
 		.sql = "SELECT FROM dess_batch.job j WHERE j.id = $1 AND j.home <> $2"
 	};
-	Ledger		ledger;
-	Args		args = {0};
-	bool		strange;
 
-	ledger_open(&ledger);
-	arg_int64(&args, id);
-	arg_home(&args);
-	strange = ledger_run(&statement, &args) > 0;
-	ledger_close(&ledger);
-	return strange;
+	return ledger_execute(&statement, arg_int64(id), arg_home()) > 0;
 }
 
 /*
@@ -82,10 +74,8 @@ require_not_held(int64 id)
 	static Statement statement = {
 		.sql = "SELECT j.control = 'hold' FROM dess_batch.job j WHERE j.id = $1"
 	};
-	Args		args = {0};
 
-	arg_int64(&args, id);
-	if (ledger_run(&statement, &args) == 0)
+	if (ledger_run(&statement, arg_int64(id)) == 0)
 		raise_no_job(id);
 	if (ledger_get_bool(0, 1))
 		raise_held(id);
@@ -102,12 +92,9 @@ ledger_set_control(int64 id, JobControl control)
 		"ELSE false END"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	arg_text(&args, job_control_names[control]);
-	if (ledger_run(&statement, &args) == 0)
+	if (ledger_run(&statement, arg_int64(id), arg_text(job_control_names[control])) == 0)
 		require_not_held(id);
 	ledger_close(&ledger);
 }
@@ -125,12 +112,9 @@ ledger_resume(int64 id, const char *max_cost)
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control <> 'hold'"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	arg_text(&args, max_cost);
-	if (ledger_run(&statement, &args) == 0)
+	if (ledger_run(&statement, arg_int64(id), arg_text(max_cost)) == 0)
 		require_not_held(id);
 	ledger_close(&ledger);
 }
@@ -143,13 +127,10 @@ ledger_set_stage(int64 id, JobStage stage)
 		"AND array_position($3, j.stage) < array_position($3, $2)"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	arg_text(&args, job_stage_names[stage]);
-	arg_texts(&args, job_stage_names, STAGE_RETRIEVE + 1);
-	if (ledger_run(&statement, &args) == 0)
+	if (ledger_run(&statement, arg_int64(id), arg_text(job_stage_names[stage]),
+				   arg_texts(job_stage_names, STAGE_RETRIEVE + 1)) == 0)
 		require_not_held(id);
 	ledger_close(&ledger);
 }
@@ -161,13 +142,8 @@ ledger_ask_poll(int64 id)
 		.sql = "UPDATE dess_batch.batch b SET next_poll_at = now() "
 		"WHERE b.job_id = $1 AND b.state = 'running' AND b.remote_id IS NOT NULL"
 	};
-	Ledger		ledger;
-	Args		args = {0};
 
-	ledger_open(&ledger);
-	arg_int64(&args, id);
-	ledger_run(&statement, &args);
-	ledger_close(&ledger);
+	ledger_execute(&statement, arg_int64(id));
 }
 
 List *
@@ -178,12 +154,11 @@ ledger_asked_polls(void)
 		"WHERE " BATCH_IS_OPEN("b.") " AND b.state = 'running' AND b.next_poll_at <= now()"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	List	   *asked = NIL;
 	uint64		n;
 
 	ledger_open(&ledger);
-	n = ledger_run(&statement, &args);
+	n = ledger_run_plain(&statement);
 	for (uint64 i = 0; i < n; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(ledger.caller);
@@ -272,12 +247,10 @@ lock_for_retry(int64 id, bool *final, int64 *waiting, bool *unprepared)
 		"FROM dess_batch.batch b WHERE b.job_id = j.id AND NOT " BATCH_IS_FINAL("b.") "), 0)::bigint, NOT j.all_prepared "
 		"FROM dess_batch.job j WHERE j.id = $1 FOR NO KEY UPDATE"
 	};
-	Args		args = {0};
 	char	   *state;
 	char	   *control;
 
-	arg_int64(&args, id);
-	if (ledger_run(&statement, &args) == 0)
+	if (ledger_run(&statement, arg_int64(id)) == 0)
 		raise_no_job(id);
 	state = TextDatumGetCString(ledger_datum(0, 1));
 	control = TextDatumGetCString(ledger_datum(0, 2));
@@ -299,8 +272,7 @@ int64
 ledger_retry_job(const Job *job, List *outcomes)
 {
 	Ledger		ledger;
-	Args		args = {0};
-	Args		job_args = {0};
+	List	   *names = failed_outcomes(outcomes);
 	bool		final;
 	bool		unprepared;
 	int64		waiting;
@@ -309,21 +281,12 @@ ledger_retry_job(const Job *job, List *outcomes)
 	ledger_open(&ledger);
 	lock_for_retry(job->id, &final, &waiting, &unprepared);
 
-	arg_int64(&args, job->id);
-	arg_list(&args, failed_outcomes(outcomes));
-	ledger_run(&retry_counters, &args);
-	arg_oid(&args, job->source);
-	arg_text(&args, job->target ? job->target : "");
-	n = ledger_run(&retry_rows, &args);
-	args.n = 2;
-	ledger_run(&retry_results, &args);
-
+	ledger_run(&retry_counters, arg_int64(job->id), arg_list(names));
+	n = ledger_run(&retry_rows, arg_int64(job->id), arg_list(names), arg_oid(job->source),
+				   arg_text(job->target ? job->target : ""));
+	ledger_run(&retry_results, arg_int64(job->id), arg_list(names));
 	if (n > 0 || waiting > 0 || unprepared)
-	{
-		arg_int64(&job_args, job->id);
-		arg_int64(&job_args, n);
-		ledger_run(&wake_job, &job_args);
-	}
+		ledger_run(&wake_job, arg_int64(job->id), arg_int64(n));
 	ledger_close(&ledger);
 	return n + waiting;
 }

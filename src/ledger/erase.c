@@ -49,16 +49,13 @@ static bool
 close_left(int64 id, TimestampTz before)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	int64		job_id = 0;
 	int			no = 0;
 	int			from = 1;
 	Job		   *job;
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	arg_time(&args, before);
-	if (ledger_run(&select_left, &args) > 0)
+	if (ledger_run(&select_left, arg_int64(id), arg_time(before)) > 0)
 	{
 		job_id = ledger_get_int64(0, 1, 0);
 		no = ledger_get_int32(0, 2);
@@ -84,11 +81,9 @@ void
 ledger_erase(int64 id)
 {
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	if (ledger_run(&lock_job, &args) == 0)
+	if (ledger_run(&lock_job, arg_int64(id)) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("job " INT64_FORMAT " does not exist", id)));
@@ -102,8 +97,8 @@ ledger_erase(int64 id)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("job " INT64_FORMAT " has not ended", id),
 				 errhint("Call dess_batch_cancel(" INT64_FORMAT ") first and wait until it has.", id)));
-	ledger_run(&delete_answers, &args);
-	ledger_run(&remove_retries, &args);
+	ledger_run(&delete_answers, arg_int64(id));
+	ledger_run(&remove_retries, arg_int64(id));
 	ledger_close(&ledger);
 	while (close_left(id, 0))
 		CHECK_FOR_INTERRUPTS();
@@ -172,20 +167,18 @@ List *
 ledger_source_keys(Oid source)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	List	   *keys = NIL;
 	MemoryContext connection;
 	uint64		n;
 
 	ledger_open(&ledger);
-	arg_oid(&args, source);
-	n = ledger_run(&select_source_keys, &args);
+	n = ledger_run(&select_source_keys, arg_oid(source));
 	connection = MemoryContextSwitchTo(ledger.caller);
 	for (uint64 i = 0; i < n; i++)
 		keys = add_source_key(keys, ledger_get_list(&ledger, i, 1));
 	MemoryContextSwitchTo(connection);
 
-	n = ledger_run(&select_settled_keys, &args);
+	n = ledger_run(&select_settled_keys, arg_oid(source));
 	connection = MemoryContextSwitchTo(ledger.caller);
 	for (uint64 i = 0; i < n; i++)
 		keys = add_source_key(keys, split_names(ledger_get_text(&ledger, i, 1)));
@@ -244,52 +237,41 @@ static Statement forget_position = {
 	.sql = "UPDATE dess_batch.job j SET last_key = NULL WHERE " JOBS_OF_KEY " AND j.last_key = $2 AND j.all_prepared"
 };
 
-/* Runs forget_items once; returns the places as triples of job, batch and number. */
-static int64 *
-forget_places(const Args *args, uint64 *n)
-{
-	int64	   *places;
-
-	*n = ledger_run(&forget_items, args);
-	places = palloc_array(int64, *n * 3 + 1);
-	for (uint64 i = 0; i < *n; i++)
-	{
-		places[i * 3] = ledger_get_int64(i, 1, 0);
-		places[i * 3 + 1] = ledger_get_int32(i, 2);
-		places[i * 3 + 2] = ledger_get_int32(i, 3);
-	}
-	return places;
-}
-
+/* What belongs to the n places that forget_items has just returned. */
 static void
-forget_outcomes(const int64 *places, uint64 n)
+forget_outcomes(int n)
 {
-	for (uint64 i = 0; i < n; i++)
+	typedef struct Place
 	{
-		Args		args = {0};
+		int64		job_id;
+		int32		batch_no;
+		int32		no;
+	} Place;
+	Place	   *places = palloc_array(Place, n + 1);
 
-		arg_int64(&args, places[i * 3]);
-		arg_int32(&args, (int32) places[i * 3 + 1]);
-		arg_int32(&args, (int32) places[i * 3 + 2]);
-		ledger_run(&forget_answer, &args);
-		ledger_run(&forget_result, &args);
+	for (int i = 0; i < n; i++)
+		places[i] = (Place) {ledger_get_int64(i, 1, 0), ledger_get_int32(i, 2), ledger_get_int32(i, 3)};
+	for (int i = 0; i < n; i++)
+	{
+		ledger_run(&forget_answer, arg_int64(places[i].job_id), arg_int32(places[i].batch_no),
+				   arg_int32(places[i].no));
+		ledger_run(&forget_result, arg_int64(places[i].job_id), arg_int32(places[i].batch_no),
+				   arg_int32(places[i].no));
 	}
 }
+
+/* $1 to $3 of the statements on JOBS_OF_KEY */
+#define ROW_ARGS		arg_oid(source), arg_text(key), arg_list(key_columns)
 
 bool
 ledger_forget_row(Oid source, List *key_columns, const char *key)
 {
 	Ledger		ledger;
-	Args		args = {0};
-	Args		settled_args = {0};
-	uint64		n;
+	int			n;
 	bool		found = false;
 
 	ledger_open(&ledger);
-	arg_oid(&args, source);
-	arg_text(&args, key);
-	arg_list(&args, key_columns);
-	if (ledger_run(&select_in_flight, &args) > 0)
+	if (ledger_run(&select_in_flight, ROW_ARGS) > 0)
 	{
 		int64		job_id = ledger_get_int64(0, 1, 0);
 
@@ -301,18 +283,14 @@ ledger_forget_row(Oid source, List *key_columns, const char *key)
 
 	do
 	{
-		int64	   *places = forget_places(&args, &n);
-
-		forget_outcomes(places, n);
+		n = ledger_run(&forget_items, ROW_ARGS);
+		forget_outcomes(n);
 		found = found || n > 0;
 	} while (n > 0);
-	found = ledger_run(&forget_waiting, &args) > 0 || found;
-	found = ledger_run(&forget_position, &args) > 0 || found;
-
-	arg_oid(&settled_args, source);
-	arg_text(&settled_args, key);
-	arg_text(&settled_args, key_join_list(key_columns));
-	found = ledger_run(&forget_settled, &settled_args) > 0 || found;
+	found = ledger_run(&forget_waiting, ROW_ARGS) > 0 || found;
+	found = ledger_run(&forget_position, ROW_ARGS) > 0 || found;
+	found = ledger_run(&forget_settled, arg_oid(source), arg_text(key),
+					   arg_text(key_join_list(key_columns))) > 0 || found;
 	ledger_close(&ledger);
 	return found;
 }
@@ -358,30 +336,19 @@ static Statement delete_settled = {
 static uint64
 purge_settled(void)
 {
-	Args		args = {0};
-	char		identifier[32];
-
-	snprintf(identifier, sizeof(identifier), UINT64_FORMAT, GetSystemIdentifier());
-	arg_text(&args, identifier);
-	arg_oid(&args, MyDatabaseId);
-	arg_int64(&args, PURGE_SETTLED);
-	return ledger_run(&delete_settled, &args);
+	return ledger_run(&delete_settled, arg_system_identifier(), arg_oid(MyDatabaseId),
+					  arg_int64(PURGE_SETTLED));
 }
 
 /* Returns false if so many rows were deleted that the jobs must wait for the next time. */
 static bool
 delete_old_jobs(const int64 *ids, int n)
 {
-	Args		args = {0};
-
-	arg_int64s(&args, ids, n);
-	arg_int64(&args, PURGE_ANSWERS);
 	for (int i = 0; i < lengthof(delete_rows); i++)
-		if (ledger_run(&delete_rows[i], &args) == PURGE_ANSWERS)
+		if (ledger_run(&delete_rows[i], arg_int64s(ids, n), arg_int64(PURGE_ANSWERS)) == PURGE_ANSWERS)
 			return false;
-	args.n = 1;
 	for (int i = 0; i < lengthof(delete_jobs); i++)
-		ledger_run(&delete_jobs[i], &args);
+		ledger_run(&delete_jobs[i], arg_int64s(ids, n));
 	return true;
 }
 
@@ -394,7 +361,6 @@ ledger_purge(TimestampTz before, TimestampTz empty_before, PurgeProgress *progre
 {
 	Oid			caller = GetUserId();
 	Ledger		ledger;
-	Args		args = {0};
 	int64		ids[PURGE_JOBS];
 	int64		rows = 0;
 	int			n = 0;
@@ -402,12 +368,8 @@ ledger_purge(TimestampTz before, TimestampTz empty_before, PurgeProgress *progre
 	bool		more;
 
 	ledger_open(&ledger);
-	arg_time(&args, before);
-	arg_time(&args, empty_before);
-	arg_oid(&args, caller);
-	arg_int64(&args, PURGE_JOBS);
-	arg_int64(&args, progress != NULL ? progress->last_id : 0);
-	found = ledger_run(&select_old_jobs, &args);
+	found = ledger_run(&select_old_jobs, arg_time(before), arg_time(empty_before), arg_oid(caller),
+					   arg_int64(PURGE_JOBS), arg_int64(progress != NULL ? progress->last_id : 0));
 	while (n < found && rows < PURGE_ROWS)
 	{
 		rows += ledger_get_int64(n, 2, 0);

@@ -34,12 +34,10 @@ JobFacts *
 ledger_load_facts(int64 id)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	JobFacts   *facts = NULL;
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	if (ledger_run(&select_facts, &args) > 0)
+	if (ledger_run(&select_facts, arg_int64(id)) > 0)
 	{
 		facts = MemoryContextAllocZero(ledger.caller, sizeof(JobFacts));
 		facts->state = ledger_get_text(&ledger, 0, 1);
@@ -71,26 +69,12 @@ static Statement select_groups = {
 	"GROUP BY b.state, b.remote_state, b.error_code, b.error ORDER BY min(b.no) LIMIT $2"
 };
 
-static BatchState
-state_from_name(const char *name)
-{
-	BatchState	state = BATCH_PREPARING;
-
-	while (strcmp(batch_state_name(state), name) != 0)
-	{
-		if (state == BATCH_FAILED)
-			elog(ERROR, "unknown value \"%s\" in the ledger", name);
-		state++;
-	}
-	return state;
-}
-
 static BatchGroup *
 read_group(const Ledger *ledger, uint64 row)
 {
 	BatchGroup *group = MemoryContextAllocZero(ledger->caller, sizeof(BatchGroup));
 
-	group->state = state_from_name(TextDatumGetCString(ledger_datum(row, 1)));
+	group->state = batch_state_from_name(TextDatumGetCString(ledger_datum(row, 1)));
 	group->remote_state = ledger_get_text(ledger, row, 2);
 	group->error_code = ledger_get_text(ledger, row, 3);
 	group->error = ledger_get_text(ledger, row, 4);
@@ -108,14 +92,11 @@ List *
 ledger_load_groups(int64 id, int limit)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	List	   *groups = NIL;
 	uint64		n;
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	arg_int64(&args, limit);
-	n = ledger_run(&select_groups, &args);
+	n = ledger_run(&select_groups, arg_int64(id), arg_int64(limit));
 	for (uint64 i = 0; i < n; i++)
 	{
 		BatchGroup *group = read_group(&ledger, i);
@@ -143,16 +124,11 @@ ledger_load_spenders(const Job *job, int limit)
 	};
 	Oid			caller = GetUserId();
 	Ledger		ledger;
-	Args		args = {0};
 	List	   *spenders = NIL;
 	uint64		n;
 
 	ledger_open(&ledger);
-	arg_oid(&args, job->server);
-	arg_int64(&args, job->id);
-	arg_int64(&args, limit);
-	arg_oid(&args, caller);
-	n = ledger_run(&statement, &args);
+	n = ledger_run(&statement, arg_oid(job->server), arg_int64(job->id), arg_int64(limit), arg_oid(caller));
 	for (uint64 i = 0; i < n; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(ledger.caller);
@@ -186,13 +162,11 @@ ledger_find_slow_worker(int64 ms, TimestampTz *since)
 		"AND pg_catalog.split_part(a.query, ' of job ', 1) IN ('preparing requests', 'counting rows', 'choosing sample rows', 'merging answers')"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	int			pid = 0;
 
 	*since = 0;
 	ledger_open(&ledger);
-	arg_int64(&args, ms);
-	if (ledger_run(&statement, &args) > 0)
+	if (ledger_run(&statement, arg_int64(ms)) > 0)
 	{
 		*since = ledger_get_time(0, 2);
 		if (*since != 0 && ledger_get_bool(0, 3))
@@ -207,11 +181,10 @@ ledger_find_worker(void)
 {
 	static Statement statement = {.sql = WORKER_LOCKS " LIMIT 1"};
 	Ledger		ledger;
-	Args		args = {0};
 	int			pid = 0;
 
 	ledger_open(&ledger);
-	if (ledger_run(&statement, &args) > 0)
+	if (ledger_run_plain(&statement) > 0)
 		pid = ledger_get_int32(0, 1);
 	ledger_close(&ledger);
 	return pid;
@@ -228,12 +201,10 @@ ledger_find_locker(Oid source)
 		"AND l.pid NOT IN (" WORKER_LOCKS ") ORDER BY l.pid LIMIT 1"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	int			pid = 0;
 
 	ledger_open(&ledger);
-	arg_oid(&args, source);
-	if (ledger_run(&statement, &args) > 0)
+	if (ledger_run(&statement, arg_oid(source)) > 0)
 		pid = ledger_get_int32(0, 1);
 	ledger_close(&ledger);
 	return pid;
@@ -249,12 +220,10 @@ ledger_is_forgotten(int64 id)
 		"AND NOT EXISTS (SELECT FROM dess_batch.job j WHERE j.id = $1) FROM dess_batch.job_id_seq s"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	bool		forgotten;
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	ledger_run(&statement, &args);
+	ledger_run(&statement, arg_int64(id));
 	forgotten = ledger_get_bool(0, 1);
 	ledger_close(&ledger);
 	return forgotten;
@@ -269,13 +238,11 @@ ledger_written_here(int64 id)
 		"UNION SELECT b.xmin FROM dess_batch.batch b WHERE b.job_id = $1 AND " BATCH_IS_OPEN("b.")
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	bool		here = false;
 	uint64		n;
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	n = ledger_run(&statement, &args);
+	n = ledger_run(&statement, arg_int64(id));
 	for (uint64 i = 0; i < n && !here; i++)
 		here = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(ledger_datum(i, 1)));
 	ledger_close(&ledger);
@@ -296,17 +263,13 @@ ledger_trace_row(int64 job_id, int batch_no, const char *key, RowTrace *trace)
 		"WHERE i.job_id = $1 AND i.batch_no = $2 AND p.i IS NOT NULL ORDER BY i.first_no DESC LIMIT 1"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	char	   *outcome;
 	bool		found;
 
 	memset(trace, 0, sizeof(*trace));
 	trace->outcome = OUTCOME_NONE;
 	ledger_open(&ledger);
-	arg_int64(&args, job_id);
-	arg_int32(&args, batch_no);
-	arg_text(&args, key);
-	found = ledger_run(&statement, &args) > 0;
+	found = ledger_run(&statement, arg_int64(job_id), arg_int32(batch_no), arg_text(key)) > 0;
 	if (found)
 	{
 		trace->token = ledger_get_text(&ledger, 0, 1);

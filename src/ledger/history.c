@@ -38,16 +38,11 @@ int
 ledger_history_sources(const Job *job, HistorySource **sources)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	uint64		n;
 
 	ledger_open(&ledger);
-	arg_oid(&args, job->source);
-	arg_text(&args, job->target);
-	arg_list(&args, job->key_columns);
-	arg_int32(&args, HISTORY_SETTLED);
-	arg_int32(&args, HISTORY_WAITING);
-	n = ledger_run(&select_sources, &args);
+	n = ledger_run(&select_sources, arg_oid(job->source), arg_text(job->target), arg_list(job->key_columns),
+				   arg_int32(HISTORY_SETTLED), arg_int32(HISTORY_WAITING));
 	*sources = MemoryContextAllocHuge(ledger.caller, n * sizeof(HistorySource));
 	for (uint64 i = 0; i < n; i++)
 	{
@@ -105,7 +100,6 @@ static int
 batch_rows(const HistorySource *source, HistoryRow **rows)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	MemoryContext tuple_context;
 	MemoryContext connection;
 	JobItem    *items;
@@ -124,9 +118,7 @@ batch_rows(const HistorySource *source, HistoryRow **rows)
 	}
 
 	ledger_open(&ledger);
-	arg_int64(&args, source->job_id);
-	arg_int32(&args, source->batch_no);
-	n = ledger_run(&select_outcomes, &args);
+	n = ledger_run(&select_outcomes, arg_int64(source->job_id), arg_int32(source->batch_no));
 	tuple_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch history",
 										  ALLOCSET_DEFAULT_SIZES);
 	connection = MemoryContextSwitchTo(tuple_context);
@@ -153,16 +145,6 @@ static Statement select_settled = {
 	"WHERE s.source = $1 AND s.target = $2 AND (s.key, s.hash) > ($4, $5) ORDER BY s.key, s.hash LIMIT $6"
 };
 
-static void
-read_hash(uint64 tuple, int column, Digest *hash)
-{
-	bytea	   *bytes = DatumGetByteaPP(ledger_datum(tuple, column));
-
-	if (VARSIZE_ANY_EXHDR(bytes) != DIGEST_LENGTH)
-		elog(ERROR, "a settled row's digest has the wrong length");
-	memcpy(hash->bytes, VARDATA_ANY(bytes), DIGEST_LENGTH);
-}
-
 /* Rows of the statements above, and where they end; those that do not count have no key. */
 static int
 read_piece(const Ledger *ledger, uint64 n, HistoryRow **rows, HistoryPlace *place)
@@ -176,7 +158,7 @@ read_piece(const Ledger *ledger, uint64 n, HistoryRow **rows, HistoryPlace *plac
 		row->outcome = OUTCOME_NONE;
 		if (!ledger_is_null(i, 2))
 		{
-			read_hash(i, 2, &row->hash);
+			ledger_get_digest(i, 2, &row->hash);
 			row->outcome = read_outcome(ledger_get_text(ledger, i, 3));
 		}
 		row->at = ledger_get_time(i, 4);
@@ -193,15 +175,11 @@ static int
 waiting_rows(const HistorySource *source, HistoryPlace *place, HistoryRow **rows)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	uint64		n;
 	int			nrows;
 
 	ledger_open(&ledger);
-	arg_int64(&args, source->job_id);
-	arg_int64(&args, place->id);
-	arg_int64(&args, PIECE_ROWS);
-	n = ledger_run(&select_waiting, &args);
+	n = ledger_run(&select_waiting, arg_int64(source->job_id), arg_int64(place->id), arg_int64(PIECE_ROWS));
 	if (n > 0)
 		place->id = ledger_get_int64(n - 1, 6, 0);
 	nrows = read_piece(&ledger, n, rows, place);
@@ -213,18 +191,14 @@ static int
 settled_rows(const Job *job, HistoryPlace *place, HistoryRow **rows)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	uint64		n;
 	int			nrows;
 
 	ledger_open(&ledger);
-	arg_oid(&args, job->source);
-	arg_text(&args, job->target != NULL ? job->target : "");
-	arg_text(&args, key_join_list(job->key_columns));
-	arg_text(&args, place->key != NULL ? place->key : "");
-	arg_bytes(&args, place->hash.bytes, place->key != NULL ? DIGEST_LENGTH : 0);
-	arg_int64(&args, PIECE_ROWS);
-	n = ledger_run(&select_settled, &args);
+	n = ledger_run(&select_settled, arg_oid(job->source), arg_text(job->target != NULL ? job->target : ""),
+				   arg_text(key_join_list(job->key_columns)), arg_text(place->key != NULL ? place->key : ""),
+				   arg_bytes(place->hash.bytes, place->key != NULL ? DIGEST_LENGTH : 0),
+				   arg_int64(PIECE_ROWS));
 	nrows = read_piece(&ledger, n, rows, place);
 	ledger_close(&ledger);
 	return nrows;

@@ -23,13 +23,10 @@
 
 #include "ledger/internal.h"
 
-static void
-arg_system_identifier(Args *args)
+Arg
+arg_system_identifier(void)
 {
-	char		identifier[32];
-
-	snprintf(identifier, sizeof(identifier), UINT64_FORMAT, GetSystemIdentifier());
-	arg_text(args, identifier);
+	return arg_text(psprintf(UINT64_FORMAT, GetSystemIdentifier()));
 }
 
 char *
@@ -38,10 +35,10 @@ ledger_home(void)
 	return psprintf(UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId);
 }
 
-void
-arg_home(Args *args)
+Arg
+arg_home(void)
 {
-	arg_text(args, ledger_home());
+	return arg_text(ledger_home());
 }
 
 static Statement insert_identity = {
@@ -104,31 +101,24 @@ int64
 ledger_check_identity(void)
 {
 	Ledger		ledger;
-	Args		args = {0};
-	Args		job_args = {0};
-	Args		none = {0};
 	int64		strange;
 	int64		strange_cluster;
 	int64		held;
 
 	ledger_open(&ledger);
-	arg_system_identifier(&args);
-	arg_oid(&args, MyDatabaseId);
-	ledger_run(&insert_identity, &args);
-	ledger_run(&delete_other_identities, &args);
+	ledger_run(&insert_identity, arg_system_identifier(), arg_oid(MyDatabaseId));
+	ledger_run(&delete_other_identities, arg_system_identifier(), arg_oid(MyDatabaseId));
 	strange = ledger_get_int64(0, 1, 0);
 	strange_cluster = ledger_get_int64(0, 2, 0);
 	if (strange > 0)
 	{
-		ledger_run(&find_settled_sources, &none);
-		ledger_run(&delete_requests, &none);
+		ledger_run_plain(&find_settled_sources);
+		ledger_run_plain(&delete_requests);
 	}
 	if (strange_cluster > 0)
-		ledger_run(&find_usage_owners, &none);
+		ledger_run_plain(&find_usage_owners);
 
-	arg_system_identifier(&job_args);
-	arg_home(&job_args);
-	ledger_run(&take_in_jobs, &job_args);
+	ledger_run(&take_in_jobs, arg_system_identifier(), arg_home());
 	held = ledger_get_int64(0, 1, 0);
 	ledger_close(&ledger);
 	return held;
@@ -149,17 +139,13 @@ ledger_adopt(int64 id)
 	};
 	Oid			caller = GetUserId();
 	Ledger		ledger;
-	Args		args = {0};
-	Args		id_args = {0};
 
 	/* who calls must not decide by a ledger that has not noticed where it is */
 	(void) ledger_check_identity();
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	arg_oid(&args, caller);
-	arg_int64(&id_args, id);
-	if (ledger_run(&adopt, &args) == 0 && id != 0 && ledger_run(&why_not, &id_args) > 0)
+	if (ledger_run(&adopt, arg_int64(id), arg_oid(caller)) == 0 && id != 0 &&
+		ledger_run(&why_not, arg_int64(id)) > 0)
 	{
 		const char *table = ledger_get_text(&ledger, 0, 1);
 

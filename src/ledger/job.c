@@ -22,8 +22,6 @@
 
 #include "ledger/internal.h"
 
-#define ERROR_BYTES		1000
-
 const char *const job_state_names[] = {"queued", "active", "done", "cancelled", "failed"};
 const char *const job_control_names[] = {"run", "pause", "hold", "cancel", "fail"};
 const char *const job_stage_names[] = {"prepare", "upload", "create", "retrieve"};
@@ -216,55 +214,24 @@ static Statement insert_job = {
 	"RETURNING id"
 };
 
-/* Arguments of insert_job, in its order. */
-static void
-job_args(Args *args, const Job *job)
-{
-	arg_oid(args, job->owner);
-	arg_text(args, job->owner_name);
-	arg_text(args, job->submitted_by);
-	arg_oid(args, job->source);
-	arg_text(args, job->target);
-	arg_text(args, job->model);
-	arg_text(args, job->online ? "online" : "batch");
-	arg_text(args, job->provider);
-	arg_oid(args, job->server);
-	arg_text(args, job->server_name);
-	arg_text(args, job->label);
-	arg_list(args, job->key_columns);
-	arg_text(args, job->key_kinds);
-	arg_text(args, job->prompt);
-	arg_text(args, job->system_prompt);
-	arg_bool(args, job->department);
-	arg_list(args, job->input_columns);
-	arg_list(args, job->counting_columns);
-	arg_text(args, job->where_sql);
-	arg_bool(args, job->overwrite);
-	arg_text(args, job->response_schema);
-	arg_text(args, job->target_columns);
-	arg_text(args, job->missing);
-	arg_text(args, job->parameters);
-	arg_int64(args, job->max_rows);
-	arg_bool(args, job->sample);
-	arg_list(args, job->only);
-	arg_text(args, job->max_cost);
-	arg_float8(args, job->max_failed);
-	arg_text(args, keep_names[job->keep]);
-	arg_text(args, job->args);
-	arg_text(args, job_stage_names[job->stage]);
-	arg_home(args);
-}
-
 int64
 ledger_insert_job(const Job *job)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	int64		id;
 
 	ledger_open(&ledger);
-	job_args(&args, job);
-	if (ledger_run(&insert_job, &args) != 1)
+	if (ledger_run(&insert_job, arg_oid(job->owner), arg_text(job->owner_name), arg_text(job->submitted_by),
+				   arg_oid(job->source), arg_text(job->target), arg_text(job->model),
+				   arg_text(job->online ? "online" : "batch"), arg_text(job->provider), arg_oid(job->server),
+				   arg_text(job->server_name), arg_text(job->label), arg_list(job->key_columns),
+				   arg_text(job->key_kinds), arg_text(job->prompt), arg_text(job->system_prompt),
+				   arg_bool(job->department), arg_list(job->input_columns), arg_list(job->counting_columns),
+				   arg_text(job->where_sql), arg_bool(job->overwrite), arg_text(job->response_schema),
+				   arg_text(job->target_columns), arg_text(job->missing), arg_text(job->parameters),
+				   arg_int64(job->max_rows), arg_bool(job->sample), arg_list(job->only),
+				   arg_text(job->max_cost), arg_float8(job->max_failed), arg_text(keep_names[job->keep]),
+				   arg_text(job->args), arg_text(job_stage_names[job->stage]), arg_home()) != 1)
 		elog(ERROR, "could not insert a job");
 	id = ledger_get_int64(0, 1, 0);
 	ledger_close(&ledger);
@@ -308,13 +275,11 @@ int
 ledger_load_versions(JobVersion **versions)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	JobVersion *result;
 	uint64		n;
 
 	ledger_open(&ledger);
-	arg_home(&args);
-	n = ledger_run(&select_working_jobs, &args);
+	n = ledger_run(&select_working_jobs, arg_home());
 	result = MemoryContextAllocHuge(ledger.caller, Max(n, 1) * sizeof(JobVersion));
 	for (uint64 i = 0; i < n; i++)
 	{
@@ -331,12 +296,10 @@ bool
 ledger_any_work(void)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	bool		any;
 
 	ledger_open(&ledger);
-	arg_home(&args);
-	ledger_run(&any_working_job, &args);
+	ledger_run(&any_working_job, arg_home());
 	any = ledger_get_bool(0, 1);
 	ledger_close(&ledger);
 	return any;
@@ -346,12 +309,10 @@ Job *
 ledger_load_job(int64 id)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	Job		   *job = NULL;
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	if (ledger_run(&select_job, &args) > 0)
+	if (ledger_run(&select_job, arg_int64(id)) > 0)
 		job = read_job(&ledger, 0);
 	ledger_close(&ledger);
 	return job;
@@ -370,15 +331,11 @@ static char *
 ledger_conflicting_key(Oid source, const char *target, List *key_columns, int64 before_id)
 {
 	Ledger		ledger;
-	Args		args = {0};
 	char	   *words = NULL;
 
 	ledger_open(&ledger);
-	arg_oid(&args, source);
-	arg_text(&args, target);
-	arg_list(&args, key_columns);
-	arg_int64(&args, before_id);
-	if (ledger_run(&select_conflict, &args) > 0)
+	if (ledger_run(&select_conflict, arg_oid(source), arg_text(target), arg_list(key_columns),
+				   arg_int64(before_id)) > 0)
 		words = ledger_get_text(&ledger, 0, 1);
 	ledger_close(&ledger);
 	return words;
@@ -399,20 +356,29 @@ ledger_check_key(const Job *job, int64 before_id)
 				 errhint("Use the same key, or wait for that job.")));
 }
 
-/* ---- progress ---- */
+static Statement select_known_targets = {
+	.sql = "SELECT coalesce(pg_catalog.array_agg(DISTINCT c.name), '{}') FROM "
+	"(SELECT j.target AS name FROM dess_batch.job j "
+	"WHERE j.source = $1 AND j.target IS NOT NULL AND j.target_columns IS NULL "
+	"UNION SELECT e.value FROM dess_batch.job j, pg_catalog.jsonb_each_text(j.target_columns) e "
+	"WHERE j.source = $1 "
+	"UNION SELECT s.target FROM dess_batch.settled s WHERE s.source = $1 AND s.target <> '') c"
+};
 
-/* Runs an UPDATE of one job; false when it touched none.  The arguments may live in any context. */
-static bool
-update_job(Statement *statement, const Args *args)
+List *
+ledger_known_targets(Oid source)
 {
 	Ledger		ledger;
-	uint64		n;
+	List	   *targets = NIL;
 
 	ledger_open(&ledger);
-	n = ledger_run(statement, args);
+	if (ledger_run(&select_known_targets, arg_oid(source)) > 0)
+		targets = ledger_get_list(&ledger, 0, 1);
 	ledger_close(&ledger);
-	return n > 0;
+	return targets;
 }
+
+/* ---- progress ---- */
 
 bool
 ledger_job_started(int64 id)
@@ -420,10 +386,8 @@ ledger_job_started(int64 id)
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job SET state = 'active', started_at = now() WHERE id = $1 AND state = 'queued'"
 	};
-	Args		args = {0};
 
-	arg_int64(&args, id);
-	return update_job(&statement, &args);
+	return ledger_execute(&statement, arg_int64(id)) > 0;
 }
 
 bool
@@ -432,10 +396,8 @@ ledger_set_listed(int64 id)
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job SET listed = true WHERE id = $1 AND NOT listed"
 	};
-	Args		args = {0};
 
-	arg_int64(&args, id);
-	return update_job(&statement, &args);
+	return ledger_execute(&statement, arg_int64(id)) > 0;
 }
 
 bool
@@ -446,14 +408,9 @@ ledger_advance(int64 id, const char *last_key, int64 taken, bool all_prepared, i
 		"all_prepared = j.all_prepared OR $4, last_batch = greatest(j.last_batch, $5) "
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.")
 	};
-	Args		args = {0};
 
-	arg_int64(&args, id);
-	arg_text(&args, last_key);
-	arg_int64(&args, taken);
-	arg_bool(&args, all_prepared);
-	arg_int32(&args, last_batch);
-	return update_job(&statement, &args);
+	return ledger_execute(&statement, arg_int64(id), arg_text(last_key), arg_int64(taken),
+						  arg_bool(all_prepared), arg_int32(last_batch)) > 0;
 }
 
 void
@@ -462,11 +419,8 @@ ledger_set_counted(int64 id, int64 counted)
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job SET counted = $2 WHERE id = $1"
 	};
-	Args		args = {0};
 
-	arg_int64(&args, id);
-	arg_int64(&args, counted);
-	(void) update_job(&statement, &args);
+	ledger_execute(&statement, arg_int64(id), arg_int64(counted));
 }
 
 void
@@ -475,11 +429,8 @@ ledger_set_batch_bytes(int64 id, int64 bytes)
 	static Statement statement = {
 		.sql = "UPDATE dess_batch.job SET batch_bytes = $2 WHERE id = $1"
 	};
-	Args		args = {0};
 
-	arg_int64(&args, id);
-	arg_int64(&args, bytes);
-	(void) update_job(&statement, &args);
+	ledger_execute(&statement, arg_int64(id), arg_int64(bytes));
 }
 
 /* ---- endings ---- */
@@ -487,12 +438,8 @@ ledger_set_batch_bytes(int64 id, int64 bytes)
 static bool
 update_with_error(Statement *statement, int64 id, const char *error_code, const char *error)
 {
-	Args		args = {0};
-
-	arg_int64(&args, id);
-	arg_words(&args, error_code, ERROR_BYTES);
-	arg_words(&args, error, ERROR_BYTES);
-	return update_job(statement, &args);
+	return ledger_execute(statement, arg_int64(id), arg_words(error_code, ERROR_BYTES),
+						  arg_words(error, ERROR_BYTES)) > 0;
 }
 
 /* A retry in a transaction that ends before this one begins to wait is seen by its "requeued". */
@@ -508,13 +455,9 @@ ledger_finish(int64 id, JobState state, const char *error_code, const char *erro
 		"AND ($2 = 'failed' OR NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id "
 		"AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") "))"
 	};
-	Args		args = {0};
 
-	arg_int64(&args, id);
-	arg_text(&args, job_state_names[state]);
-	arg_words(&args, error_code, ERROR_BYTES);
-	arg_words(&args, error, ERROR_BYTES);
-	return update_job(&statement, &args);
+	return ledger_execute(&statement, arg_int64(id), arg_text(job_state_names[state]),
+						  arg_words(error_code, ERROR_BYTES), arg_words(error, ERROR_BYTES)) > 0;
 }
 
 void
@@ -529,17 +472,28 @@ ledger_set_failing(int64 id, const char *error_code, const char *error)
 }
 
 bool
-ledger_pause(int64 id, const char *error_code, const char *error)
+ledger_pause(int64 id, TimestampTz until, const char *error_code, const char *error)
 {
 	static Statement statement = {
-		.sql = "UPDATE dess_batch.job j SET control = 'pause', error_code = $2, error = $3 "
+		.sql = "UPDATE dess_batch.job j SET control = 'pause', paused_until = $2, error_code = $3, error = $4 "
 		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control = 'run'"
 	};
 
-	return update_with_error(&statement, id, error_code, error);
+	return ledger_execute(&statement, arg_int64(id), arg_time(until), arg_words(error_code, ERROR_BYTES),
+						  arg_words(error, ERROR_BYTES)) > 0;
 }
 
-/* NULL for both takes a note away. */
+bool
+ledger_unpause(int64 id)
+{
+	static Statement statement = {
+		.sql = "UPDATE dess_batch.job j SET control = 'run', paused_until = NULL, error_code = NULL, error = NULL "
+		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control = 'pause' AND j.paused_until <= now()"
+	};
+
+	return ledger_execute(&statement, arg_int64(id)) > 0;
+}
+
 bool
 ledger_note_error(int64 id, const char *error_code, const char *error)
 {

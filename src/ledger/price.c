@@ -17,7 +17,6 @@
 #include "utils/numeric.h"
 
 #include "ledger/internal.h"
-#include "ledger/price.h"
 
 /* ---- prices ---- */
 
@@ -29,15 +28,11 @@ ledger_find_price(const Job *job)
 		"FROM dess_batch.price_of($1, $2, $3, $4, (now() AT TIME ZONE 'UTC')::date) p"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	Price	   *price = NULL;
 
 	ledger_open(&ledger);
-	arg_text(&args, job->model);
-	arg_text(&args, job->provider);
-	arg_text(&args, job->server_name);
-	arg_bool(&args, job->online);
-	if (ledger_run(&statement, &args) > 0)
+	if (ledger_run(&statement, arg_text(job->model), arg_text(job->provider), arg_text(job->server_name),
+				   arg_bool(job->online)) > 0)
 	{
 		price = MemoryContextAllocZero(ledger.caller, sizeof(Price));
 		price->input = ledger_get_text(&ledger, 0, 1);
@@ -86,12 +81,9 @@ ledger_load_spending(const Job *job, Spending *spending)
 		"FROM dess_batch.usage u WHERE u.server = $2 AND u.day >= t.month::date) u"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_int64(&args, job->id);
-	arg_text(&args, job->server_name);
-	ledger_run(&statement, &args);
+	ledger_run(&statement, arg_int64(job->id), arg_text(job->server_name));
 	spending->job = ledger_get_float8(0, 1, 0);
 	spending->day = ledger_get_float8(0, 2, 0);
 	spending->month = ledger_get_float8(0, 3, 0);
@@ -111,13 +103,10 @@ ledger_load_answers(int64 job_id, int limit, int32 **input_tokens, int32 **outpu
 		"WHERE u.input > 0 OR u.output > 0 LIMIT $2"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	int			n;
 
 	ledger_open(&ledger);
-	arg_int64(&args, job_id);
-	arg_int64(&args, limit);
-	n = (int) ledger_run(&statement, &args);
+	n = (int) ledger_run(&statement, arg_int64(job_id), arg_int64(limit));
 	*input_tokens = MemoryContextAlloc(ledger.caller, (n + 1) * sizeof(int32));
 	*output_tokens = MemoryContextAlloc(ledger.caller, (n + 1) * sizeof(int32));
 	for (int i = 0; i < n; i++)
@@ -142,63 +131,15 @@ ledger_load_history(const Job *job, UsageHistory *history)
 		"JOIN dess_batch.batch b ON b.job_id = j.id AND b.no > 0 AND b.state = 'done' AND b.ok + b.missing > 0 AND b.failed = 0"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_oid(&args, job->owner);
-	arg_oid(&args, job->source);
-	arg_text(&args, job->model);
-	arg_text(&args, job->provider);
-	arg_text(&args, job->prompt);
-	arg_text(&args, job->system_prompt);
-	arg_text(&args, job->parameters);
-	arg_text(&args, job->response_schema);
-	ledger_run(&statement, &args);
+	ledger_run(&statement, arg_oid(job->owner), arg_oid(job->source), arg_text(job->model),
+			   arg_text(job->provider), arg_text(job->prompt), arg_text(job->system_prompt),
+			   arg_text(job->parameters), arg_text(job->response_schema));
 	history->requests = ledger_get_int64(0, 1, 0);
 	history->bytes = ledger_get_int64(0, 2, 0);
 	history->input_tokens = ledger_get_int64(0, 3, 0);
 	history->cached_tokens = ledger_get_int64(0, 4, 0);
 	history->output_tokens = ledger_get_int64(0, 5, 0);
 	ledger_close(&ledger);
-}
-
-/* ---- pauses that end by themselves ---- */
-
-bool
-ledger_pause_until(int64 id, TimestampTz until, const char *error_code, const char *error)
-{
-	static Statement statement = {
-		.sql = "UPDATE dess_batch.job j SET control = 'pause', paused_until = $2, error_code = $3, error = $4 "
-		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control = 'run'"
-	};
-	Ledger		ledger;
-	Args		args = {0};
-	uint64		n;
-
-	ledger_open(&ledger);
-	arg_int64(&args, id);
-	arg_time(&args, until);
-	arg_text(&args, error_code);
-	arg_text(&args, error);
-	n = ledger_run(&statement, &args);
-	ledger_close(&ledger);
-	return n > 0;
-}
-
-bool
-ledger_unpause(int64 id)
-{
-	static Statement statement = {
-		.sql = "UPDATE dess_batch.job j SET control = 'run', paused_until = NULL, error_code = NULL, error = NULL "
-		"WHERE j.id = $1 AND " JOB_IS_OPEN("j.") " AND j.control = 'pause' AND j.paused_until <= now()"
-	};
-	Ledger		ledger;
-	Args		args = {0};
-	uint64		n;
-
-	ledger_open(&ledger);
-	arg_int64(&args, id);
-	n = ledger_run(&statement, &args);
-	ledger_close(&ledger);
-	return n > 0;
 }

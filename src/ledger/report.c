@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "ledger/internal.h"
-#include "ledger/report.h"
 
 #define COST_TEXT(c) "trim_scale(round(" c ", 6))::text"
 #define UTC_TEXT(t)	"to_char(" t " AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
@@ -21,13 +20,12 @@ static void
 read_table(Statement *statement, int64 id, int limit, ReportTable *table)
 {
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
 	if (limit > 0)
-		arg_int32(&args, limit);
-	table->nrows = ledger_run(statement, &args);
+		table->nrows = ledger_run(statement, arg_int64(id), arg_int32(limit));
+	else
+		table->nrows = ledger_run(statement, arg_int64(id));
 	table->rows = MemoryContextAlloc(ledger.caller, (table->nrows + 1) * sizeof(char **));
 	for (int row = 0; row < table->nrows; row++)
 	{

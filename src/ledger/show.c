@@ -22,7 +22,6 @@ ledger_job_figures(int64 id, char **state, int64 *rows, int64 *done, int64 *fail
 		"FROM dess_batch.progress p WHERE p.job_id = $1"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	char	   *waiting_for = NULL;
 
 	*state = pstrdup(STATE_OF_NO_JOB);
@@ -32,8 +31,7 @@ ledger_job_figures(int64 id, char **state, int64 *rows, int64 *done, int64 *fail
 	*eta = *bar = NULL;
 
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	if (ledger_run(&statement, &args) > 0)
+	if (ledger_run(&statement, arg_int64(id)) > 0)
 	{
 		*state = ledger_get_text(&ledger, 0, 1);
 		*rows = ledger_get_int64(0, 2, 0);
@@ -56,13 +54,11 @@ ledger_stands_still(int64 id, char **state)
 		.sql = "SELECT f.state, f.stands_still FROM dess_batch.figures f WHERE f.job_id = $1"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	bool		still = true;
 
 	*state = pstrdup(STATE_OF_NO_JOB);
 	ledger_open(&ledger);
-	arg_int64(&args, id);
-	if (ledger_run(&statement, &args) > 0)
+	if (ledger_run(&statement, arg_int64(id)) > 0)
 	{
 		*state = ledger_get_text(&ledger, 0, 1);
 		still = ledger_get_bool(0, 2);
@@ -85,7 +81,6 @@ ledger_find_row(const Job *job, const char *key, Digest *hash, char **answer, ch
 		"LIMIT 1"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	bool		found;
 
 	*answer = *reply = NULL;
@@ -93,15 +88,10 @@ ledger_find_row(const Job *job, const char *key, Digest *hash, char **answer, ch
 	memset(hash, 0, sizeof(Digest));
 
 	ledger_open(&ledger);
-	arg_int64(&args, job->id);
-	arg_text(&args, key);
-	found = ledger_run(&statement, &args) > 0;
+	found = ledger_run(&statement, arg_int64(job->id), arg_text(key)) > 0;
 	if (found)
 	{
-		bytea	   *bytes = DatumGetByteaPP(ledger_datum(0, 1));
-
-		if (VARSIZE_ANY_EXHDR(bytes) == DIGEST_LENGTH)
-			memcpy(hash->bytes, VARDATA_ANY(bytes), DIGEST_LENGTH);
+		ledger_get_digest(0, 1, hash);
 		*answer = ledger_get_text(&ledger, 0, 2);
 		*reply = ledger_get_text(&ledger, 0, 3);
 		*batch_no = ledger_get_int32(0, 4);

@@ -18,6 +18,7 @@
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -42,11 +43,11 @@ ledger_close(Ledger *ledger)
 }
 
 static void
-prepare_statement(Statement *statement, const Args *args)
+prepare_statement(Statement *statement, const Oid *types, int nargs)
 {
 	SPIPlanPtr	plan;
 
-	plan = SPI_prepare(statement->sql, args->n, (Oid *) args->types);
+	plan = SPI_prepare(statement->sql, nargs, unconstify(Oid *, types));
 	if (plan == NULL)
 		elog(ERROR, "could not prepare statement \"%s\": %s",
 			 statement->sql, SPI_result_code_string(SPI_result));
@@ -56,73 +57,98 @@ prepare_statement(Statement *statement, const Args *args)
 }
 
 uint64
-ledger_run(Statement *statement, const Args *args)
+ledger_run_args(Statement *statement, const Arg *args, int nargs)
 {
+	Oid			types[MAX_ARGS];
+	Datum		values[MAX_ARGS];
+	char		nulls[MAX_ARGS];
 	int			result;
 
+	Assert(nargs <= MAX_ARGS);
+	for (int i = 0; i < nargs; i++)
+	{
+		types[i] = args[i].type;
+		values[i] = args[i].value;
+		nulls[i] = args[i].isnull ? 'n' : ' ';
+		Assert(statement->plan == NULL || SPI_getargtypeid(statement->plan, i) == types[i]);
+	}
 	if (statement->plan == NULL)
-		prepare_statement(statement, args);
+		prepare_statement(statement, types, nargs);
+	Assert(SPI_getargcount(statement->plan) == nargs);
 
-	result = SPI_execute_plan(statement->plan, (Datum *) args->values, args->nulls, false, 0);
+	result = SPI_execute_plan(statement->plan, values, nulls, false, 0);
 	if (result < 0)
 		elog(ERROR, "could not execute statement \"%s\": %s",
 			 statement->sql, SPI_result_code_string(result));
 	return SPI_processed;
 }
 
+uint64
+ledger_execute_args(Statement *statement, const Arg *args, int nargs)
+{
+	Ledger		ledger;
+	uint64		processed;
+
+	ledger_open(&ledger);
+	processed = ledger_run_args(statement, args, nargs);
+	ledger_close(&ledger);
+	return processed;
+}
+
 /* ---- arguments ---- */
 
-void
-arg_datum(Args *args, Oid type, Datum value, bool isnull)
+static Arg
+make_arg(Oid type, Datum value)
 {
-	if (args->n >= MAX_ARGS)
-		elog(ERROR, "too many arguments");
-	args->types[args->n] = type;
-	args->values[args->n] = value;
-	args->nulls[args->n] = isnull ? 'n' : ' ';
-	args->n++;
+	return (Arg) {type, value, false};
 }
 
-void
-arg_int64(Args *args, int64 value)
+Arg
+arg_null(Oid type)
 {
-	arg_datum(args, INT8OID, Int64GetDatum(value), false);
+	return (Arg) {type, (Datum) 0, true};
 }
 
-void
-arg_int32(Args *args, int32 value)
+Arg
+arg_int64(int64 value)
 {
-	arg_datum(args, INT4OID, Int32GetDatum(value), false);
+	return make_arg(INT8OID, Int64GetDatum(value));
 }
 
-void
-arg_oid(Args *args, Oid value)
+Arg
+arg_int32(int32 value)
 {
-	arg_datum(args, OIDOID, ObjectIdGetDatum(value), false);
+	return make_arg(INT4OID, Int32GetDatum(value));
 }
 
-void
-arg_bool(Args *args, bool value)
+Arg
+arg_oid(Oid value)
 {
-	arg_datum(args, BOOLOID, BoolGetDatum(value), false);
+	return make_arg(OIDOID, ObjectIdGetDatum(value));
 }
 
-void
-arg_float8(Args *args, double value)
+Arg
+arg_bool(bool value)
 {
-	arg_datum(args, FLOAT8OID, Float8GetDatum(value), false);
+	return make_arg(BOOLOID, BoolGetDatum(value));
 }
 
-void
-arg_time(Args *args, TimestampTz value)
+Arg
+arg_float8(double value)
 {
-	arg_datum(args, TIMESTAMPTZOID, TimestampTzGetDatum(value), value == 0);
+	return make_arg(FLOAT8OID, Float8GetDatum(value));
 }
 
-void
-arg_text(Args *args, const char *value)
+Arg
+arg_time(TimestampTz value)
 {
-	arg_datum(args, TEXTOID, value ? CStringGetTextDatum(value) : (Datum) 0, value == NULL);
+	return value != 0 ? make_arg(TIMESTAMPTZOID, TimestampTzGetDatum(value)) : arg_null(TIMESTAMPTZOID);
+}
+
+Arg
+arg_text(const char *value)
+{
+	return value != NULL ? make_arg(TEXTOID, CStringGetTextDatum(value)) : arg_null(TEXTOID);
 }
 
 /* Text that can be stored: valid in the database's encoding, at most limit bytes. */
@@ -141,50 +167,48 @@ words_datum(const char *value, int limit)
 	return PointerGetDatum(cstring_to_text_with_len(value, length));
 }
 
-void
-arg_words(Args *args, const char *value, int limit)
+Arg
+arg_words(const char *value, int limit)
 {
-	arg_datum(args, TEXTOID, value ? words_datum(value, limit) : (Datum) 0, value == NULL);
+	return value != NULL ? make_arg(TEXTOID, words_datum(value, limit)) : arg_null(TEXTOID);
 }
 
-void
-arg_bytes(Args *args, const void *bytes, size_t length)
+static Datum
+bytes_datum(const void *bytes, size_t length)
 {
 	bytea	   *value = palloc(VARHDRSZ + length);
 
 	SET_VARSIZE(value, VARHDRSZ + length);
 	memcpy(VARDATA(value), bytes, length);
-	arg_datum(args, BYTEAOID, PointerGetDatum(value), false);
+	return PointerGetDatum(value);
 }
 
-/* An array of n elements; nulls may be NULL. */
-static Datum
-array_datum(Datum *values, bool *nulls, int n, Oid type, int length, bool byval, char align)
+Arg
+arg_bytes(const void *bytes, size_t length)
+{
+	return make_arg(BYTEAOID, bytes_datum(bytes, length));
+}
+
+/* An array of elements of a type that this file knows; nulls may be NULL. */
+static Arg
+arg_array(Datum *values, bool *nulls, int n, Oid type)
 {
 	int			lower = 1;
-
-	return PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lower,
-											  type, length, byval, align));
-}
-
-static void
-arg_array(Args *args, Datum *values, bool *nulls, int n, Oid type, Oid array_type)
-{
+	int16		length;
+	bool		byval;
+	char		align;
 	Datum		array;
 
-	if (n == 0)
-		array = PointerGetDatum(construct_empty_array(type));
-	else if (type == INT4OID)
-		array = array_datum(values, nulls, n, type, sizeof(int32), true, TYPALIGN_INT);
-	else if (type == INT8OID)
-		array = array_datum(values, nulls, n, type, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
+	get_typlenbyvalalign(type, &length, &byval, &align);
+	if (n > 0)
+		array = PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lower, type, length, byval, align));
 	else
-		array = array_datum(values, nulls, n, type, -1, false, TYPALIGN_INT);
-	arg_datum(args, array_type, array, false);
+		array = PointerGetDatum(construct_empty_array(type));
+	return make_arg(get_array_type(type), array);
 }
 
-void
-arg_texts(Args *args, const char *const *values, int n)
+Arg
+arg_texts(const char *const *values, int n)
 {
 	Datum	   *datums = palloc_array(Datum, n + 1);
 	bool	   *nulls = palloc_array(bool, n + 1);
@@ -194,11 +218,11 @@ arg_texts(Args *args, const char *const *values, int n)
 		nulls[i] = values[i] == NULL;
 		datums[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(values[i]);
 	}
-	arg_array(args, datums, nulls, n, TEXTOID, TEXTARRAYOID);
+	return arg_array(datums, nulls, n, TEXTOID);
 }
 
-void
-arg_words_array(Args *args, const char *const *values, int n, int limit)
+Arg
+arg_words_array(const char *const *values, int n, int limit)
 {
 	Datum	   *datums = palloc_array(Datum, n + 1);
 	bool	   *nulls = palloc_array(bool, n + 1);
@@ -210,14 +234,11 @@ arg_words_array(Args *args, const char *const *values, int n, int limit)
 		datums[i] = nulls[i] ? (Datum) 0 : words_datum(values[i], limit);
 		any = any || !nulls[i];
 	}
-	if (any)
-		arg_array(args, datums, nulls, n, TEXTOID, TEXTARRAYOID);
-	else
-		arg_datum(args, TEXTARRAYOID, (Datum) 0, true);
+	return any ? arg_array(datums, nulls, n, TEXTOID) : arg_null(TEXTARRAYOID);
 }
 
-void
-arg_list(Args *args, List *values)
+Arg
+arg_list(List *values)
 {
 	const char **texts = palloc_array(const char *, list_length(values) + 1);
 	int			n = 0;
@@ -225,43 +246,47 @@ arg_list(Args *args, List *values)
 
 	foreach(lc, values)
 		texts[n++] = lfirst(lc);
-	arg_texts(args, texts, n);
+	return arg_texts(texts, n);
 }
 
-void
-arg_int32s(Args *args, const int32 *values, int n)
+Arg
+arg_int16s(const int16 *values, int n)
+{
+	Datum	   *datums = palloc_array(Datum, n + 1);
+
+	for (int i = 0; i < n; i++)
+		datums[i] = Int16GetDatum(values[i]);
+	return arg_array(datums, NULL, n, INT2OID);
+}
+
+Arg
+arg_int32s(const int32 *values, int n)
 {
 	Datum	   *datums = palloc_array(Datum, n + 1);
 
 	for (int i = 0; i < n; i++)
 		datums[i] = Int32GetDatum(values[i]);
-	arg_array(args, datums, NULL, n, INT4OID, INT4ARRAYOID);
+	return arg_array(datums, NULL, n, INT4OID);
 }
 
-void
-arg_int64s(Args *args, const int64 *values, int n)
+Arg
+arg_int64s(const int64 *values, int n)
 {
 	Datum	   *datums = palloc_array(Datum, n + 1);
 
 	for (int i = 0; i < n; i++)
 		datums[i] = Int64GetDatum(values[i]);
-	arg_array(args, datums, NULL, n, INT8OID, INT8ARRAYOID);
+	return arg_array(datums, NULL, n, INT8OID);
 }
 
-void
-arg_digests(Args *args, const Digest *digests, int n)
+Arg
+arg_digests(const Digest *digests, int n)
 {
 	Datum	   *datums = palloc_array(Datum, n + 1);
 
 	for (int i = 0; i < n; i++)
-	{
-		bytea	   *value = palloc(VARHDRSZ + DIGEST_LENGTH);
-
-		SET_VARSIZE(value, VARHDRSZ + DIGEST_LENGTH);
-		memcpy(VARDATA(value), digests[i].bytes, DIGEST_LENGTH);
-		datums[i] = PointerGetDatum(value);
-	}
-	arg_array(args, datums, NULL, n, BYTEAOID, BYTEAARRAYOID);
+		datums[i] = bytes_datum(digests[i].bytes, DIGEST_LENGTH);
+	return arg_array(datums, NULL, n, BYTEAOID);
 }
 
 /* ---- values ---- */
@@ -342,6 +367,16 @@ ledger_get_time(uint64 row, int column)
 	Datum		value = get_datum(row, column, &isnull);
 
 	return isnull ? 0 : DatumGetTimestampTz(value);
+}
+
+void
+ledger_get_digest(uint64 row, int column, Digest *digest)
+{
+	bytea	   *bytes = DatumGetByteaPP(ledger_datum(row, column));
+
+	if (VARSIZE_ANY_EXHDR(bytes) != DIGEST_LENGTH)
+		elog(ERROR, "column %d has no digest", column);
+	memcpy(digest->bytes, VARDATA_ANY(bytes), DIGEST_LENGTH);
 }
 
 char *

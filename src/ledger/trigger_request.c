@@ -46,16 +46,8 @@ ledger_add_request(Oid source, const char *trigger, List *arguments, bool update
 	static Statement statement = {
 		.sql = "INSERT INTO dess_batch.request (source, trigger_name, arguments, updates) VALUES ($1, $2, $3, $4)"
 	};
-	Ledger		ledger;
-	Args		args = {0};
 
-	ledger_open(&ledger);
-	arg_oid(&args, source);
-	arg_text(&args, trigger);
-	arg_list(&args, arguments);
-	arg_bool(&args, updates);
-	ledger_run(&statement, &args);
-	ledger_close(&ledger);
+	ledger_execute(&statement, arg_oid(source), arg_text(trigger), arg_list(arguments), arg_bool(updates));
 }
 
 TimestampTz
@@ -66,11 +58,10 @@ ledger_requests_due(void)
 		"FROM dess_batch.request r GROUP BY r.source, r.trigger_name, r.arguments) x"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	TimestampTz due;
 
 	ledger_open(&ledger);
-	ledger_run(&statement, &args);
+	ledger_run_plain(&statement);
 	due = ledger_get_time(0, 1);
 	ledger_close(&ledger);
 	return due != 0 ? due : DT_NOEND;
@@ -85,12 +76,10 @@ ledger_find_request(TriggerRequest *request)
 		"HAVING " REQUEST_IS_RIPE " <= $1 ORDER BY min(r.at) LIMIT 1"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	bool		found;
 
 	ledger_open(&ledger);
-	arg_time(&args, GetCurrentTimestamp());
-	found = ledger_run(&statement, &args) > 0;
+	found = ledger_run(&statement, arg_time(GetCurrentTimestamp())) > 0;
 	if (found)
 	{
 		request->source = ledger_get_oid(0, 1);
@@ -112,13 +101,10 @@ ledger_drop_request(TriggerRequest *request)
 		"SELECT coalesce(bool_or(g.updates), false) FROM gone g"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_oid(&args, request->source);
-	arg_text(&args, request->trigger);
-	arg_list(&args, request->arguments);
-	ledger_run(&statement, &args);
+	ledger_run(&statement, arg_oid(request->source), arg_text(request->trigger),
+			   arg_list(request->arguments));
 	request->updates = ledger_get_bool(0, 1);
 	ledger_close(&ledger);
 }
@@ -130,16 +116,9 @@ ledger_put_off_request(const TriggerRequest *request, TimestampTz until)
 		.sql = "UPDATE dess_batch.request SET at = $4 - " QUIET " "
 		"WHERE source = $1 AND trigger_name = $2 AND arguments = $3"
 	};
-	Ledger		ledger;
-	Args		args = {0};
 
-	ledger_open(&ledger);
-	arg_oid(&args, request->source);
-	arg_text(&args, request->trigger);
-	arg_list(&args, request->arguments);
-	arg_time(&args, until);
-	ledger_run(&statement, &args);
-	ledger_close(&ledger);
+	ledger_execute(&statement, arg_oid(request->source), arg_text(request->trigger),
+				   arg_list(request->arguments), arg_time(until));
 }
 
 /* ---- a job ---- */
@@ -208,11 +187,10 @@ submit_function(void)
 		"WHERE p.proname = 'dess_batch_submit' AND e.extname = 'dess_batch'"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 	Oid			function;
 
 	ledger_open(&ledger);
-	if (ledger_run(&statement, &args) != 1)
+	if (ledger_run_plain(&statement) != 1)
 		elog(ERROR, "could not find function \"dess_batch_submit\" of the extension");
 	function = ledger_get_oid(0, 1);
 	ledger_close(&ledger);
@@ -383,18 +361,10 @@ ledger_refuse_request(const TriggerRequest *request, const char *sqlstate, const
 		"WHERE c.oid = $1 AND e.extname = 'dess_batch'"
 	};
 	Ledger		ledger;
-	Args		args = {0};
 
 	ledger_open(&ledger);
-	arg_oid(&args, request->source);
-	arg_text(&args, sqlstate);
-	arg_text(&args, message);
-	if (ledger_run(&known, &args) == 0)
-	{
-		arg_list(&args, request->arguments);
-		arg_text(&args, request->trigger);
-		arg_home(&args);
-		ledger_run(&insert, &args);
-	}
+	if (ledger_run(&known, arg_oid(request->source), arg_text(sqlstate), arg_text(message)) == 0)
+		ledger_run(&insert, arg_oid(request->source), arg_text(sqlstate), arg_text(message),
+				   arg_list(request->arguments), arg_text(request->trigger), arg_home());
 	ledger_close(&ledger);
 }

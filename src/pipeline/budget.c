@@ -24,7 +24,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "ledger/price.h"
+#include "ledger/ledger.h"
 #include "pipeline/batch.h"
 #include "pipeline/budget.h"
 #include "pipeline/merge.h"
@@ -428,7 +428,7 @@ pause_txn(void *arg)
 {
 	PauseArg   *pause = (PauseArg *) arg;
 
-	ledger_pause_until(pause->task->job->id, pause->until, pause->code, pause->words);
+	ledger_pause(pause->task->job->id, pause->until, pause->code, pause->words);
 }
 
 static bool

@@ -405,7 +405,7 @@ pause_txn(void *arg)
 {
 	EndArg	   *end = (EndArg *) arg;
 
-	ledger_pause(end->task->job->id, end->code, end->message);
+	ledger_pause(end->task->job->id, 0, end->code, end->message);
 }
 
 void
