@@ -15,6 +15,7 @@
 #include "utils/builtins.h"
 
 #include "ledger/internal.h"
+#include "runtime/wake.h"
 
 /* ---- a job ---- */
 
@@ -146,20 +147,19 @@ ledger_load_spenders(const Job *job, int limit)
 
 /* ---- the worker and locks ---- */
 
-#define WORKER_LOCKS \
+/* Processes that hold a lock of runtime/wake.h. */
+#define WORKER_LOCKS(subobject) \
 	"SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'object' AND l.granted " \
 	"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) " \
 	"AND l.classid = 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass " \
-	"AND l.objsubid = 77 AND l.mode = 'ExclusiveLock'"
+	"AND l.objsubid = " CppAsString2(subobject) " AND l.mode = 'ExclusiveLock'"
 
-/* What may be interrupted is the work on users' tables. */
 int
 ledger_find_slow_worker(int64 ms, TimestampTz *since)
 {
 	static Statement statement = {
 		.sql = "SELECT a.pid, a.xact_start, a.xact_start < clock_timestamp() - $1 * interval '1 ms' "
-		"FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (" WORKER_LOCKS ") AND a.state = 'active' "
-		"AND pg_catalog.split_part(a.query, ' of job ', 1) IN ('preparing requests', 'counting rows', 'choosing sample rows', 'merging answers')"
+		"FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (" WORKER_LOCKS(WAKE_INTERRUPTIBLE_SUBOBJECT) ")"
 	};
 	Ledger		ledger;
 	int			pid = 0;
@@ -179,7 +179,7 @@ ledger_find_slow_worker(int64 ms, TimestampTz *since)
 int
 ledger_find_worker(void)
 {
-	static Statement statement = {.sql = WORKER_LOCKS " LIMIT 1"};
+	static Statement statement = {.sql = WORKER_LOCKS(WAKE_WORKER_SUBOBJECT) " LIMIT 1"};
 	Ledger		ledger;
 	int			pid = 0;
 
@@ -198,7 +198,7 @@ ledger_find_locker(Oid source)
 		"AND l.relation IN (SELECT $1 UNION SELECT p.relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.regclass) p) "
 		"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) "
 		"AND l.mode <> 'AccessShareLock' AND l.pid <> pg_catalog.pg_backend_pid() "
-		"AND l.pid NOT IN (" WORKER_LOCKS ") ORDER BY l.pid LIMIT 1"
+		"AND l.pid NOT IN (" WORKER_LOCKS(WAKE_WORKER_SUBOBJECT) ") ORDER BY l.pid LIMIT 1"
 	};
 	Ledger		ledger;
 	int			pid = 0;

@@ -8,7 +8,8 @@
  * worker is started; one that finds the lock taken looks for the holder among
  * all locks, wakes it and goes.  The lock is a session lock of the default
  * method on the wrapper (sub-object 77), which nobody's
- * pg_advisory_unlock_all() releases.  What runs at commit must not raise, so it
+ * pg_advisory_unlock_all() releases.  Sub-object 78 is locked, for the length
+ * of a transaction, by a worker that may be interrupted.  What runs at commit must not raise, so it
  * allocates nothing.
  *
  *-------------------------------------------------------------------------
@@ -28,7 +29,6 @@
 #include "runtime/shmem.h"
 #include "runtime/wake.h"
 
-#define WORKER_LOCK_SUBOBJECT	77
 #define WORKER_RESTART_SECONDS	5
 #define WORKER_TYPE				"dess_batch worker"
 
@@ -48,10 +48,9 @@ wake_in_worker(void)
 }
 
 static void
-worker_locktag(LOCKTAG *tag, Oid database, Oid wrapper)
+worker_locktag(LOCKTAG *tag, Oid wrapper, int subobject)
 {
-	SET_LOCKTAG_OBJECT(*tag, database, ForeignDataWrapperRelationId, wrapper,
-					   WORKER_LOCK_SUBOBJECT);
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ForeignDataWrapperRelationId, wrapper, subobject);
 }
 
 /*
@@ -73,7 +72,7 @@ wake_lock_worker(Oid wrapper)
 	if (!exit_registered)
 		on_shmem_exit(wake_release_locks, (Datum) 0);
 	exit_registered = true;
-	worker_locktag(&tag, MyDatabaseId, wrapper);
+	worker_locktag(&tag, wrapper, WAKE_WORKER_SUBOBJECT);
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
@@ -82,8 +81,17 @@ wake_unlock_worker(Oid wrapper)
 {
 	LOCKTAG		tag;
 
-	worker_locktag(&tag, MyDatabaseId, wrapper);
+	worker_locktag(&tag, wrapper, WAKE_WORKER_SUBOBJECT);
 	LockRelease(&tag, ExclusiveLock, true);
+}
+
+void
+wake_lock_interruptible(void)
+{
+	LOCKTAG		tag;
+
+	worker_locktag(&tag, wake_wrapper_oid(), WAKE_INTERRUPTIBLE_SUBOBJECT);
+	(void) LockAcquire(&tag, ExclusiveLock, false, true);
 }
 
 void
@@ -95,7 +103,7 @@ wake_lock_holder(Oid wrapper)
 	if (shmem_wake_worker(MyDatabaseId))
 		return;
 	locks = GetLockStatusData();
-	worker_locktag(&tag, MyDatabaseId, wrapper);
+	worker_locktag(&tag, wrapper, WAKE_WORKER_SUBOBJECT);
 	for (int i = 0; i < locks->nelements; i++)
 	{
 		LockInstanceData *lock = &locks->locks[i];

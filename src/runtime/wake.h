@@ -28,6 +28,14 @@ extern void wake_lock_holder(Oid wrapper);
 extern bool wake_lock_worker(Oid wrapper);
 extern void wake_unlock_worker(Oid wrapper);
 
+/*
+ * Held until the end of the transaction while the worker is at work that
+ * whoever waits for it may interrupt with SIGINT, see worker_txn_run_limited().
+ */
+#define WAKE_WORKER_SUBOBJECT			77
+#define WAKE_INTERRUPTIBLE_SUBOBJECT	78
+extern void wake_lock_interruptible(void);
+
 /* OID of the wrapper "dess_batch", or InvalidOid.  Needs a transaction. */
 extern Oid	wake_wrapper_oid(void);
 

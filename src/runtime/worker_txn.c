@@ -250,6 +250,8 @@ worker_txn_execute(const char *activity, void (*fn) (void *arg), void *arg,
 		}
 		extension_seen = true;
 		MemoryContextSwitchTo(worker_txn_context);
+		if (patient)
+			wake_lock_interruptible();
 		worker_txn_start_clock(limit_ms, patient);
 		worker_txn_job = job_id;
 		fn(arg);

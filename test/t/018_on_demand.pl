@@ -79,6 +79,29 @@ subtest 'and wakes the one that is there' => sub {
 	is(the_worker(), $worker, 'it is still the same worker');
 };
 
+subtest 'even while it submits for a trigger' => sub {
+	table('slow', 0);
+	table('quick', 1);
+	sql(q{CREATE TABLE patience (); INSERT INTO patience DEFAULT VALUES;
+		CREATE FUNCTION slow(text) RETURNS boolean LANGUAGE plpgsql AS $$
+		BEGIN PERFORM pg_sleep(4.5) FROM public.patience; RETURN true; END$$;
+		CREATE DOMAIN slow_text AS text CHECK (public.slow(VALUE));
+		ALTER TABLE slow ALTER answer TYPE slow_text;
+		CREATE TRIGGER ask AFTER INSERT ON slow FOR EACH STATEMENT EXECUTE FUNCTION
+			dess_batch_trigger('gpt-4o-mini', 'prompt={body}', 'target=answer', 'mode=online');
+		INSERT INTO slow VALUES (1, 'slow 1')});
+	ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'dess_batch worker'
+		AND state = 'active' AND query = 'submitting for a trigger' AND xact_start < clock_timestamp() - interval '0.5 seconds'}),
+		'a trigger asks for something that takes long');
+	my $job = submit('quick', "mode => 'online'");
+	is(wait_for_job($node, $job), 'done', 'a job that comes then ends');
+	cmp_ok(sql("SELECT extract(epoch FROM started_at - created_at) FROM dess_batch_jobs WHERE job_id = $job"), '<', 3,
+		'and did not wait for it');
+	sql('DELETE FROM patience');
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM dess_batch_jobs WHERE source = 'slow' AND state = 'done'"),
+		'the trigger has its turn later');
+};
+
 subtest 'which sleeps when it has nothing to do' => sub {
 	ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'dess_batch worker'
 		AND state = 'idle' AND state_change < clock_timestamp() - interval '4 seconds'}), 'for seconds');
