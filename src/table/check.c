@@ -25,11 +25,9 @@
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
-#include "catalog/dependency.h"
 #include "catalog/pg_proc.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/catcache.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -38,7 +36,6 @@
 #include "runtime/txn.h"
 #include "table/internal.h"
 
-#define FUNCTION_NAME	"dess_batch_unchanged"
 
 /* how long a locked row is waited for before the slower way is taken */
 #define PATIENCE		"20ms"
@@ -60,28 +57,6 @@ typedef struct Check
 static Check *running = NULL;
 
 PG_FUNCTION_INFO_V1(dess_batch_unchanged);
-
-char *
-source_check_function(void)
-{
-	Oid			extension = txn_extension_oid();
-	CatCList   *candidates = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(FUNCTION_NAME));
-	char	   *name = NULL;
-
-	for (int i = 0; i < candidates->n_members; i++)
-	{
-		Form_pg_proc function = (Form_pg_proc) GETSTRUCT(&candidates->members[i]->tuple);
-
-		if (getExtensionOfObject(ProcedureRelationId, function->oid) == extension)
-			name = quote_qualified_identifier(get_namespace_name(function->pronamespace), FUNCTION_NAME);
-	}
-	ReleaseSysCacheList(candidates);
-	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("the extension has no function \"%s\"", FUNCTION_NAME)));
-	return name;
-}
 
 /* ---- called by the UPDATE ---- */
 

@@ -63,6 +63,7 @@ typedef enum PageKind
 struct SourceTable
 {
 	MemoryContext context;
+	MemoryContextCallback close;
 	dlist_node	link;			/* in the list of open tables */
 	bool		changed;		/* something happened since the definition was compared */
 
@@ -108,7 +109,7 @@ struct SourceTable
 	int			check_pause;	/* so many are not tried now */
 };
 
-/* ---- target.c ---- */
+/* ---- table.c ---- */
 
 extern Relation source_open_relation(Oid relid, const char *name, LOCKMODE lockmode);
 extern Form_pg_attribute source_find_attribute(Relation rel, const char *name);
@@ -116,6 +117,12 @@ extern char *source_relation_name(Relation rel);
 extern bool source_is_foreign(Oid relid, char relkind);
 extern int	source_add_column(SourceTable *table, Form_pg_attribute att, bool is_key);
 extern int	source_limit_lock_wait(bool always);
+
+/* Is the current user the one that the job's statements run as? */
+extern bool source_role_is_right(const SourceTable *table);
+
+/* From now on the table is marked as changed when anything happens to its definition. */
+extern void source_watch(SourceTable *table);
 
 /* UTF-8 text of a database text and back, NULL where that cannot be; the result may be the argument. */
 extern const char *source_to_utf8(const SourceTable *table, const char *text, size_t *length);
@@ -125,11 +132,11 @@ extern char *source_own_text(const SourceTable *table, const char *text, const c
 /* Adds a text to what is digested, with its length, so that texts are told apart wherever they end. */
 extern void source_append_part(StringInfo out, const char *text);
 
-/* ---- source_template.c ---- */
+/* ---- template.c ---- */
 
 extern void source_open_template(SourceTable *table, Relation rel, const Job *job);
 
-/* ---- source_statement.c ---- */
+/* ---- statement.c ---- */
 
 /* Between these two SPI is connected, the table locked and as it was opened; begin returns what end wants. */
 extern int	source_begin(SourceTable *table, LOCKMODE lockmode, bool impatient);
@@ -148,7 +155,7 @@ extern bool source_writes_by_position(const SourceTable *table);
 extern bool source_wanted_is_cheap(SourceTable *table, int limit);
 extern void source_free_plans(SourceTable *table);
 
-/* ---- source_read.c ---- */
+/* ---- read.c ---- */
 
 /*
  * What the values of a row's columns, in the order of a table's, make as a
@@ -160,12 +167,7 @@ extern RowDigester *source_digester_begin(SourceTable *table);
 extern void source_digest_row(RowDigester *digester, const Datum *values, const bool *nulls, Digest *hash, uint64 *held);
 extern void source_digester_end(RowDigester *digester);
 
-/* ---- source_check.c ---- */
-
-/* The function that an UPDATE calls for each row, qualified and quoted; its arguments are a row's number and a record of its columns. */
-extern char *source_check_function(void);
-
-/* ---- source_write.c ---- */
+/* ---- write.c ---- */
 
 /* One row to write, with its values in the database's encoding. */
 typedef struct SourcePending
@@ -180,7 +182,7 @@ extern int	source_convert_writes(SourceTable *table, SourceWrite *writes, int nw
 extern ErrorData *source_try_group(SourceTable *table, SourcePending *group, int n, bool check);
 extern int	source_begin_write(SourceTable *table);
 
-/* ---- source_resolve.c ---- */
+/* ---- resolve.c ---- */
 
 extern Oid	source_find_key(Relation rel, const Bitmapset *wanted, List **attnums);
 

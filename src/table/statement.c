@@ -31,7 +31,9 @@
 #include <math.h>
 
 #include "access/htup_details.h"
+#include "catalog/dependency.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
@@ -40,16 +42,20 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"
 #include "utils/resowner.h"
 #include "utils/syscache.h"
 
+#include "runtime/txn.h"
 #include "table/internal.h"
 
 /* No statement that reads all wanted rows may cost more, in the planner's units: about a second's work. */
 #define CHEAP_COST	20000.0
+
+#define FUNCTION_NAME	"dess_batch_unchanged"
 
 /* ---- pieces of statements ---- */
 
@@ -274,11 +280,34 @@ append_position(StringInfo sql, const SourceTable *table)
 					 key->quoted, key->type_name);
 }
 
+/* The function that the UPDATE calls for each row (check.c), qualified and quoted. */
+static char *
+unchanged_function(void)
+{
+	Oid			extension = txn_extension_oid();
+	CatCList   *candidates = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(FUNCTION_NAME));
+	char	   *name = NULL;
+
+	for (int i = 0; i < candidates->n_members; i++)
+	{
+		Form_pg_proc function = (Form_pg_proc) GETSTRUCT(&candidates->members[i]->tuple);
+
+		if (getExtensionOfObject(ProcedureRelationId, function->oid) == extension)
+			name = quote_qualified_identifier(get_namespace_name(function->pronamespace), FUNCTION_NAME);
+	}
+	ReleaseSysCacheList(candidates);
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("the extension has no function \"%s\"", FUNCTION_NAME)));
+	return name;
+}
+
 /* The row is what it was: see source_check.c. */
 static void
 append_check(StringInfo sql, const SourceTable *table)
 {
-	appendStringInfo(sql, " AND %s(v.n, ROW(", source_check_function());
+	appendStringInfo(sql, " AND %s(v.n, ROW(", unchanged_function());
 	for (int i = 0; i < table->ncolumns; i++)
 		appendStringInfo(sql, "%s" SOURCE_ALIAS ".%s", i > 0 ? ", " : "", table->columns[i].quoted);
 	appendStringInfoString(sql, "))");

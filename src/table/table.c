@@ -15,20 +15,14 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/relation.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_attribute.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_operator.h"
-#include "catalog/pg_type.h"
 #include "common/string.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -39,7 +33,6 @@
 #include "table/internal.h"
 
 static dlist_head open_tables = DLIST_STATIC_INIT(open_tables);
-static bool callbacks_registered = false;
 
 /* ---- relations ---- */
 
@@ -179,17 +172,6 @@ source_from_utf8(const SourceTable *table, const char *text)
 	return convert_text(table->from_utf8, PG_UTF8, encoding, text, strlen(text));
 }
 
-static void
-open_encoding(SourceTable *table)
-{
-	int			encoding = GetDatabaseEncoding();
-
-	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
-		return;
-	table->to_utf8 = FindDefaultConversionProc(encoding, PG_UTF8);
-	table->from_utf8 = FindDefaultConversionProc(PG_UTF8, encoding);
-}
-
 /* Text of the job itself, which must be text in UTF-8; what says what it is. */
 char *
 source_own_text(const SourceTable *table, const char *text, const char *what)
@@ -285,148 +267,7 @@ source_add_column(SourceTable *table, Form_pg_attribute att, bool is_key)
 	return table->ncolumns++;
 }
 
-static void
-open_keys(SourceTable *table, Relation rel, const Job *job)
-{
-	Bitmapset  *attnums = NULL;
-	ListCell   *lc;
-
-	foreach(lc, job->key_columns)
-	{
-		Form_pg_attribute att = source_find_attribute(rel, lfirst(lc));
-
-		if (att == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("key column \"%s\" of relation \"%s\" does not exist",
-							(char *) lfirst(lc), RelationGetRelationName(rel))));
-		source_add_column(table, att, true);
-		attnums = bms_add_member(attnums, att->attnum);
-	}
-	table->nkeys = table->ncolumns;
-	table->key_index = source_find_key(rel, attnums, NULL);
-}
-
-/* A column that answers are written to.  property is NULL for a single target. */
-static void
-add_target(SourceTable *table, Relation rel, const char *name, char *property)
-{
-	Form_pg_attribute att = source_find_attribute(rel, name);
-	int			before = table->ncolumns;
-
-	if (att == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("target column \"%s\" of relation \"%s\" does not exist",
-						name, RelationGetRelationName(rel)),
-				 errhint("Run: ALTER %s %s ADD COLUMN %s text;",
-						 table->relkind == RELKIND_FOREIGN_TABLE ? "FOREIGN TABLE" : "TABLE",
-						 table->name, quote_identifier(name))));
-	if (att->attgenerated != '\0' || att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS)
-		ereport(ERROR,
-				(errcode(ERRCODE_GENERATED_ALWAYS),
-				 errmsg("target column \"%s\" of relation \"%s\" is always generated",
-						name, RelationGetRelationName(rel))));
-	if (source_add_column(table, att, false) < before)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_COLUMN),
-				 errmsg("column \"%s\" cannot be a target, because it is one already or part of the key",
-						name)));
-	table->properties[table->ntargets++] = property;
-}
-
-static bool
-property_is_special(const char *property)
-{
-	return property[0] == '$';
-}
-
-static void
-open_target_columns(SourceTable *table, Relation rel, const char *target_columns)
-{
-	Jsonb	   *object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(target_columns)));
-	JsonbIterator *it = JsonbIteratorInit(&object->root);
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	char	   *property = NULL;
-
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-		{
-			property = source_own_text(table, pnstrdup(value.val.string.val, value.val.string.len),
-										"a property of target_columns");
-			if (property_is_special(property) &&
-				strcmp(property, "$answer") != 0 && strcmp(property, "$outcome") != 0 &&
-				strcmp(property, "$job") != 0 && strcmp(property, "$model") != 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("target_columns has no special property \"%s\"", property),
-						 errhint("Special properties are \"$answer\", \"$outcome\", \"$job\" and \"$model\".")));
-		}
-		else if (token == WJB_VALUE)
-		{
-			if (value.type != jbvString)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("target_columns must be an object of column names")));
-			add_target(table, rel, pnstrdup(value.val.string.val, value.val.string.len), property);
-		}
-	}
-}
-
 /* ---- rules and digest ---- */
-
-/*
- * The word for "nothing found", in UTF-8.  Where the target cannot hold the
- * usual word, submit has put NULL into the job, but the model says it all the
- * same.
- */
-static char *
-missing_word(SourceTable *table, Relation rel, const Job *job)
-{
-	Form_pg_attribute att = NULL;
-
-	if (job->missing != NULL)
-		return source_own_text(table, job->missing, "the missing word");
-	if (job->target != NULL && job->target_columns == NULL)
-		att = source_find_attribute(rel, job->target);
-	if (att == NULL || source_type_takes(att->atttypid, att->atttypmod, DEFAULT_MISSING))
-		return NULL;
-	return pstrdup(DEFAULT_MISSING);
-}
-
-static void
-open_rules(SourceTable *table, Relation rel, const Job *job)
-{
-	AnswerRules *rules = &table->rules;
-	AnswerColumn *columns = palloc0_array(AnswerColumn, table->ntargets + 1);
-
-	rules->department = job->department;
-	rules->missing = missing_word(table, rel, job);
-	rules->expect_json = job->response_schema != NULL;
-
-	for (int i = 0; i < table->ntargets; i++)
-	{
-		Oid			type = table->columns[table->nkeys + i].type;
-		bool		is_json = type == JSONOID || type == JSONBOID;
-		bool		is_array = OidIsValid(get_element_type(type));
-
-		if (table->properties[i] == NULL)
-		{
-			rules->target_is_json = is_json;
-			rules->target_is_array = is_array;
-		}
-		else if (!property_is_special(table->properties[i]))
-		{
-			columns[rules->ncolumns].property = table->properties[i];
-			columns[rules->ncolumns].is_json = is_json;
-			columns[rules->ncolumns].is_array = is_array;
-			rules->ncolumns++;
-		}
-	}
-	rules->columns = rules->ncolumns > 0 ? columns : NULL;
-}
 
 void
 source_append_part(StringInfo out, const char *text)
@@ -438,31 +279,7 @@ source_append_part(StringInfo out, const char *text)
 		appendStringInfoString(out, text);
 }
 
-/* One spelling of a JSON text, so that blanks and the order of members do not matter. */
-static char *
-normal_json(const char *text)
-{
-	if (text == NULL)
-		return NULL;
-	return DatumGetCString(DirectFunctionCall1(jsonb_out,
-											   DirectFunctionCall1(jsonb_in, CStringGetDatum(text))));
-}
-
-/* What makes requests of two jobs the same, beside their text. */
-static void
-open_constant(SourceTable *table, const Job *job)
-{
-	StringInfoData constant;
-
-	initStringInfo(&constant);
-	source_append_part(&constant, job->model);
-	source_append_part(&constant, job->system_prompt);
-	source_append_part(&constant, normal_json(job->response_schema));
-	source_append_part(&constant, normal_json(job->parameters));
-	digest_sha256(NULL, 0, constant.data, constant.len, &table->constant);
-}
-
-/* ---- opening ---- */
+/* ---- watching the definition ---- */
 
 /* Must not raise; called at any time. */
 static void
@@ -485,31 +302,19 @@ catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
 	relation_changed(arg, InvalidOid);
 }
 
-static void
-forget_table(void *arg)
+void
+source_watch(SourceTable *table)
 {
-	SourceTable *table = (SourceTable *) arg;
+	static bool registered = false;
 
-	dlist_delete(&table->link);
-	source_free_plans(table);
-}
-
-static void
-watch_table(SourceTable *table)
-{
-	MemoryContextCallback *callback = palloc0_object(MemoryContextCallback);
-
-	if (!callbacks_registered)
+	if (!registered)
 	{
 		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 		CacheRegisterSyscacheCallback(NAMESPACEOID, catalog_changed, (Datum) 0);
 		CacheRegisterSyscacheCallback(TYPEOID, catalog_changed, (Datum) 0);
-		callbacks_registered = true;
+		registered = true;
 	}
-	callback->func = forget_table;
-	callback->arg = table;
 	dlist_push_tail(&open_tables, &table->link);
-	MemoryContextRegisterResetCallback(table->context, callback);
 }
 
 /*
@@ -517,58 +322,11 @@ watch_table(SourceTable *table)
  * relation was locked; its owner may have become another one while the lock was
  * waited for, and has triggers of his own by now.
  */
-static bool
-role_is_right(const SourceTable *table)
+bool
+source_role_is_right(const SourceTable *table)
 {
 	return usercxt_effective_role(table->job_owner, table->relid) == GetUserId();
 }
-
-SourceTable *
-source_open(const Job *job)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch target",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(context);
-	SourceTable *table = palloc0_object(SourceTable);
-	int			nestlevel = source_limit_lock_wait(false);
-	Relation	rel = source_open_relation(job->source, job->source_name, AccessShareLock);
-	int			natts = RelationGetNumberOfAttributes(rel);
-
-	table->context = context;
-	table->relid = job->source;
-	table->job_owner = job->owner;
-	if (!role_is_right(table))
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("owner of relation \"%s\" was changed meanwhile", RelationGetRelationName(rel))));
-	table->relkind = rel->rd_rel->relkind;
-	table->foreign = source_is_foreign(table->relid, table->relkind);
-	table->name = source_relation_name(rel);
-	table->from = psprintf("%s%s AS " SOURCE_ALIAS,
-						   table->relkind == RELKIND_RELATION ? "ONLY " : "", table->name);
-	table->where_sql = job->where_sql == NULL ? NULL : pstrdup(job->where_sql);
-	table->overwrite = job->overwrite;
-	table->columns = palloc0_array(SourceColumn, natts + 1);
-	table->properties = palloc0_array(char *, natts + 1);
-
-	open_encoding(table);
-	open_keys(table, rel, job);
-	if (job->target_columns != NULL)
-		open_target_columns(table, rel, job->target_columns);
-	else if (job->target != NULL)
-		add_target(table, rel, job->target, NULL);
-	source_open_template(table, rel, job);
-	open_rules(table, rel, job);
-	open_constant(table, job);
-	watch_table(table);
-
-	relation_close(rel, NoLock);
-	AtEOXact_GUC(false, nestlevel);
-	MemoryContextSwitchTo(caller);
-	return table;
-}
-
-/* ---- is it still what it was? ---- */
 
 static bool
 column_is_same(const SourceTable *table, int i)
@@ -613,7 +371,7 @@ definition_is_same(const SourceTable *table)
 		strcmp(quote_qualified_identifier(namespace, NameStr(class->relname)), table->name) == 0;
 	ReleaseSysCache(tuple);
 
-	if (!same || !role_is_right(table))
+	if (!same || !source_role_is_right(table))
 		return false;
 	if (OidIsValid(table->key_index) &&
 		!SearchSysCacheExists1(INDEXRELID, ObjectIdGetDatum(table->key_index)))
