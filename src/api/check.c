@@ -21,6 +21,7 @@
 #include "utils/tuplestore.h"
 
 #include "account/account.h"
+#include "account/step_run.h"
 #include "api/account.h"
 #include "runtime/wait_event.h"
 #include "text/encoding.h"
@@ -152,22 +153,21 @@ check_pause(int64 ms)
 
 static bool check_authorize(Check *check, Account *account, StepResult *result);
 
-/* Goes through a step of the provider; false when it does not end well, result says why. */
+/* Goes through the step that run has begun; false when it does not end well, result says why. */
 static bool
-check_step(Check *check, Account *account, StageStep step, BatchStage *stage, StepResult *result)
+check_step(Check *check, Account *account, StepRun *run, StepResult *result)
 {
 	HttpReply  *reply = NULL;
 
-	stage->account = account;
 	for (int i = 0; i < MAX_STEPS; i++)
 	{
-		provider_step(step, stage, reply, result);
+		StepKind	kind = step_run_advance(run, account, reply, NULL, result);
+
 		reply = NULL;
-		switch (result->kind)
+		switch (kind)
 		{
 			case STEP_REQUEST:
-				account_complete_request(&result->request, account);
-				reply = http_perform(&result->request);
+				reply = http_await(run->transfer);
 				check->reached = check->reached || reply->failure == HTTP_OK;
 				break;
 			case STEP_WAIT:
@@ -190,31 +190,35 @@ check_step(Check *check, Account *account, StageStep step, BatchStage *stage, St
 	return false;
 }
 
-static void
-check_stage_init(BatchStage *stage, BatchRemote *remote)
+/* Begins a step that belongs to no batch. */
+static StepRun *
+check_begin(StageStep step)
 {
-	memset(stage, 0, sizeof(*stage));
-	memset(remote, 0, sizeof(*remote));
-	stage->remote = remote;
+	StepRun    *run = palloc_object(StepRun);
+	BatchStage *stage;
+
+	step_run_init(run, CurrentMemoryContext);
+	stage = step_run_begin(run, step);
+	stage->remote = palloc0_object(BatchRemote);
 	stage->created_at = GetCurrentTimestamp();
+	return run;
 }
 
 /* Exchanges the secret for an access token, once. */
 static bool
 check_authorize(Check *check, Account *account, StepResult *result)
 {
-	BatchStage	stage;
-	BatchRemote remote;
+	StepRun    *run;
 
 	if (account->access_token != NULL || account->provider->authorize == NULL)
 	{
 		step_fail(result, ERROR_AUTH, NULL, "the provider refuses the access token");
 		return false;
 	}
-	check_stage_init(&stage, &remote);
-	if (!check_step(check, account, account->provider->authorize, &stage, result))
+	run = check_begin(account->provider->authorize);
+	if (!check_step(check, account, run, result))
 		return false;
-	account->access_token = stage.access_token;
+	account->access_token = run->stage.access_token;
 	return true;
 }
 
@@ -242,8 +246,7 @@ check_report_failure(Check *check, const Account *account, const char *step, con
 static void
 check_network(Check *check, Account *account)
 {
-	BatchStage	stage;
-	BatchRemote remote;
+	StepRun    *run;
 	StepResult	result;
 
 	memset(&result, 0, sizeof(result));
@@ -253,8 +256,8 @@ check_network(Check *check, Account *account)
 		check_report_failure(check, account, "token", &result.error);
 		return;
 	}
-	check_stage_init(&stage, &remote);
-	if (!check_step(check, account, account->provider->check_account, &stage, &result))
+	run = check_begin(account->provider->check_account);
+	if (!check_step(check, account, run, &result))
 	{
 		check_report_failure(check, account, "model list", &result.error);
 		return;
@@ -264,7 +267,7 @@ check_network(Check *check, Account *account)
 		check_report(check, "token", true, "obtained");
 	check_report(check, "credentials", true, "the provider accepts them");
 	check_report(check, "model list", true,
-				 stage.scratch != NULL ? encoding_to_server_lossy(stage.scratch) : "readable");
+				 run->stage.scratch != NULL ? encoding_to_server_lossy(run->stage.scratch) : "readable");
 }
 
 Datum

@@ -673,13 +673,8 @@ http_wait(long timeout_ms, uint32 wait_event_info)
 }
 
 HttpReply *
-http_perform(const HttpRequest *request)
+http_await(HttpTransfer *transfer)
 {
-	HttpTransfer *transfer = http_start(request, NULL);
-
-	/* an error from here on frees it with the caller's context */
-	MemoryContextSetParent(transfer->context, CurrentMemoryContext);
-
 	while (transfer->state != TRANSFER_FINISHED)
 	{
 		http_wait(-1, wait_event_info_of(WAIT_REPLY));

@@ -108,9 +108,9 @@ extern PGDLLEXPORT const char *http_header(const HttpReply *reply, const char *n
 extern char *http_check_url(const char *url, bool trusted);
 
 /*
- * One request, waited for; for a backend that has nothing else to do.
- * Interruptible.  The reply lives as long as the current memory context.
+ * Waits until a transfer has finished; for a backend that has nothing else to
+ * do.  Interruptible.  The reply lives until http_free().
  */
-extern HttpReply *http_perform(const HttpRequest *request);
+extern HttpReply *http_await(HttpTransfer *transfer);
 
 #endif							/* DESS_HTTP_H */

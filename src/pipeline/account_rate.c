@@ -72,7 +72,6 @@ session_take(AccountSession *session, int64 bytes, RequestTicket *ticket)
 	ticket->bytes = bytes;
 	ticket->tokens = estimate_tokens(limits, bytes);
 	ticket->taken_at = now_ms();
-	limits->online_in_flight++;
 	sched_rate_take(&limits->requests, 1, ticket->taken_at);
 	sched_rate_take(&limits->tokens, ticket->tokens, ticket->taken_at);
 }

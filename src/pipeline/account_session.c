@@ -92,8 +92,7 @@ session_get(Oid server, const char *server_name, const char *provider_name, Oid 
 												 ALLOCSET_SMALL_SIZES);
 	session->token_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch token",
 											   ALLOCSET_SMALL_SIZES);
-	session->step_cxt = AllocSetContextCreate(TopMemoryContext, "dess_batch token request",
-											  ALLOCSET_SMALL_SIZES);
+	step_run_init(&session->run, TopMemoryContext);
 	dlist_push_tail(&sessions, &session->node);
 	return session;
 }

@@ -10,7 +10,8 @@
 
 #include "lib/ilist.h"
 
-#include "provider/provider.h"
+#include "account/step_run.h"
+#include "runtime/clock.h"
 #include "runtime/sched.h"
 #include "runtime/worker_txn.h"
 
@@ -69,12 +70,8 @@ typedef struct AccountSession
 	TimestampTz token_until;	/* a new one is fetched from then on */
 	char	   *token_secret;	/* fingerprint of the account it was given for */
 
-	/* the step that fetches it */
-	bool		authorizing;
-	BatchStage	stage;
-	MemoryContext step_cxt;
+	StepRun		run;			/* the step that fetches it */
 	TransferOwner owner;
-	HttpTransfer *transfer;
 	TimestampTz authorize_due;	/* not before */
 	int			authorize_failures;
 	StepError	authorize_error;	/* why the last try failed; code NULL: it did not */
@@ -135,7 +132,7 @@ extern TimestampTz session_opens(const AccountSession *session);
 /* Milliseconds until the rates let a request of this length go; 0: now. */
 extern int64 session_delay(AccountSession *session, int64 bytes);
 
-/* It goes; when it comes back, in whatever way, limits->online_in_flight is counted down. */
+/* It goes. */
 extern void session_take(AccountSession *session, int64 bytes, RequestTicket *ticket);
 
 /* Is it worth knowing what a reply cost?  0: the reply does not tell. */

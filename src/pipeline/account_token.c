@@ -11,7 +11,6 @@
  */
 #include "postgres.h"
 
-#include "common/pg_prng.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -23,12 +22,6 @@
 #define RETRY_CAP_MS			300000
 /* a refused secret is tried again after this, in case it was replaced */
 #define REFUSED_RETRY_MS		5000
-
-static TimestampTz
-from_now(int64 ms)
-{
-	return GetCurrentTimestamp() + ms * 1000;
-}
 
 bool
 session_is_authorized(const AccountSession *session)
@@ -65,7 +58,7 @@ session_forget_refusal(AccountSession *session)
 static void
 session_keep_token(AccountSession *session)
 {
-	const BatchStage *stage = &session->stage;
+	const BatchStage *stage = &session->run.stage;
 	int64		seconds = stage->access_token_seconds;
 
 	session_drop_token(session);
@@ -73,7 +66,7 @@ session_keep_token(AccountSession *session)
 	session->token_secret = MemoryContextStrdup(session->token_cxt, account_fingerprint(session->account));
 	/* of a short life, half is used */
 	seconds = Max(seconds - REFRESH_EARLY_SECONDS, seconds / 2);
-	session->token_until = from_now(seconds * 1000);
+	session->token_until = ms_from_now(seconds * 1000);
 	session->account->access_token = session->token;
 	session->authorize_failures = 0;
 	explicit_bzero(stage->access_token, strlen(stage->access_token));
@@ -94,42 +87,29 @@ session_authorize_failed(AccountSession *session, const StepError *error)
 		ms = REFUSED_RETRY_MS;
 	else
 		ms = sched_backoff_ms(session->authorize_failures, RETRY_FIRST_MS, RETRY_CAP_MS,
-							  pg_prng_double(&pg_global_prng_state));
-	session->authorize_due = from_now(Max(ms, error->retry_after_ms));
+							  random_fraction());
+	session->authorize_due = ms_from_now(Max(ms, error->retry_after_ms));
 }
 
-/* Lets the step look at a reply (NULL: none) and does what it says. */
 void
 session_take_reply(AccountSession *session, HttpReply *reply)
 {
-	MemoryContext caller = MemoryContextSwitchTo(session->step_cxt);
 	StepResult	result;
 
-	memset(&result, 0, sizeof(result));
-	result.error.retry_after_ms = -1;
-	session->stage.account = session->account;
-	provider_step(session->account->provider->authorize, &session->stage, reply, &result);
-	MemoryContextSwitchTo(caller);
-
-	http_free(session->transfer);
-	session->transfer = NULL;
-	switch (result.kind)
+	switch (step_run_advance(&session->run, session->account, reply, &session->owner, &result))
 	{
 		case STEP_REQUEST:
-			account_complete_request(&result.request, session->account);
-			session->transfer = http_start(&result.request, &session->owner);
 			break;
 		case STEP_WAIT:
-			session->authorize_due = from_now(result.wait_ms);
+			session->authorize_due = ms_from_now(result.wait_ms);
 			break;
 		case STEP_DONE:
-			session->authorizing = false;
 			session_keep_token(session);
 			break;
 		case STEP_AUTHORIZE:
 		case STEP_CHECKSUM:
 		case STEP_FAILED:
-			session->authorizing = false;
+			step_run_stop(&session->run);
 			session_authorize_failed(session, &result.error);
 			break;
 	}
@@ -138,14 +118,12 @@ session_take_reply(AccountSession *session, HttpReply *reply)
 void
 session_authorize(AccountSession *session)
 {
-	if (session->transfer != NULL || session->authorize_due > GetCurrentTimestamp())
+	if (session->run.transfer != NULL || session->authorize_due > GetCurrentTimestamp())
 		return;
-	if (!session->authorizing)
+	if (session->run.step == NULL)
 	{
-		MemoryContextReset(session->step_cxt);
-		memset(&session->stage, 0, sizeof(BatchStage));
+		step_run_begin(&session->run, session->account->provider->authorize);
 		memset(&session->authorize_error, 0, sizeof(StepError));
-		session->authorizing = true;
 	}
 	session_take_reply(session, NULL);
 }
@@ -153,7 +131,7 @@ session_authorize(AccountSession *session)
 TimestampTz
 session_due(const AccountSession *session)
 {
-	if (session->transfer != NULL || session->account == NULL || session_is_authorized(session))
+	if (session->run.transfer != NULL || session->account == NULL || session_is_authorized(session))
 		return DT_NOEND;
 	return session->authorize_due;
 }

@@ -10,7 +10,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline/batch.h"
+#include "pipeline/internal.h"
 #include "runtime/batch_token.h"
 #include "text/encoding.h"
 
@@ -115,8 +115,8 @@ batch_put_back(BatchTask *batch, const StepError *why, TimestampTz due)
 	batch->batch.remote.status = REMOTE_UNKNOWN;
 	batch->batch.remote_created_at = 0;
 	batch->batch.remote_cancelled_at = 0;
-	batch->cancel_sent = false;
-	batch->overdue = false;
+	batch->looks.cancel_sent = false;
+	batch->looks.watch = WATCH_WAIT;
 	batch->batch.state = BATCH_UPLOADED;
 	batch->batch.next_poll_at = due;
 	batch->due = due;
@@ -168,7 +168,7 @@ batch_authorize(BatchTask *batch)
 		batch->batch.state < BATCH_CREATING && jobtask_may_send(batch->job))
 		jobtask_fail(batch->job, encoding_to_server_lossy(error->code),
 					 encoding_to_server_lossy(error->message));
-	else if (error->code != NULL && !batch->job->told)
+	else if (error->code != NULL && batch->job->note == NOTE_NONE)
 		jobtask_note(batch->job, encoding_to_server_lossy(error->code),
 					 encoding_to_server_lossy(error->message));
 	batch->due = Max(session->authorize_due, batch->due);
@@ -208,7 +208,7 @@ batch_account_lost(BatchTask *batch, const WorkerTxnError *error)
 		jobtask_fail(task, error->sqlstate, error->message);
 		jobtask_end_failed(task);
 	}
-	else if (!task->told)
+	else if (task->note == NOTE_NONE)
 		jobtask_note(task, error->sqlstate, error->message);
 }
 
@@ -288,9 +288,9 @@ session_load(const AccountSession *session, int *batches, double *tokens)
 
 	*batches = 0;
 	*tokens = 0;
-	dlist_foreach(jobs, &pipeline_jobs)
+	dlist_foreach(jobs, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, jobs.cur);
 
 		if (task->session->limits != session->limits || task->job->online)
 			continue;
@@ -328,17 +328,17 @@ batch_has_room(const BatchTask *batch)
 TimestampTz
 batch_queue_full(BatchTask *batch)
 {
-	batch->queue_full++;
-	if (batch->job->session->limits->left_queue_at > batch->entered_at)
+	batch->queue.refusals++;
+	if (batch->job->session->limits->left_queue_at > batch->queue.entered_at)
 		return ms_from_now(RETRY_FIRST_MS);
-	return ms_from_now(sched_backoff_ms(batch->queue_full, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, random_fraction()));
+	return ms_from_now(sched_backoff_ms(batch->queue.refusals, QUEUE_RETRY_MS, QUEUE_RETRY_CAP_MS, random_fraction()));
 }
 
 /* Does this batch wait for room in the queue that the other one has left? */
 static bool
 waits_for_room(const BatchTask *batch, const BatchTask *left)
 {
-	return batch->queue_full > 0 && batch != left && batch->transfer == NULL && batch->step == NULL &&
+	return batch->queue.refusals > 0 && batch != left && batch->run.transfer == NULL && batch->run.step == NULL &&
 		(batch->batch.state == BATCH_UPLOADED || batch->batch.state == BATCH_CREATING) &&
 		batch->job->session->limits == left->job->session->limits &&
 		strcmp(batch->job->job->model, left->job->job->model) == 0;
@@ -352,9 +352,9 @@ batch_left_queue(const BatchTask *left)
 	dlist_iter	iter;
 
 	left->job->session->limits->left_queue_at = GetCurrentTimestamp();
-	dlist_foreach(jobs, &pipeline_jobs)
+	dlist_foreach(jobs, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, jobs.cur);
 
 		dlist_foreach(iter, &task->batches)
 		{
@@ -370,35 +370,42 @@ batch_left_queue(const BatchTask *left)
 
 /* ---- the request file ---- */
 
+typedef struct FileCheck
+{
+	const Batch *row;
+	bool		intact;
+} FileCheck;
+
 /* Is the request file as long as the ledger says? */
 static void
 check_file_txn(void *arg)
 {
-	BatchTask  *batch = (BatchTask *) arg;
-	const Batch *row = &batch->batch;
+	FileCheck  *check = (FileCheck *) arg;
+	const Batch *row = check->row;
 	int64		length = spool_length(spool_path(row->job_id, row->no, SPOOL_REQUESTS, 0));
 
 	/* while it is being filled, what a crash left behind the committed length is no damage */
-	batch->file_intact = length == row->bytes || (row->state == BATCH_PREPARING && length > row->bytes);
+	check->intact = length == row->bytes || (row->state == BATCH_PREPARING && length > row->bytes);
 }
 
 /* A request file that is not what the ledger says is thrown away and prepared anew. */
 bool
 batch_file_intact(BatchTask *batch)
 {
+	FileCheck	check = {.row = &batch->batch};
 	WorkerTxnError	error;
 	WorkerTxnVerdict verdict;
 
 	if (batch->release_from > 0)
 		return false;
-	verdict = worker_txn_run("checking a request file", check_file_txn, batch, &error);
+	verdict = worker_txn_run("checking a request file", check_file_txn, &check, &error);
 	if (verdict != WORKER_TXN_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
 		batch->due = Max(batch->due, batch->job->due);
 		return false;
 	}
-	if (batch->file_intact)
+	if (check.intact)
 		return true;
 	ereport(LOG,
 			(errmsg("request file of batch %d of dess_batch job " INT64_FORMAT " is missing or damaged, preparing its rows again",
@@ -411,10 +418,10 @@ static void
 checksum_txn(void *arg)
 {
 	BatchTask  *batch = (BatchTask *) arg;
-	int64		length = Min(batch->checksum_length - batch->checksum_at, CHECKSUM_BYTES);
+	int64		length = Min(batch->checksum.length - batch->checksum.at, CHECKSUM_BYTES);
 
-	batch->checksum = spool_crc32c(batch->checksum_file, batch->checksum_at, length, batch->checksum);
-	batch->checksum_at += length;
+	batch->checksum.value = spool_crc32c(batch->checksum.file, batch->checksum.at, length, batch->checksum.value);
+	batch->checksum.at += length;
 }
 
 bool
@@ -426,15 +433,15 @@ batch_checksum(BatchTask *batch)
 	if (verdict != WORKER_TXN_DONE)
 	{
 		/* the step begins anew */
-		batch->step = NULL;
+		batch->run.step = NULL;
 		jobtask_trouble(batch->job, verdict, &error);
 		batch->due = batch->job->due;
 		return false;
 	}
-	if (batch->checksum_at < batch->checksum_length)
+	if (batch->checksum.at < batch->checksum.length)
 		return false;
-	batch->stage.checksum = batch->checksum;
-	batch->checksum_at = -1;
+	batch->run.stage.checksum = batch->checksum.value;
+	batch->checksum.at = -1;
 	return true;
 }
 
@@ -490,9 +497,9 @@ batch_release(BatchTask *batch)
 	release.cancelled = batch->job->job->control == CONTROL_CANCEL;
 	release.from = Max(batch->release_from, 1);
 	if (batch->batch.state == BATCH_UPLOADING)
-		batch->resumed = true;	/* a file may have arrived */
-	batch->batch.maybe_uploaded = batch->resumed && batch->batch.remote.input_uri == NULL;
-	verdict = fair_share_run(batch->job, NULL, "releasing a batch", release_txn, &release, &error);
+		batch->upload_in_doubt = true;	/* a file may have arrived */
+	batch->batch.maybe_uploaded = batch->upload_in_doubt && batch->batch.remote.input_uri == NULL;
+	verdict = jobtask_run(batch->job, NULL, "releasing a batch", release_txn, &release, &error);
 	if (verdict != WORKER_TXN_DONE)
 	{
 		jobtask_trouble(batch->job, verdict, &error);
@@ -503,9 +510,9 @@ batch_release(BatchTask *batch)
 		batch->job->job->requeued += release.rows;
 	batch->release_from = release.from;
 	batch->due = 0;
-	http_free(batch->transfer);
-	batch->transfer = NULL;
-	batch->step = NULL;
+	http_free(batch->run.transfer);
+	batch->run.transfer = NULL;
+	batch->run.step = NULL;
 	if (release.from > 0)
 	{
 		if (batch->batch.state > BATCH_UPLOADING && batch->job->job->control != CONTROL_CANCEL &&

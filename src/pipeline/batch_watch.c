@@ -21,7 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "account/account.h"
-#include "pipeline/batch.h"
+#include "pipeline/internal.h"
 #include "text/encoding.h"
 
 /* "not found" is believed after this many looks over this time */
@@ -39,7 +39,7 @@ void
 batch_asks(BatchTask *batch)
 {
 	if (batch->batch.state >= BATCH_CREATING)
-		account_identity(batch->job->session->account, batch->seen_by);
+		account_identity(batch->job->session->account, batch->looks.seen_by);
 }
 
 void
@@ -48,13 +48,13 @@ batch_was_seen(BatchTask *batch)
 	/* its trouble, which an earlier process may have noted, is over */
 	if (batch_is_of_another_account(batch))
 		batch->failures = Max(batch->failures, 1);
-	strlcpy(batch->batch.account, batch->seen_by, ACCOUNT_IDENTITY_SIZE);
+	strlcpy(batch->batch.account, batch->looks.seen_by, ACCOUNT_IDENTITY_SIZE);
 }
 
 bool
 batch_is_of_another_account(const BatchTask *batch)
 {
-	return batch->batch.account[0] != '\0' && strcmp(batch->batch.account, batch->seen_by) != 0;
+	return batch->batch.account[0] != '\0' && strcmp(batch->batch.account, batch->looks.seen_by) != 0;
 }
 
 /* ---- batches that are not found ---- */
@@ -76,13 +76,13 @@ batch_not_found_for_good(BatchTask *batch, const StepError *error)
 
 	if (!is_not_found(error) || (strange && batch->job->job->control != CONTROL_CANCEL))
 	{
-		batch->not_found = 0;
+		batch->looks.not_found = 0;
 		return false;
 	}
-	if (batch->not_found++ == 0)
-		batch->not_found_since = GetCurrentTimestamp();
-	return batch->not_found >= NOT_FOUND_LOOKS &&
-		(strange || TimestampDifferenceExceeds(batch->not_found_since, GetCurrentTimestamp(), NOT_FOUND_MS));
+	if (batch->looks.not_found++ == 0)
+		batch->looks.not_found_since = GetCurrentTimestamp();
+	return batch->looks.not_found >= NOT_FOUND_LOOKS &&
+		(strange || TimestampDifferenceExceeds(batch->looks.not_found_since, GetCurrentTimestamp(), NOT_FOUND_MS));
 }
 
 bool
@@ -145,7 +145,7 @@ call_expired(BatchTask *batch)
 static bool
 was_cancelled_in_vain(const BatchTask *batch)
 {
-	return batch->cancel_sent && is_overdue(batch) && batch->batch.remote_cancelled_at != 0 &&
+	return batch->looks.cancel_sent && is_overdue(batch) && batch->batch.remote_cancelled_at != 0 &&
 		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(batch->batch.remote_cancelled_at, CANCEL_MS);
 }
 
@@ -177,7 +177,7 @@ static void
 look_later(BatchTask *batch)
 {
 	const Account *account = batch->job->session->account;
-	int64		ms = sched_poll_ms(batch->overdue ? 0 : batch->batch.polls - 1,
+	int64		ms = sched_poll_ms(batch->looks.watch == WATCH_OVERDUE ? 0 : batch->batch.polls - 1,
 								   account->poll_interval * INT64CONST(1000), random_fraction());
 
 	if (batch->job->job->control == CONTROL_CANCEL)
@@ -224,7 +224,7 @@ look_ended(BatchTask *batch)
 		is_overdue(batch))
 		call_expired(batch);
 	batch_left_queue(batch);
-	batch->downloaded = 0;
+	batch->download.files = 0;
 	batch->failures = 0;
 	batch_move(batch, BATCH_RETRIEVING, "reading results");
 }
@@ -241,10 +241,10 @@ look_not_ended(BatchTask *batch)
 		return;
 	}
 	look_later(batch);
-	if (is_overdue(batch) && !batch->overdue)
+	if (is_overdue(batch) && batch->looks.watch == WATCH_WAIT)
 	{
-		batch->overdue = true;
-		if (!batch->cancel_sent)
+		batch->looks.watch = WATCH_OVERDUE;
+		if (!batch->looks.cancel_sent)
 			batch->due = 0;
 		ereport(LOG,
 				(errmsg("batch %d of dess_batch job " INT64_FORMAT " has not ended at the provider within %d hours, cancelling it",
@@ -257,13 +257,13 @@ look_not_ended(BatchTask *batch)
 void
 batch_looked_at(BatchTask *batch)
 {
-	batch->not_found = 0;
+	batch->looks.not_found = 0;
 	batch_was_seen(batch);
 	batch->batch.polls++;
 	switch (batch->batch.remote.status)
 	{
 		case REMOTE_RUNNING:
-			batch->queue_full = 0;
+			batch->queue.refusals = 0;
 			/* FALLTHROUGH */
 		case REMOTE_UNKNOWN:
 		case REMOTE_QUEUED:

@@ -25,8 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "ledger/ledger.h"
-#include "pipeline/batch.h"
-#include "pipeline/budget.h"
+#include "pipeline/internal.h"
 #include "pipeline/merge.h"
 #include "provider/parameters.h"
 
@@ -260,9 +259,9 @@ load_txn(void *arg)
 
 	(void) session_account(task->session);
 	load_figures(task);
-	dlist_foreach(iter, &pipeline_jobs)
+	dlist_foreach(iter, &fair_share_queue)
 	{
-		JobTask    *other = dlist_container(JobTask, node, iter.cur);
+		JobTask    *other = dlist_container(JobTask, share.node, iter.cur);
 
 		if (other != task && shares_server(task, other) && figures_are_old(other->budget) &&
 			!dlist_is_empty(&other->batches) && other->job->state <= JOB_ACTIVE)
@@ -358,9 +357,9 @@ server_reserved(const JobTask *task, const BatchTask *except)
 	double		reserved = 0;
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &pipeline_jobs)
+	dlist_foreach(iter, &fair_share_queue)
 	{
-		const JobTask *other = dlist_container(JobTask, node, iter.cur);
+		const JobTask *other = dlist_container(JobTask, share.node, iter.cur);
 
 		if (shares_server(task, other))
 			reserved += job_reserved(other, except);
@@ -442,7 +441,7 @@ pause_job(JobTask *task, TimestampTz until, const char *code, const char *words)
 		task->due = ms_from_now(1000);
 		return false;
 	}
-	task->told = false;
+	task->note = NOTE_NONE;
 	task->job->control = CONTROL_PAUSE;
 	task->job->paused_until = until;
 	/* whoever lets it go on may have changed a price, too */
@@ -538,8 +537,8 @@ budget_takes_request(JobTask *task, size_t bytes, double *room)
 
 /* ---- batches ---- */
 
-bool
-budget_takes_batch(BatchTask *batch)
+BudgetVerdict
+budget_takes_batch(const BatchTask *batch)
 {
 	JobTask    *task = batch->job;
 	const Batch *row = &batch->batch;
@@ -547,20 +546,18 @@ budget_takes_batch(BatchTask *batch)
 	bool		waits;
 
 	if (!budget_watches(task))
-		return true;
+		return BUDGET_FITS;
 	if (!budget_refresh(task))
-		return false;
+		return BUDGET_WAIT;
 	room = budget_room(task, batch, &waits);
 	if (budget_reserve(task, row->requests, row->bytes) <= room)
-		return true;
+		return BUDGET_FITS;
 	if (waits)
-		return false;
-	/* less of it may fit */
+		return BUDGET_WAIT;
 	if (row->requests > 1 && budget_reserve(task, 2, 2 * row->bytes / row->requests) <= room)
-		(void) batch_release(batch);
-	else
-		budget_pause(task);
-	return false;
+		return BUDGET_CUT;
+	budget_pause(task);
+	return BUDGET_WAIT;
 }
 
 /* As long as something is under way, small batches are not worth while. */

@@ -12,11 +12,10 @@
 #include "postgres.h"
 
 #include "access/transam.h"
-#include "common/pg_prng.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline/pipeline.h"
+#include "pipeline/internal.h"
 #include "provider/parameters.h"
 #include "runtime/usercxt.h"
 
@@ -31,34 +30,8 @@
 /* how often a missing secret is looked for */
 #define SECRET_RETRY_MS		2000
 
-dlist_head	pipeline_jobs = DLIST_STATIC_INIT(pipeline_jobs);
-
-TimestampTz
-ms_from_now(int64 ms)
-{
-	return GetCurrentTimestamp() + ms * 1000;
-}
-
-double
-random_fraction(void)
-{
-	return pg_prng_double(&pg_global_prng_state);
-}
-
-JobTask *
-jobtask_find(int64 id)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &pipeline_jobs)
-	{
-		JobTask    *task = dlist_container(JobTask, node, iter.cur);
-
-		if (task->job->id == id)
-			return task;
-	}
-	return NULL;
-}
+/* single rows that are too slow, in a row, after which the reason is noted */
+#define NOTE_SLOW_ROWS		3
 
 BatchTask *
 jobtask_add_batch(JobTask *task, const Batch *batch)
@@ -72,7 +45,7 @@ jobtask_add_batch(JobTask *task, const Batch *batch)
 	result->job = task;
 	result->cxt = cxt;
 	result->owner.batch = result;
-	result->checksum_at = -1;
+	result->checksum.at = -1;
 	result->batch = *batch;
 	result->batch.token = pstrdup(batch->token);
 	result->batch.remote.input_uri = remote->input_uri ? pstrdup(remote->input_uri) : NULL;
@@ -84,11 +57,11 @@ jobtask_add_batch(JobTask *task, const Batch *batch)
 	foreach(lc, remote->output_uris)
 		result->batch.remote.output_uris = lappend(result->batch.remote.output_uris,
 												   pstrdup(lfirst(lc)));
-	result->step_cxt = AllocSetContextCreate(cxt, "dess_batch step", ALLOCSET_SMALL_SIZES);
+	step_run_init(&result->run, cxt);
 	result->due = batch->next_poll_at;
-	result->resumed = batch->state == BATCH_UPLOADING || batch->maybe_uploaded;
+	result->upload_in_doubt = batch->state == BATCH_UPLOADING || batch->maybe_uploaded;
 	/* an upload waits for nothing but room */
-	result->queue_full = batch->state == BATCH_UPLOADED && batch->next_poll_at > GetCurrentTimestamp();
+	result->queue.refusals = batch->state == BATCH_UPLOADED && batch->next_poll_at > GetCurrentTimestamp();
 	MemoryContextSwitchTo(caller);
 
 	dlist_push_tail(&task->batches, &result->node);
@@ -98,9 +71,6 @@ jobtask_add_batch(JobTask *task, const Batch *batch)
 void
 jobtask_drop_batch(BatchTask *batch)
 {
-	http_free(batch->transfer);
-	merge_end(batch);
-	online_end(batch);
 	if (batch->job->filling == batch)
 		batch->job->filling = NULL;
 	dlist_delete(&batch->node);
@@ -114,8 +84,7 @@ jobtask_drop(JobTask *task)
 
 	dlist_foreach_modify(iter, &task->batches)
 		jobtask_drop_batch(dlist_container(BatchTask, node, iter.cur));
-	fair_share_forget(task);
-	dlist_delete(&task->node);
+	fair_share_leave(&task->share);
 	MemoryContextDelete(task->cxt);
 }
 
@@ -156,7 +125,7 @@ jobtask_load_batches(JobTask *task)
 static void
 batch_hurry(BatchTask *batch)
 {
-	if (batch->step == NULL || batch->batch.state <= BATCH_UPLOADED)
+	if (batch->run.step == NULL || batch->batch.state <= BATCH_UPLOADED)
 		batch->due = 0;
 }
 
@@ -244,23 +213,14 @@ jobtask_refresh(JobTask *task, const JobVersion *version)
 	{
 		session_forget_refusal(task->session);
 		/* what an earlier worker noted goes when it is over */
-		task->told = task->troubled = loaded->noted && loaded->control == CONTROL_RUN;
+		task->note = loaded->noted && loaded->control == CONTROL_RUN ? NOTE_FAILING : NOTE_NONE;
 		jobtask_load_batches(task);
 		MemoryContextSetParent(task->cxt, TopMemoryContext);
 		/* who comes new is served at once */
-		task->share.active_at = GetCurrentTimestamp();
-		fair_share_enqueue(task);
+		fair_share_join(&task->share);
 	}
 	else if (running && loaded->control == CONTROL_CANCEL)
 		jobtask_hurry(task);
-}
-
-/* May requests of this job leave? */
-bool
-jobtask_may_send(const JobTask *task)
-{
-	return task->job->control == CONTROL_RUN &&
-		(task->job->state == JOB_QUEUED || task->job->state == JOB_ACTIVE);
 }
 
 /* What the job's requests have in common; the account in it is the session's current one. */
@@ -393,8 +353,7 @@ jobtask_fail(JobTask *task, const char *code, const char *message)
 	}
 	if (verdict != WORKER_TXN_DONE)
 		return;
-	task->told = false;
-	task->troubled = false;
+	task->note = NOTE_NONE;
 	task->job->control = CONTROL_FAIL;
 	if (end.ended)
 		task->job->state = JOB_FAILED;
@@ -419,7 +378,7 @@ jobtask_pause(JobTask *task, const char *code, const char *message)
 	end.message = message;
 	if (worker_txn_run("pausing a job", pause_txn, &end, &error) == WORKER_TXN_DONE)
 	{
-		task->told = false;
+		task->note = NOTE_NONE;
 		task->job->control = CONTROL_PAUSE;
 	}
 	else
@@ -434,47 +393,47 @@ note_txn(void *arg)
 	ledger_note_error(end->task->job->id, end->code, end->message);
 }
 
-/* Writes the reason of a delay into the ledger; the job goes on. */
-void
-jobtask_note(JobTask *task, const char *code, const char *message)
+/* Writes the reason of a delay into the ledger, or takes it away (NULL); the job goes on. */
+static void
+note_reason(JobTask *task, JobNote note, const char *code, const char *message)
 {
-	EndArg		end;
-	WorkerTxnError	error;
+	EndArg		end = {.task = task, .code = code, .message = message};
+	WorkerTxnError error;
 
-	end.task = task;
-	end.code = code;
-	end.message = message;
-	task->told = message != NULL;
+	task->note = note;
 	(void) worker_txn_run("noting an error", note_txn, &end, &error);
 }
 
-/* What the job was waiting for has come. */
+void
+jobtask_note(JobTask *task, const char *code, const char *message)
+{
+	note_reason(task, task->note == NOTE_FAILING ? NOTE_FAILING : NOTE_WAITING, code, message);
+}
+
 void
 jobtask_note_gone(JobTask *task)
 {
-	if (task->told)
-		jobtask_note(task, NULL, NULL);
+	if (task->note != NOTE_NONE)
+		note_reason(task, NOTE_NONE, NULL, NULL);
 }
 
-/* The same where the job's own database work is the reason; success takes it away. */
-void
+/* Database work of the job fails. */
+static void
 jobtask_note_failing(JobTask *task, const char *code, const char *message)
 {
-	jobtask_note(task, code, message);
-	task->troubled = true;
+	note_reason(task, NOTE_FAILING, code, message);
 }
 
-/* Database work of the job has succeeded: trouble with it is over. */
 void
 jobtask_recovered(JobTask *task)
 {
 	task->repeats = 0;
-	if (!task->troubled)
+	if (task->note != NOTE_FAILING && task->failures == 0)
 		return;
-	task->troubled = false;
 	task->failures = 0;
 	task->due = 0;
-	jobtask_note_gone(task);
+	if (task->note == NOTE_FAILING)
+		jobtask_note_gone(task);
 }
 
 /* Nothing can be sent until somebody provides a secret; it is looked for again soon. */
@@ -483,7 +442,7 @@ jobtask_wait_for_secret(JobTask *task)
 {
 	const Account *account = task->session->account;
 
-	if (!task->told)
+	if (task->note == NOTE_NONE)
 		jobtask_note(task, "no_secret",
 					 psprintf("no secret for server \"%s\"; looked at: %s",
 							  account->server, account->secret_searched));
@@ -529,6 +488,47 @@ jobtask_trouble(JobTask *task, WorkerTxnVerdict verdict, const WorkerTxnError *e
 	}
 }
 
+/* One row took longer than the others can wait: after some times the user is told. */
+static void
+jobtask_refuse_row(JobTask *task)
+{
+	if (++task->slow_rows == NOTE_SLOW_ROWS)
+		jobtask_note_failing(task, "57014",
+							 psprintf("code of the table (trigger, function) needs more than %.1f s for a row, which waits until other jobs leave that time",
+									  WORKER_TXN_PATIENCE_MS / 1000.0));
+}
+
+WorkerTxnVerdict
+jobtask_run(JobTask *task, GroupSize *size, const char *activity,
+			void (*fn) (void *arg), void *arg, WorkerTxnError *error)
+{
+	char		what[64];
+	WorkerTxnVerdict verdict;
+
+	snprintf(what, sizeof(what), "%s of job " INT64_FORMAT, activity, task->job->id);
+	if (size == NULL)
+		verdict = worker_txn_run(what, fn, arg, error);
+	else
+	{
+		size->used = size->rows;
+		verdict = worker_txn_run_limited(what, fn, arg, task->job->id,
+										 group_size_limit(size, fair_share_row_limit(&task->share)), error);
+	}
+	fair_share_charge(&task->share, worker_txn_ms);
+	if (size == NULL)
+		return verdict;
+	if (verdict == WORKER_TXN_DONE)
+	{
+		task->slow_rows = 0;
+		group_size_went_well(size, worker_txn_ms);
+	}
+	else if (verdict == WORKER_TXN_SLOW && size->rows <= 1)
+		jobtask_refuse_row(task);
+	else if (verdict == WORKER_TXN_SLOW)
+		group_size_took_long(size);
+	return verdict;
+}
+
 static void
 finish_txn(void *arg)
 {
@@ -567,12 +567,12 @@ jobtask_finish(EndArg *end, WorkerTxnError *error)
 	end->silent = false;
 	end->ended = true;
 	end->more = false;
-	verdict = fair_share_run(end->task, NULL, activity, finish_txn, end, error);
+	verdict = jobtask_run(end->task, NULL, activity, finish_txn, end, error);
 	if (verdict == WORKER_TXN_DONE || strcmp(error->sqlstate, unpack_sql_state(ERRCODE_PROGRAM_LIMIT_EXCEEDED)) != 0)
 		return verdict;
 	end->silent = true;
 	end->ended = true;
-	return fair_share_run(end->task, NULL, activity, finish_txn, end, error);
+	return jobtask_run(end->task, NULL, activity, finish_txn, end, error);
 }
 
 void
@@ -647,7 +647,7 @@ jobtask_try_finish(JobTask *task)
 			return false;
 	}
 
-	if (!fair_share_is_turn(task))
+	if (!fair_share_is_turn(&task->share))
 		return false;
 
 	end.task = task;

@@ -13,15 +13,51 @@
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
-#include "pipeline/budget.h"
+#include "pipeline/internal.h"
 #include "runtime/guc.h"
 #include "text/encoding.h"
 
 /* a look at the ledger failed and is repeated after this */
 #define REFRESH_RETRY_MS	1000
 
-/* when the ledger is looked at although nobody asked */
-static TimestampTz refresh_due = DT_NOEND;
+/* ---- time ---- */
+
+static TimestampTz
+batch_due(const BatchTask *batch)
+{
+	if (batch->run.transfer != NULL)
+		return DT_NOEND;
+	if (batch->job->job->online && batch->batch.state == BATCH_RUNNING)
+		return online_due(batch);
+	return batch->due;
+}
+
+/* What is due already and could not be done waits for an event, not for time. */
+static TimestampTz
+job_due(const JobTask *task, TimestampTz now)
+{
+	TimestampTz first = DT_NOEND;
+	dlist_iter	iter;
+
+	if (task->due > now)
+		first = Min(first, task->due);
+	if (task->retry_due > now)
+		first = Min(first, task->retry_due);
+	if (task->job->paused_until > now)
+		first = Min(first, task->job->paused_until);
+	if (task->session != NULL && session_due(task->session) > now)
+		first = Min(first, session_due(task->session));
+	dlist_foreach(iter, &((JobTask *) task)->batches)
+	{
+		TimestampTz due = batch_due(dlist_container(BatchTask, node, iter.cur));
+
+		if (due > now)
+			first = Min(first, due);
+	}
+	return first;
+}
+
+/* ---- turns ---- */
 
 /* Is there room in the spool? */
 static bool
@@ -31,9 +67,9 @@ spool_has_room(void)
 	dlist_iter	iter;
 	int64		bytes = 0;
 
-	dlist_foreach(jobs, &pipeline_jobs)
+	dlist_foreach(jobs, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, jobs.cur);
 
 		dlist_foreach(iter, &task->batches)
 		{
@@ -54,7 +90,7 @@ job_prepare(JobTask *task)
 	bool		did = true;
 
 	if (task->due > GetCurrentTimestamp() || !(wanted || (jobtask_may_send(task) && count_wanted(task))) ||
-		!fair_share_is_turn(task))
+		!fair_share_is_turn(&task->share))
 		return false;
 	if (wanted && spool_has_room())
 		did = prepare_work(task);
@@ -86,7 +122,7 @@ job_work(JobTask *task)
 			did = true;
 		/* a job that failed for good leaves alone what it cannot fetch */
 		if (batch->batch.state >= BATCH_DONE ?
-			batch->transfer == NULL && batch->step == NULL && !batch_needs_cleaning(batch) :
+			batch->run.transfer == NULL && batch->run.step == NULL && !batch_needs_cleaning(batch) :
 			task->job->state > JOB_ACTIVE)
 			jobtask_drop_batch(batch);
 	}
@@ -97,26 +133,46 @@ job_work(JobTask *task)
 	return did;
 }
 
+/* The other jobs have to know when this one needs the worker. */
+static void
+tell_share(JobTask *task)
+{
+	dlist_iter	iter;
+
+	task->share.due = job_due(task, GetCurrentTimestamp());
+	task->share.has_requests = false;
+	dlist_foreach(iter, &task->batches)
+	{
+		const BatchTask *batch = dlist_container(BatchTask, node, iter.cur);
+
+		if (batch->run.transfer != NULL || online_in_flight(batch) > 0)
+			task->share.has_requests = true;
+	}
+}
+
 bool
 pipeline_work(void)
 {
 	dlist_mutable_iter iter;
 	bool		did = false;
 
-	if (refresh_due <= GetCurrentTimestamp())
+	if (pipeline_refresh_due <= GetCurrentTimestamp())
 		pipeline_refresh();
 	if (trigger_jobs_work())
 		did = true;
+	dlist_foreach_modify(iter, &fair_share_queue)
+		tell_share(dlist_container(JobTask, share.node, iter.cur));
 	fair_share_begin_round();
-	dlist_foreach_modify(iter, &pipeline_jobs)
+	dlist_foreach_modify(iter, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, iter.cur);
 
 		if (job_work(task))
 		{
 			task->share.active_at = GetCurrentTimestamp();
 			did = true;
 		}
+		tell_share(task);
 		if (task->job->state > JOB_ACTIVE && dlist_is_empty(&task->batches))
 			jobtask_drop(task);
 	}
@@ -142,56 +198,21 @@ pipeline_finished_transfers(void)
 	online_flush();
 }
 
-/* ---- time ---- */
-
-static TimestampTz
-batch_due(const BatchTask *batch)
-{
-	if (batch->transfer != NULL)
-		return DT_NOEND;
-	if (batch->job->job->online && batch->batch.state == BATCH_RUNNING)
-		return online_due(batch);
-	return batch->due;
-}
-
-/* What is due already and could not be done waits for an event, not for time. */
-TimestampTz
-pipeline_job_due(const JobTask *task, TimestampTz now)
-{
-	TimestampTz first = DT_NOEND;
-	dlist_iter	iter;
-
-	if (task->due > now)
-		first = Min(first, task->due);
-	if (task->retry_due > now)
-		first = Min(first, task->retry_due);
-	if (task->job->paused_until > now)
-		first = Min(first, task->job->paused_until);
-	if (task->session != NULL && session_due(task->session) > now)
-		first = Min(first, session_due(task->session));
-	dlist_foreach(iter, &((JobTask *) task)->batches)
-	{
-		TimestampTz due = batch_due(dlist_container(BatchTask, node, iter.cur));
-
-		if (due > now)
-			first = Min(first, due);
-	}
-	return first;
-}
+/* ---- waiting ---- */
 
 long
 pipeline_timeout_ms(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz first = Min(refresh_due, trigger_jobs_due());
+	TimestampTz first = Min(pipeline_refresh_due, trigger_jobs_due());
 	dlist_iter	jobs;
 
-	dlist_foreach(jobs, &pipeline_jobs)
+	dlist_foreach(jobs, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, jobs.cur);
 
-		first = Min(first, pipeline_job_due(task, now));
-		first = Min(first, fair_share_due(task));
+		first = Min(first, job_due(task, now));
+		first = Min(first, fair_share_due(&task->share));
 	}
 	if (first == DT_NOEND)
 		return -1;
@@ -204,9 +225,9 @@ pipeline_open_jobs(void)
 	dlist_iter	iter;
 	int			n = 0;
 
-	dlist_foreach(iter, &pipeline_jobs)
+	dlist_foreach(iter, &fair_share_queue)
 	{
-		if (dlist_container(JobTask, node, iter.cur)->job->state <= JOB_ACTIVE)
+		if (dlist_container(JobTask, share.node, iter.cur)->job->state <= JOB_ACTIVE)
 			n++;
 	}
 	return n;
@@ -215,7 +236,7 @@ pipeline_open_jobs(void)
 bool
 pipeline_is_idle(void)
 {
-	return dlist_is_empty(&pipeline_jobs) && refresh_due == DT_NOEND && trigger_jobs_due() == DT_NOEND;
+	return dlist_is_empty(&fair_share_queue) && pipeline_refresh_due == DT_NOEND && trigger_jobs_due() == DT_NOEND;
 }
 
 /* ---- the ledger ---- */
@@ -254,12 +275,12 @@ sort_tasks(JobTask ***tasks)
 	dlist_iter	iter;
 	int			n = 0;
 
-	dlist_foreach(iter, &pipeline_jobs)
+	dlist_foreach(iter, &fair_share_queue)
 		n++;
 	*tasks = MemoryContextAllocHuge(CurrentMemoryContext, Max(n, 1) * sizeof(JobTask *));
 	n = 0;
-	dlist_foreach(iter, &pipeline_jobs)
-		(*tasks)[n++] = dlist_container(JobTask, node, iter.cur);
+	dlist_foreach(iter, &fair_share_queue)
+		(*tasks)[n++] = dlist_container(JobTask, share.node, iter.cur);
 	qsort(*tasks, n, sizeof(JobTask *), compare_tasks);
 	return n;
 }
@@ -302,27 +323,21 @@ pipeline_refresh(void)
 	dlist_mutable_iter iter;
 	WorkerTxnError	error;
 
-	dlist_foreach_modify(iter, &pipeline_jobs)
-		dlist_container(JobTask, node, iter.cur)->seen = false;
+	dlist_foreach_modify(iter, &fair_share_queue)
+		dlist_container(JobTask, share.node, iter.cur)->seen = false;
 	if (worker_txn_look("looking for jobs", refresh_txn, NULL, &error) != WORKER_TXN_DONE)
 	{
-		refresh_due = ms_from_now(REFRESH_RETRY_MS);
+		pipeline_refresh_due = ms_from_now(REFRESH_RETRY_MS);
 		return;
 	}
-	refresh_due = DT_NOEND;
-	dlist_foreach_modify(iter, &pipeline_jobs)
+	pipeline_refresh_due = DT_NOEND;
+	dlist_foreach_modify(iter, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, iter.cur);
 
 		if (!task->seen)
 			jobtask_drop(task);
 	}
-}
-
-void
-pipeline_refresh_soon(void)
-{
-	refresh_due = Min(refresh_due, ms_from_now(0));
 }
 
 static void
@@ -369,9 +384,9 @@ pipeline_suspend(void)
 {
 	dlist_mutable_iter iter;
 
-	dlist_foreach_modify(iter, &pipeline_jobs)
+	dlist_foreach_modify(iter, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, iter.cur);
 
 		if (!task->job->online)
 			jobtask_drop(task);

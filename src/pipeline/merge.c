@@ -21,15 +21,12 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline/budget.h"
+#include "pipeline/internal.h"
 #include "pipeline/merge_internal.h"
 #include "runtime/usercxt.h"
 #include "text/encoding.h"
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
-/* how long rows wait that the provider's load has refused */
-#define DELAY_FIRST_MS		1000
-#define DELAY_CAP_MS		600000
 
 /* ---- what a reply means for its row ---- */
 
@@ -565,20 +562,6 @@ merge_remember(MergeGroup *group)
 		merge_delay_retries(group->batch);
 }
 
-/* The more batches in a row had such rows, the longer. */
-void
-merge_delay_retries(BatchTask *batch)
-{
-	JobTask    *task = batch->job;
-
-	if (batch->merge->delayed)
-		return;
-	batch->merge->delayed = true;
-	task->rate_rounds++;
-	task->retry_due = Max(task->retry_due,
-						  ms_from_now(sched_backoff_ms(task->rate_rounds, DELAY_FIRST_MS, DELAY_CAP_MS, random_fraction())));
-}
-
 static void
 merge_judge(MergeGroup *group)
 {
@@ -603,31 +586,6 @@ merge_judge(MergeGroup *group)
 }
 
 /*
- * What failed database work means for a batch whose results are there.  If it
- * is hopeless (the table or a right is gone), the job ends; its batches stay
- * as they are, so that dess_batch_retry() can go on where it stopped.
- */
-void
-merge_trouble(BatchTask *batch, WorkerTxnVerdict verdict, const WorkerTxnError *error)
-{
-	dlist_iter	iter;
-
-	jobtask_trouble(batch->job, verdict, error);
-	if (verdict == WORKER_TXN_HOPELESS)
-		jobtask_end_failed(batch->job);
-	batch->due = Max(batch->job->due, ms_from_now(50));
-
-	/* the job's other batches would only wait for the same lock */
-	dlist_foreach(iter, &batch->job->batches)
-	{
-		BatchTask  *other = dlist_container(BatchTask, node, iter.cur);
-
-		if (other->batch.state == BATCH_RETRIEVING && other->transfer == NULL)
-			other->due = Max(other->due, batch->due);
-	}
-}
-
-/*
  * One group of lines of the current result file.  Returns false at its end.
  */
 static bool
@@ -643,7 +601,7 @@ merge_group(BatchTask *batch, bool *trouble)
 	group.state = batch->merge;
 	*trouble = false;
 
-	verdict = fair_share_run(batch->job, &batch->job->writing, "merging answers", merge_txn, &group, &error);
+	verdict = jobtask_run(batch->job, &batch->job->writing, "merging answers", merge_txn, &group, &error);
 	if (verdict != WORKER_TXN_DONE)
 	{
 		*trouble = true;
@@ -666,20 +624,6 @@ merge_lines(BatchTask *batch, bool *end)
 	bool		trouble;
 
 	*end = !merge_group(batch, &trouble) && !trouble;
-}
-
-void
-merge_start_pass(BatchTask *batch)
-{
-	MergeState *state = batch->merge;
-
-	merge_rewind(state);
-	state->file = 0;
-	state->offset = 0;
-	state->rest = 0;
-	state->locked_left = false;
-	state->passes++;
-	batch->due = ms_from_now(sched_backoff_ms(state->passes, 1000, 30000, random_fraction()));
 }
 
 /*
@@ -718,7 +662,7 @@ merge_work(BatchTask *batch)
 	if (!merge_begin(batch))
 		return true;
 	state = batch->merge;
-	if (state->file < batch->downloaded)
+	if (state->file < batch->download.files)
 	{
 		merge_lines(batch, &end);
 		if (end)

@@ -125,13 +125,13 @@ close_later(BatchTask *batch)
 {
 	int			answered;
 
-	if (batch->job->job->online || batch->fetches >= MORE_FETCHES || !files_lack_lines(batch, &answered))
+	if (batch->job->job->online || batch->download.fetched_again >= MORE_FETCHES || !files_lack_lines(batch, &answered))
 		return false;
 	ereport(LOG,
 			(errmsg("the result files of batch %d of dess_batch job " INT64_FORMAT " have %d answers of " INT64_FORMAT ", fetching them again",
 					batch->batch.no, batch->job->job->id, answered, batch->batch.remote.finished)));
-	batch->fetches++;
-	batch->downloaded = 0;
+	batch->download.fetched_again++;
+	batch->download.files = 0;
 	merge_start_pass(batch);
 	return true;
 }
@@ -151,7 +151,7 @@ merge_close(BatchTask *batch)
 		return;
 	memset(&closing, 0, sizeof(closing));
 	closing.batch = batch;
-	verdict = fair_share_run(task, NULL, "closing a batch", close_txn, &closing, &error);
+	verdict = jobtask_run(task, NULL, "closing a batch", close_txn, &closing, &error);
 	if (verdict != WORKER_TXN_DONE)
 	{
 		merge_trouble(batch, verdict, &error);

@@ -57,9 +57,5 @@ typedef struct MergeGroup
 
 /* Reads the next group of lines into the transaction's entries. */
 extern void merge_read_lines(MergeGroup *group);
-extern void merge_close_reader(MergeState *state);
-
-/* The next group is read from where the last merged one ended. */
-extern void merge_rewind(MergeState *state);
 
 #endif							/* DESS_PIPELINE_MERGE_INTERNAL_H */

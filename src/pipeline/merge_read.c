@@ -38,68 +38,6 @@ typedef struct EchoEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* ---- loading ---- */
-
-static void
-load_txn(void *arg)
-{
-	BatchTask  *batch = (BatchTask *) arg;
-	MergeState *state = batch->merge;
-	int		   *tail;
-	MemoryContext caller = MemoryContextSwitchTo(state->cxt);
-
-	state->nitems = ledger_load_items(batch->job->job->id, batch->batch.no,
-										&state->items, &state->finished);
-	state->seen = palloc0_array(bool, state->nitems + 1);
-	state->next_same = palloc0_array(int, state->nitems + 1);
-	MemoryContextSwitchTo(caller);
-
-	tail = palloc_array(int, state->nitems + 1);
-	for (int no = 1; no <= state->nitems; no++)
-	{
-		int			first = state->items[no - 1].same_as;
-
-		tail[no] = no;
-		if (first > 0 && first < no)
-		{
-			state->next_same[tail[first]] = no;
-			tail[first] = no;
-		}
-		if (state->finished[no - 1])
-			state->nfinished++;
-	}
-	state->nanswered = state->nfinished;
-}
-
-bool
-merge_begin(BatchTask *batch)
-{
-	WorkerTxnError	error;
-	WorkerTxnVerdict verdict;
-	MemoryContext cxt;
-
-	if (batch->merge != NULL)
-		return true;
-	cxt = AllocSetContextCreate(batch->cxt, "dess_batch merge", ALLOCSET_DEFAULT_SIZES);
-	batch->merge = MemoryContextAllocZero(cxt, sizeof(MergeState));
-	batch->merge->cxt = cxt;
-	verdict = fair_share_run(batch->job, NULL, "reading the ledger", load_txn, batch, &error);
-	if (verdict == WORKER_TXN_DONE)
-		return true;
-	merge_end(batch);
-	merge_trouble(batch, verdict, &error);
-	return false;
-}
-
-void
-merge_end(BatchTask *batch)
-{
-	if (batch->merge == NULL)
-		return;
-	MemoryContextDelete(batch->merge->cxt);
-	batch->merge = NULL;
-}
-
 /* ---- reading lines ---- */
 
 static MergeEntry *
@@ -273,19 +211,4 @@ merge_read_lines(MergeGroup *group)
 	group->task->writing.used = Max(group->nlines, group->nentries);
 	if (group->rest == 0)
 		group->offset_after = spool_offset(state->reader);
-}
-
-void
-merge_close_reader(MergeState *state)
-{
-	if (state->reader != NULL)
-		MemoryContextDelete(state->reader_cxt);
-	state->reader = NULL;
-}
-
-void
-merge_rewind(MergeState *state)
-{
-	merge_close_reader(state);
-	memset(state->seen, 0, state->nitems * sizeof(bool));
 }

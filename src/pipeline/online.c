@@ -12,17 +12,12 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include "storage/fd.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "account/account.h"
-#include "pipeline/budget.h"
+#include "pipeline/internal.h"
 #include "pipeline/merge.h"
-#include "pipeline/online_reserve.h"
 #include "runtime/batch_token.h"
 #include "text/encoding.h"
 
@@ -37,9 +32,11 @@ typedef struct OnlineRequest
 	TransferOwner owner;		/* first */
 	dlist_node	node;			/* in the list of requests in flight or put back */
 	MemoryContext cxt;
+	MemoryContextCallback gone;
 	int			no;
 	char	   *line;
 	size_t		length;
+	bool		in_flight;
 	HttpTransfer *transfer;
 	RequestTicket ticket;
 	bool		refused;		/* with an access token; the next refusal is final */
@@ -48,10 +45,11 @@ typedef struct OnlineRequest
 typedef struct OnlineState
 {
 	MemoryContext cxt;
+	MemoryContextCallback gone;
 	SpoolReader *reader;		/* of the request file */
 	int			next_no;		/* the first item not looked at */
 	bool	   *answered;		/* by item: a line is in the result file */
-	OnlineReserve reserve;		/* what is sent and not merged */
+	OnlineReserve reserve;		/* what is sent and not merged; the batch points to it */
 	int			nunsent;
 	bool		stalled;		/* what is under way must be merged before more is sent */
 	dlist_head	in_flight;
@@ -68,25 +66,6 @@ typedef struct OnlineState
 } OnlineState;
 
 /* ---- the state ---- */
-
-/*
- * The file is opened for each write, and so does not stay open: there may be
- * hundreds of batches, of which most have nothing under way.  Not a virtual
- * descriptor: where closing tells that there is no room (NFS, quotas), PostgreSQL
- * would end all sessions, and here the lines are still in memory.
- */
-static void
-online_make_results(const OnlineState *state)
-{
-	int			fd = BasicOpenFilePerm(state->result_path, O_RDWR | O_CREAT | PG_BINARY,
-									   S_IRUSR | S_IWUSR);
-
-	if (fd < 0)
-		ereport(ERROR,
-				(spool_errcode(),
-				 errmsg("could not open file \"%s\": %m", state->result_path)));
-	(void) close(fd);
-}
 
 /* What was answered before a restart; a line that a crash left unfinished is cut off. */
 static void
@@ -135,7 +114,7 @@ online_open_txn(void *arg)
 	online_reserve_init(&state->reserve, batch->merge->nitems);
 	initStringInfo(&state->arrived);
 	state->reader = spool_open(request_path, 0);
-	online_make_results(state);
+	spool_create(state->result_path);
 	MemoryContextSwitchTo(caller);
 	online_read_answered(batch, state);
 
@@ -159,6 +138,22 @@ online_open_txn(void *arg)
 						batch->batch.no, job_id)));
 }
 
+static void
+online_end(BatchTask *batch)
+{
+	MemoryContextDelete(batch->online->cxt);
+}
+
+/* The reset callback of the state's context. */
+static void
+online_forget(void *arg)
+{
+	BatchTask  *batch = (BatchTask *) arg;
+
+	batch->online = NULL;
+	batch->reserve = NULL;
+}
+
 static bool
 online_begin(BatchTask *batch)
 {
@@ -173,6 +168,9 @@ online_begin(BatchTask *batch)
 	cxt = AllocSetContextCreate(batch->cxt, "dess_batch online", ALLOCSET_DEFAULT_SIZES);
 	batch->online = MemoryContextAllocZero(cxt, sizeof(OnlineState));
 	batch->online->cxt = cxt;
+	batch->online->gone.func = online_forget;
+	batch->online->gone.arg = batch;
+	MemoryContextRegisterResetCallback(cxt, &batch->online->gone);
 	batch->online->next_no = 1;
 	dlist_init(&batch->online->in_flight);
 	dlist_init(&batch->online->put_back);
@@ -181,6 +179,7 @@ online_begin(BatchTask *batch)
 	if (verdict == WORKER_TXN_DONE)
 	{
 		batch->batch.state = BATCH_RUNNING;
+		batch->reserve = &batch->online->reserve;
 		return true;
 	}
 	online_end(batch);
@@ -189,50 +188,10 @@ online_begin(BatchTask *batch)
 	return false;
 }
 
-void
-online_end(BatchTask *batch)
-{
-	OnlineState *state = batch->online;
-	dlist_iter	iter;
-
-	if (state == NULL)
-		return;
-	dlist_foreach(iter, &state->in_flight)
-	{
-		http_free(dlist_container(OnlineRequest, node, iter.cur)->transfer);
-		batch->job->session->limits->online_in_flight--;
-		batch->job->online_in_flight--;
-	}
-	MemoryContextDelete(state->cxt);
-	batch->online = NULL;
-}
-
 int64
 online_unsent(const BatchTask *batch)
 {
 	return batch->online != NULL ? batch->online->nunsent : batch->batch.requests;
-}
-
-void
-online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes)
-{
-	OnlineState *state = batch->online;
-
-	*requests = 0;
-	*bytes = 0;
-	if (state == NULL)
-	{
-		/* nobody has looked yet what was sent before a restart */
-		if (batch->batch.state == BATCH_RUNNING)
-		{
-			*requests = batch->batch.requests;
-			*bytes = batch->batch.bytes;
-		}
-		return;
-	}
-	online_reserve_settle(&state->reserve, batch->merge);
-	*requests = state->reserve.requests;
-	*bytes = state->reserve.bytes;
 }
 
 int
@@ -250,6 +209,43 @@ online_wants(const BatchTask *batch, TimestampTz now)
 }
 
 /* ---- sending ---- */
+
+/* The request has left: it counts until online_landed(). */
+static void
+online_leaves(OnlineRequest *request)
+{
+	BatchTask  *batch = request->owner.batch;
+
+	dlist_push_tail(&batch->online->in_flight, &request->node);
+	request->in_flight = true;
+	batch->online->nin_flight++;
+	batch->job->online_in_flight++;
+	batch->job->session->limits->online_in_flight++;
+}
+
+/* Its reply has come, or it is given up. */
+static void
+online_landed(OnlineRequest *request)
+{
+	BatchTask  *batch = request->owner.batch;
+
+	dlist_delete(&request->node);
+	request->in_flight = false;
+	batch->online->nin_flight--;
+	batch->job->online_in_flight--;
+	batch->job->session->limits->online_in_flight--;
+}
+
+/* The reset callback of a request's context. */
+static void
+online_request_gone(void *arg)
+{
+	OnlineRequest *request = (OnlineRequest *) arg;
+
+	if (request->in_flight)
+		online_landed(request);
+	http_free(request->transfer);
+}
 
 /* The next request that was never answered, or NULL. */
 static OnlineRequest *
@@ -283,6 +279,9 @@ online_next_request(BatchTask *batch)
 
 		cxt = AllocSetContextCreate(state->cxt, "dess_batch request", ALLOCSET_SMALL_SIZES);
 		request = MemoryContextAllocZero(cxt, sizeof(OnlineRequest));
+		request->gone.func = online_request_gone;
+		request->gone.arg = request;
+		MemoryContextRegisterResetCallback(cxt, &request->gone);
 		request->owner.batch = batch;
 		request->owner.online = true;
 		request->cxt = cxt;
@@ -309,9 +308,7 @@ online_start(BatchTask *batch, OnlineRequest *request)
 	request->transfer = http_start(&http, request);
 
 	online_reserve_set(&batch->online->reserve, request->no, (uint32) Max(request->length, 1));
-	dlist_push_tail(&batch->online->in_flight, &request->node);
-	batch->online->nin_flight++;
-	batch->job->online_in_flight++;
+	online_leaves(request);
 	batch->online->nunsent--;
 	session_take(session, request->length, &request->ticket);
 }
@@ -453,7 +450,6 @@ online_record(BatchTask *batch, OnlineRequest *request, const HttpReply *reply)
 		online_settle(batch, request, state->arrived.data + before, state->arrived.len - before - 1);
 	state->answered[request->no - 1] = true;
 	state->narrived++;
-	http_free(request->transfer);
 	MemoryContextDelete(request->cxt);
 }
 
@@ -483,7 +479,7 @@ online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply 
 	if (reply->failure == HTTP_OK && error.class == ERROR_RATE)
 	{
 		session_refused(session, error.retry_after_ms);
-		if (error.retry_after_ms >= PAUSE_WORTH_TELLING_MS && !task->told)
+		if (error.retry_after_ms >= PAUSE_WORTH_TELLING_MS && task->note == NOTE_NONE)
 			jobtask_note(task, encoding_to_server_lossy(error.code),
 						 psprintf("the server asks for a pause until %s: %s", timestamptz_to_str(session_opens(session)),
 								  encoding_to_server_lossy(error.message)));
@@ -519,50 +515,16 @@ online_reply(TransferOwner *owner, HttpTransfer *transfer)
 	BatchTask  *batch = owner->batch;
 	AccountSession    *session = batch->job->session;
 	HttpReply  *reply = http_reply(transfer);
+	bool		answered;
 
 	reply_blot_secret(reply, session->account->secret);
 	reply_blot_secret(reply, session->account->access_token);
-	dlist_delete(&request->node);
-	batch->online->nin_flight--;
-	batch->job->online_in_flight--;
-	if (reply->failure == HTTP_OK && reply->status >= 200 && reply->status <= 299)
-	{
+	answered = reply->failure == HTTP_OK && reply->status >= 200 && reply->status <= 299;
+	if (answered)
 		session_succeeded(session);
+	online_landed(request);
+	if (answered || !online_handle_refusal(batch, request, reply))
 		online_record(batch, request, reply);
-	}
-	else if (!online_handle_refusal(batch, request, reply))
-		online_record(batch, request, reply);
-	session->limits->online_in_flight--;
-}
-
-/* Writes all of it behind what is in the file; false, and errno, if part of it may not be there. */
-static bool
-append_results(const OnlineState *state, const char *data, size_t length)
-{
-	int			fd = BasicOpenFile(state->result_path, O_RDWR | PG_BINARY);
-	size_t		done = 0;
-
-	if (fd < 0)
-		return false;
-	while (done < length)
-	{
-		ssize_t		written;
-		int			why;
-
-		errno = 0;
-		written = pg_pwrite(fd, data + done, length - done, state->result_length + done);
-		if (written < 0 && errno == EINTR)
-			continue;
-		if (written <= 0)
-		{
-			why = errno != 0 ? errno : ENOSPC;
-			(void) close(fd);
-			errno = why;
-			return false;
-		}
-		done += written;
-	}
-	return close(fd) == 0;
 }
 
 /* Lines that have arrived go to the file.  False: they could not, and stay. */
@@ -571,7 +533,7 @@ online_write_arrived(BatchTask *batch)
 {
 	OnlineState *state = batch->online;
 
-	if (!append_results(state, state->arrived.data, state->arrived.len))
+	if (!spool_write_at(state->result_path, state->result_length, state->arrived.data, state->arrived.len))
 	{
 		ereport(LOG,
 				(errcode_for_file_access(),
@@ -593,9 +555,9 @@ online_flush(void)
 	dlist_iter	jobs;
 	dlist_iter	batches;
 
-	dlist_foreach(jobs, &pipeline_jobs)
+	dlist_foreach(jobs, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, jobs.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, jobs.cur);
 
 		if (!task->job->online)
 			continue;
@@ -684,7 +646,7 @@ online_work(BatchTask *batch)
 	bool		more = false;
 	bool		end;
 
-	if (batch->online == NULL && !fair_share_is_turn(batch->job))
+	if (batch->online == NULL && !fair_share_is_turn(&batch->job->share))
 		return false;
 	if (!online_begin(batch))
 		return true;
@@ -694,7 +656,7 @@ online_work(BatchTask *batch)
 
 	if (online_should_merge(state, stopping))
 	{
-		if (!fair_share_is_turn(batch->job))
+		if (!fair_share_is_turn(&batch->job->share))
 			return more;
 		merge_lines(batch, &end);
 		if (end)
@@ -705,7 +667,7 @@ online_work(BatchTask *batch)
 	if (state->nin_flight == 0 && state->narrived == 0 && state->nunmerged == 0 &&
 		(state->nunsent == 0 || stopping))
 	{
-		if (!fair_share_is_turn(batch->job))
+		if (!fair_share_is_turn(&batch->job->share))
 			return more;
 		online_finish(batch);
 		return true;

@@ -11,7 +11,7 @@
 #include "postgres.h"
 
 #include "pipeline/merge.h"
-#include "pipeline/online_reserve.h"
+#include "pipeline/internal.h"
 
 void
 online_reserve_init(OnlineReserve *reserve, int nitems)
@@ -42,4 +42,24 @@ online_reserve_settle(OnlineReserve *reserve, const struct MergeState *merge)
 			online_reserve_set(reserve, i + 1, 0);
 	}
 	reserve->as_of = merge->nfinished;
+}
+
+void
+online_reserved(const BatchTask *batch, int64 *requests, int64 *bytes)
+{
+	OnlineReserve *reserve = batch->reserve;
+
+	*requests = 0;
+	*bytes = 0;
+	if (reserve != NULL)
+	{
+		online_reserve_settle(reserve, batch->merge);
+		*requests = reserve->requests;
+		*bytes = reserve->bytes;
+	}
+	else if (batch->batch.state == BATCH_RUNNING)
+	{
+		*requests = batch->batch.requests;
+		*bytes = batch->batch.bytes;
+	}
 }

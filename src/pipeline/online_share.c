@@ -14,7 +14,7 @@
 
 #include "utils/timestamp.h"
 
-#include "pipeline/pipeline.h"
+#include "pipeline/internal.h"
 
 /* the count of jobs that want to send holds for so long: each of them asks, in each round */
 #define COUNT_HOLDS_MS	5
@@ -43,16 +43,16 @@ count_jobs(TimestampTz now)
 {
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &pipeline_jobs)
+	dlist_foreach(iter, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, iter.cur);
 
 		if (task->job->online)
 			task->session->limits->online_jobs = 0;
 	}
-	dlist_foreach(iter, &pipeline_jobs)
+	dlist_foreach(iter, &fair_share_queue)
 	{
-		JobTask    *task = dlist_container(JobTask, node, iter.cur);
+		JobTask    *task = dlist_container(JobTask, share.node, iter.cur);
 
 		task->online_wants = task->job->online && job_wants(task, now);
 		if (task->online_wants)

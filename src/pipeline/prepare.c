@@ -16,9 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline/batch.h"
-#include "pipeline/budget.h"
-#include "pipeline/pipeline.h"
+#include "pipeline/internal.h"
 #include "runtime/batch_token.h"
 #include "runtime/guc.h"
 #include "runtime/usercxt.h"
@@ -698,7 +696,7 @@ prepare_work(JobTask *task)
 		page.new_batch = true;
 	}
 
-	verdict = fair_share_run(task, &task->reading, "preparing requests", prepare_txn, &page, &error);
+	verdict = jobtask_run(task, &task->reading, "preparing requests", prepare_txn, &page, &error);
 	if (verdict == WORKER_TXN_DONE)
 	{
 		prepare_remember(&page);

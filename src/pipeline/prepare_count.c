@@ -14,7 +14,7 @@
 
 #include "utils/memutils.h"
 
-#include "pipeline/pipeline.h"
+#include "pipeline/internal.h"
 #include "runtime/usercxt.h"
 
 typedef struct CountState
@@ -90,7 +90,7 @@ count_work(JobTask *task)
 		task->count->last_key = MemoryContextStrdup(cxt, task->job->last_key);
 		task->count->rows = task->job->taken;
 	}
-	verdict = fair_share_run(task, &task->scanning, "counting rows", count_txn, task, &error);
+	verdict = jobtask_run(task, &task->scanning, "counting rows", count_txn, task, &error);
 	if (verdict == WORKER_TXN_DONE)
 		count_remember(task->count);
 	else

@@ -18,7 +18,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline/pipeline.h"
+#include "pipeline/internal.h"
 
 /* a batch of which rows have ended is read anew, at most as often as this */
 #define READ_ANEW_MS	1000

@@ -12,7 +12,7 @@
 
 #include "utils/memutils.h"
 
-#include "pipeline/pipeline.h"
+#include "pipeline/internal.h"
 #include "runtime/usercxt.h"
 #include "text/sample.h"
 
@@ -109,9 +109,9 @@ prepare_sample(JobTask *task, WorkerTxnError *error)
 		MemoryContextSwitchTo(caller);
 	}
 	if (!task->sample->end)
-		return fair_share_run(task, &task->scanning, "choosing sample rows", sample_txn, task, error);
+		return jobtask_run(task, &task->scanning, "choosing sample rows", sample_txn, task, error);
 
-	verdict = fair_share_run(task, NULL, "choosing sample rows", sample_save_txn, task, error);
+	verdict = jobtask_run(task, NULL, "choosing sample rows", sample_save_txn, task, error);
 	if (verdict == WORKER_TXN_DONE && !task->sample->all_saved)
 		return verdict;
 	/* after a failure the sample is chosen once more */

@@ -17,7 +17,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "pipeline/pipeline.h"
+#include "pipeline/internal.h"
 
 /* rows that a worker transaction looks at before it ends */
 #define ROWS_PER_TXN			10000
@@ -304,7 +304,7 @@ prepare_only(JobTask *task, WorkerTxnError *error)
 		task->only->cxt = cxt;
 		task->only->last = PG_UINT64_MAX;
 	}
-	verdict = fair_share_run(task, NULL, "choosing rows", only_txn, task, error);
+	verdict = jobtask_run(task, NULL, "choosing rows", only_txn, task, error);
 	if (verdict == WORKER_TXN_DONE && !task->only->end)
 		return verdict;
 	/* of a worker transaction that failed the memory knows what the ledger does not */

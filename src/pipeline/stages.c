@@ -20,9 +20,8 @@
 #include "utils/timestamp.h"
 
 #include "account/account.h"
-#include "pipeline/batch.h"
-#include "pipeline/budget.h"
-#include "runtime/guc.h"
+#include "pipeline/internal.h"
+#include "pipeline/merge.h"
 #include "text/encoding.h"
 
 /* result files of a job that are fetched at once: of more, all would come late, and nothing could be merged meanwhile */
@@ -36,17 +35,39 @@ static void stage_failed(BatchTask *batch, const StepError *error);
 
 /* ---- steps ---- */
 
+static StageStep
+step_callback(const BatchProvider *provider, BatchStep step)
+{
+	switch (step)
+	{
+		case BATCH_STEP_UPLOAD:
+			return provider->upload_batch_file;
+		case BATCH_STEP_FIND:
+			return provider->find_batch_job;
+		case BATCH_STEP_CREATE:
+			return provider->create_batch_job;
+		case BATCH_STEP_STATUS:
+			return provider->get_batch_status;
+		case BATCH_STEP_CANCEL:
+			return provider->cancel_batch_job;
+		case BATCH_STEP_REMOVE_JOB:
+			return provider->remove_batch_job;
+		case BATCH_STEP_DOWNLOAD:
+			return provider->retrieve_and_merge_results;
+		case BATCH_STEP_CLEAN:
+			return provider->remove_remote;
+	}
+	return NULL;
+}
+
 /* Begins a step of the provider.  The account is fresh. */
 static void
-step_begin(BatchTask *batch, StageStep step)
+step_begin(BatchTask *batch, BatchStep step)
 {
-	BatchStage *stage = &batch->stage;
+	BatchStage *stage = step_run_begin(&batch->run, step_callback(batch->job->session->account->provider, step));
 	Batch	   *row = &batch->batch;
-	MemoryContext caller;
+	MemoryContext caller = MemoryContextSwitchTo(batch->run.context);
 
-	MemoryContextReset(batch->step_cxt);
-	caller = MemoryContextSwitchTo(batch->step_cxt);
-	memset(stage, 0, sizeof(*stage));
 	/* the job's values are replaced while the step goes on */
 	stage->model = pstrdup(batch->job->job->model);
 	stage->token = row->token;
@@ -57,19 +78,18 @@ step_begin(BatchTask *batch, StageStep step)
 	stage->requests = row->requests;
 	stage->spool_file = spool_path(row->job_id, row->no, SPOOL_REQUESTS, 0);
 	stage->spool_length = row->bytes;
-	stage->resumed = batch->resumed;
-	if (row->state == BATCH_RETRIEVING && batch->downloaded < list_length(row->remote.output_uris))
+	stage->resumed = batch->upload_in_doubt;
+	if (step == BATCH_STEP_DOWNLOAD)
 	{
-		stage->uri = list_nth(row->remote.output_uris, batch->downloaded);
-		stage->sink_file = spool_path(row->job_id, row->no, SPOOL_RESULTS, batch->downloaded);
+		stage->uri = list_nth(row->remote.output_uris, batch->download.files);
+		stage->sink_file = spool_path(row->job_id, row->no, SPOOL_RESULTS, batch->download.files);
 	}
 	stage->remote = palloc_object(BatchRemote);
 	*stage->remote = row->remote;
 	MemoryContextSwitchTo(caller);
 
 	batch->step = step;
-	batch->begun = step;
-	batch->checksum_at = -1;
+	batch->checksum.at = -1;
 	batch_take_reply(batch, NULL);
 }
 
@@ -78,25 +98,11 @@ void
 batch_take_reply(BatchTask *batch, HttpReply *reply)
 {
 	StepResult	result;
-	MemoryContext caller = MemoryContextSwitchTo(batch->step_cxt);
-	const Account *account = batch->job->session->account;
 
-	memset(&result, 0, sizeof(result));
-	result.error.retry_after_ms = -1;
-	batch->stage.account = account;
-	provider_step(batch->step, &batch->stage, reply, &result);
-	MemoryContextSwitchTo(caller);
-
-	http_free(batch->transfer);
-	batch->transfer = NULL;
-	switch (result.kind)
+	switch (step_run_advance(&batch->run, batch->job->session->account, reply, &batch->owner, &result))
 	{
 		case STEP_REQUEST:
-			account_complete_request(&result.request, account);
 			batch_asks(batch);
-			if (result.request.sink_file != NULL)
-				result.request.sink_limit = (int64) dess_spool_limit * 1024 * 1024;
-			batch->transfer = http_start(&result.request, &batch->owner);
 			break;
 		case STEP_WAIT:
 			batch->due = ms_from_now(result.wait_ms);
@@ -105,22 +111,39 @@ batch_take_reply(BatchTask *batch, HttpReply *reply)
 			session_drop_token(batch->job->session);
 			break;
 		case STEP_CHECKSUM:
-			batch->checksum_file = result.checksum_file;
-			batch->checksum_length = result.checksum_length;
-			batch->checksum_at = 0;
-			batch->checksum = 0;
+			batch->checksum.file = result.checksum_file;
+			batch->checksum.length = result.checksum_length;
+			batch->checksum.at = 0;
+			batch->checksum.value = 0;
 			break;
 		case STEP_DONE:
-			batch->step = NULL;
-			batch_adopt_remote(batch, batch->stage.remote);
+			batch_adopt_remote(batch, batch->run.stage.remote);
 			stage_done(batch);
 			break;
 		case STEP_FAILED:
-			batch->step = NULL;
-			batch_adopt_remote(batch, batch->stage.remote);
+			batch_adopt_remote(batch, batch->run.stage.remote);
 			stage_failed(batch, &result.error);
 			break;
 	}
+}
+
+/* ---- before money is spent ---- */
+
+/* May the batch go to the provider?  One of which only a part fits into a budget is prepared again, smaller. */
+static bool
+batch_is_affordable(BatchTask *batch)
+{
+	switch (budget_takes_batch(batch))
+	{
+		case BUDGET_FITS:
+			return true;
+		case BUDGET_CUT:
+			(void) batch_release(batch);
+			return false;
+		case BUDGET_WAIT:
+			return false;
+	}
+	return false;
 }
 
 /* ---- stage 2: upload ---- */
@@ -134,14 +157,14 @@ upload_work(BatchTask *batch)
 		return false;
 	if (batch->batch.state == BATCH_PREPARED)
 	{
-		if (!batch_has_room(batch) || !batch_file_intact(batch) || !budget_takes_batch(batch))
+		if (!batch_has_room(batch) || !batch_file_intact(batch) || !batch_is_affordable(batch))
 			return false;
 		if (!batch_move(batch, BATCH_UPLOADING, "starting an upload"))
 			return false;
 	}
 	else if (!batch_file_intact(batch))
 		return false;
-	step_begin(batch, task->session->account->provider->upload_batch_file);
+	step_begin(batch, BATCH_STEP_UPLOAD);
 	return true;
 }
 
@@ -180,7 +203,7 @@ create_absent(BatchTask *batch)
 		batch_release(batch);
 	}
 	else
-		batch->asked = true;
+		batch->known_absent = true;
 }
 
 /* The provider was asked whether it has this batch, or has made it. */
@@ -208,16 +231,15 @@ static bool
 create_work(BatchTask *batch)
 {
 	JobTask    *task = batch->job;
-	const BatchProvider *provider;
 
 	if (batch->batch.state == BATCH_UPLOADED)
 	{
 		if (!jobtask_may_send(task) || task->job->stage < STAGE_CREATE || !batch_account_ready(batch) ||
-			!budget_takes_batch(batch))
+			!batch_is_affordable(batch))
 			return false;
 		if (!create_commit(batch))
 			return false;
-		batch->asked = true;
+		batch->known_absent = true;
 	}
 	else if (batch->batch.remote.remote_id != NULL)
 	{
@@ -228,17 +250,16 @@ create_work(BatchTask *batch)
 	else if (!batch_account_ready(batch))
 		return false;
 
-	provider = task->session->account->provider;
-	if (batch->asked && jobtask_may_send(task))
+	if (batch->known_absent && jobtask_may_send(task))
 	{
 		batch_asks(batch);
 		if (batch_is_of_another_account(batch) && !create_commit(batch))
 			return false;
-		batch->entered_at = GetCurrentTimestamp();
-		step_begin(batch, provider->create_batch_job);
+		batch->queue.entered_at = GetCurrentTimestamp();
+		step_begin(batch, BATCH_STEP_CREATE);
 	}
 	else
-		step_begin(batch, provider->find_batch_job);
+		step_begin(batch, BATCH_STEP_FIND);
 	return true;
 }
 
@@ -253,13 +274,13 @@ status_work(BatchTask *batch)
 		return false;
 	provider = batch->job->session->account->provider;
 	if (batch_was_turned_away(batch) && provider->remove_batch_job != NULL)
-		step_begin(batch, provider->remove_batch_job);
+		step_begin(batch, BATCH_STEP_REMOVE_JOB);
 	else if (batch_was_turned_away(batch))
 		batch_go_back(batch);
-	else if ((batch->job->job->control == CONTROL_CANCEL || batch->overdue) && !batch->cancel_sent)
-		step_begin(batch, provider->cancel_batch_job);
+	else if ((batch->job->job->control == CONTROL_CANCEL || batch->looks.watch == WATCH_OVERDUE) && !batch->looks.cancel_sent)
+		step_begin(batch, BATCH_STEP_CANCEL);
 	else
-		step_begin(batch, provider->get_batch_status);
+		step_begin(batch, BATCH_STEP_STATUS);
 	return true;
 }
 
@@ -275,7 +296,7 @@ may_download(const JobTask *task)
 	{
 		const BatchTask *batch = dlist_container(BatchTask, node, iter.cur);
 
-		n += batch->batch.state == BATCH_RETRIEVING && batch->transfer != NULL;
+		n += batch->batch.state == BATCH_RETRIEVING && batch->run.transfer != NULL;
 	}
 	return n < MAX_DOWNLOADS;
 }
@@ -285,15 +306,15 @@ retrieve_work(BatchTask *batch)
 {
 	if (batch->job->job->stage < STAGE_RETRIEVE && batch->job->job->control == CONTROL_RUN)
 		return false;
-	if (batch->downloaded < list_length(batch->batch.remote.output_uris))
+	if (batch->download.files < list_length(batch->batch.remote.output_uris))
 	{
 		if (!may_download(batch->job) || !batch_account_ready(batch))
 			return false;
-		step_begin(batch, batch->job->session->account->provider->retrieve_and_merge_results);
+		step_begin(batch, BATCH_STEP_DOWNLOAD);
 	}
 	else
 	{
-		if (!fair_share_is_turn(batch->job))
+		if (!fair_share_is_turn(&batch->job->share))
 			return false;
 		return merge_work(batch);
 	}
@@ -306,7 +327,7 @@ bool
 batch_needs_cleaning(const BatchTask *batch)
 {
 	return !batch->batch.remote_deleted &&
-		(batch->batch.remote.input_uri != NULL || batch->batch.remote.remote_id != NULL || batch->resumed);
+		(batch->batch.remote.input_uri != NULL || batch->batch.remote.remote_id != NULL || batch->upload_in_doubt);
 }
 
 static bool
@@ -314,7 +335,7 @@ clean_work(BatchTask *batch)
 {
 	if (!batch_needs_cleaning(batch) || !batch_account_ready(batch))
 		return false;
-	step_begin(batch, batch->job->session->account->provider->remove_remote);
+	step_begin(batch, BATCH_STEP_CLEAN);
 	return true;
 }
 
@@ -364,16 +385,14 @@ clean_done(BatchTask *batch, const StepError *refusal)
 static void
 running_step_done(BatchTask *batch)
 {
-	const BatchProvider *provider = batch->job->session->account->provider;
-
-	if (batch->begun == provider->cancel_batch_job)
+	if (batch->step == BATCH_STEP_CANCEL)
 	{
-		batch->cancel_sent = true;
+		batch->looks.cancel_sent = true;
 		if (batch->batch.remote_cancelled_at == 0)
 			batch->batch.remote_cancelled_at = GetCurrentTimestamp();
 		batch->due = 0;
 	}
-	else if (batch->begun == provider->remove_batch_job)
+	else if (batch->step == BATCH_STEP_REMOVE_JOB)
 		batch_go_back(batch);
 	else
 		batch_looked_at(batch);
@@ -386,7 +405,7 @@ stage_done(BatchTask *batch)
 	{
 		case BATCH_UPLOADING:
 			batch->failures = 0;
-			batch->resumed = false;
+			batch->upload_in_doubt = false;
 			batch_move(batch, BATCH_UPLOADED, "saving an upload");
 			break;
 		case BATCH_CREATING:
@@ -398,8 +417,8 @@ stage_done(BatchTask *batch)
 		case BATCH_RETRIEVING:
 			batch_was_seen(batch);
 			batch->failures = 0;
-			batch->not_found = 0;
-			batch->downloaded++;
+			batch->looks.not_found = 0;
+			batch->download.files++;
 			break;
 		case BATCH_DONE:
 		case BATCH_CANCELLED:
@@ -457,8 +476,8 @@ unsent_stage_failed(BatchTask *batch, const StepError *error)
 			/* if the request may have had its effect, the provider is asked before it is repeated */
 			if (error->maybe_done)
 			{
-				batch->asked = false;
-				batch->resumed = true;
+				batch->known_absent = false;
+				batch->upload_in_doubt = true;
 			}
 			batch_retry_step(batch, error);
 			break;
@@ -469,7 +488,7 @@ unsent_stage_failed(BatchTask *batch, const StepError *error)
 		case ERROR_AUTH:
 		case ERROR_PERMANENT:
 		case ERROR_NO_SERVICE:
-			if (batch->batch.state == BATCH_CREATING && !batch->asked)
+			if (batch->batch.state == BATCH_CREATING && !batch->known_absent)
 			{
 				create_unknown(batch, error);
 				break;
@@ -486,7 +505,7 @@ unsent_stage_failed(BatchTask *batch, const StepError *error)
 static void
 give_up_txn(void *arg)
 {
-	spool_truncate(((BatchTask *) arg)->stage.sink_file, 0);
+	spool_truncate(((BatchTask *) arg)->run.stage.sink_file, 0);
 }
 
 /* A result file is gone: an empty one stands for it, and the next is fetched. */
@@ -502,8 +521,8 @@ give_up_file(BatchTask *batch)
 		batch->due = Max(batch->due, batch->job->due);
 		return;
 	}
-	batch->downloaded++;
-	batch->not_found = 0;
+	batch->download.files++;
+	batch->looks.not_found = 0;
 	batch->failures = 0;
 }
 
@@ -511,21 +530,20 @@ give_up_file(BatchTask *batch)
 static void
 paid_stage_failed(BatchTask *batch, const StepError *error)
 {
-	const BatchProvider *provider = batch->job->session->account->provider;
 	bool		strange;
 
-	if (batch->begun == provider->remove_batch_job && batch->batch.state == BATCH_RUNNING &&
+	if (batch->step == BATCH_STEP_REMOVE_JOB && batch->batch.state == BATCH_RUNNING &&
 		(error->class == ERROR_PERMANENT || batch->failures >= REMOVE_TRIES))
 	{
 		/* it stays there, and costs nothing */
 		batch_go_back(batch);
 		return;
 	}
-	if (batch->begun == provider->cancel_batch_job && batch->batch.state == BATCH_RUNNING &&
+	if (batch->step == BATCH_STEP_CANCEL && batch->batch.state == BATCH_RUNNING &&
 		error->class == ERROR_PERMANENT)
 	{
 		/* it cannot be cancelled any more */
-		batch->cancel_sent = true;
+		batch->looks.cancel_sent = true;
 		batch->due = 0;
 		return;
 	}
@@ -585,9 +603,9 @@ stage_failed(BatchTask *batch, const StepError *error)
 static bool
 step_continue(BatchTask *batch)
 {
-	if (batch->checksum_at >= 0 && !batch_checksum(batch))
+	if (batch->checksum.at >= 0 && !batch_checksum(batch))
 		return true;
-	if (!batch_account_ready(batch) || batch->step == NULL)
+	if (!batch_account_ready(batch) || batch->run.step == NULL)
 		return false;
 	batch_take_reply(batch, NULL);
 	return true;
@@ -601,7 +619,7 @@ cancel_work(BatchTask *batch)
 
 	if ((control != CONTROL_CANCEL && control != CONTROL_FAIL) || batch->batch.state > BATCH_UPLOADED)
 		return false;
-	return fair_share_is_turn(batch->job) && batch_release(batch);
+	return fair_share_is_turn(&batch->job->share) && batch_release(batch);
 }
 
 bool
@@ -612,12 +630,12 @@ batch_work(BatchTask *batch)
 	if (batch->due > GetCurrentTimestamp() && batch->batch.state != BATCH_PREPARING)
 		return false;
 	if (batch->release_from > 0)
-		return fair_share_is_turn(batch->job) && batch_release(batch);
+		return fair_share_is_turn(&batch->job->share) && batch_release(batch);
 	if (cancel_work(batch))
 		return true;
-	if (batch->transfer != NULL || (batch->job->blocked && batch->batch.state < BATCH_DONE))
+	if (batch->run.transfer != NULL || (batch->job->blocked && batch->batch.state < BATCH_DONE))
 		return false;
-	if (batch->step != NULL)
+	if (batch->run.step != NULL)
 		return step_continue(batch);
 
 	switch (batch->batch.state)

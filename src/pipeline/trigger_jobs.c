@@ -9,7 +9,7 @@
 
 #include "utils/timestamp.h"
 
-#include "pipeline/pipeline.h"
+#include "pipeline/internal.h"
 
 /* trouble with a request is repeated after this */
 #define REQUEST_RETRY_MS	5000

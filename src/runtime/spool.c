@@ -501,3 +501,46 @@ spool_offset(const SpoolReader *reader)
 {
 	return reader->offset;
 }
+
+/* ---- files that grow for long ---- */
+
+void
+spool_create(const char *path)
+{
+	int			fd = BasicOpenFilePerm(path, O_RDWR | O_CREAT | PG_BINARY, S_IRUSR | S_IWUSR);
+
+	if (fd < 0)
+		ereport(ERROR,
+				(spool_errcode(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	(void) close(fd);
+}
+
+bool
+spool_write_at(const char *path, int64 offset, const char *data, size_t length)
+{
+	int			fd = BasicOpenFile(path, O_RDWR | PG_BINARY);
+	size_t		done = 0;
+
+	if (fd < 0)
+		return false;
+	while (done < length)
+	{
+		ssize_t		written;
+		int			why;
+
+		errno = 0;
+		written = pg_pwrite(fd, data + done, length - done, offset + done);
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+		{
+			why = errno != 0 ? errno : ENOSPC;
+			(void) close(fd);
+			errno = why;
+			return false;
+		}
+		done += written;
+	}
+	return close(fd) == 0;
+}

@@ -65,4 +65,15 @@ extern char *spool_next_line(SpoolReader *reader, size_t *length, bool whole_fil
 extern int64 spool_offset(const SpoolReader *reader);	/* of the next line */
 extern void spool_close(SpoolReader *reader);
 
+/*
+ * A file that grows for long, of which there may be hundreds: it is opened for
+ * each write, and does not stay open.  Not as a virtual descriptor: where
+ * closing tells that there is no room (NFS, quotas), PostgreSQL would end all
+ * sessions, and here the data are still in memory.
+ */
+extern void spool_create(const char *path);	/* unless it exists; raises */
+
+/* Writes all of it at offset; false, and errno, if part of it may not be there. */
+extern bool spool_write_at(const char *path, int64 offset, const char *data, size_t length);
+
 #endif							/* DESS_RUNTIME_SPOOL_H */

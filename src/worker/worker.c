@@ -31,11 +31,14 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "http/http.h"
+#include "ledger/ledger.h"
 #include "pipeline/pipeline.h"
 #include "runtime/guc.h"
 #include "runtime/shmem.h"
 #include "runtime/wait_event.h"
 #include "runtime/wake.h"
+#include "runtime/worker_txn.h"
 #include "worker/worker.h"
 
 /* empty jobs are forgotten after this */
