@@ -366,10 +366,15 @@ register_batch_provider(const BatchProvider *provider)
 }
 #endif
 
-/* provider.c */
+/* ---- builtin.c ---- */
+
+/* Called when the library is loaded: registers the built-in providers. */
 extern void provider_init(void);
+
+/* ---- registry.c ---- */
+
 extern PGDLLEXPORT const BatchProvider *provider_find(const char *name);	/* NULL if none */
-extern List *provider_list(void);	/* of const BatchProvider * */
+extern List *provider_list(void);	/* of const BatchProvider *, palloc'd, in the order of registration */
 extern bool provider_has_batches(const BatchProvider *provider);
 extern PGDLLEXPORT bool provider_glob_match(const char *globs, const char *model);	/* comma-separated, * and ? */
 
@@ -427,10 +432,5 @@ extern PGDLLEXPORT int64 reply_retry_after_ms(const HttpReply *reply);	/* -1: no
 extern PGDLLEXPORT void reply_blot_secret(HttpReply *reply, const char *secret);
 extern PGDLLEXPORT void error_blot_secret(StepError *error, const char *secret);
 extern const char *error_class_name(ErrorClass class);
-
-/* The built-in providers */
-extern const BatchProvider openai_provider;
-extern const BatchProvider gemini_provider;
-extern const BatchProvider vertex_provider;
 
 #endif							/* DESS_PROVIDER_H */

@@ -198,7 +198,7 @@ subtest 'rows chosen by what is known of them' => sub {
 	is($rows_of->('{ok}'), 'done 300 300 0 0', 'each one once, whatever the number of jobs');
 	is($rows_of->('{refused,lost}'), 'done 0 0 0 0', 'none');
 
-	$simulator->post('settings', { run_ms => 60000 });
+	$simulator->post('settings', { run_ms => 3600000 });
 	my $cancelled = submit_job($node, q{'known', 'gpt-4o-mini', '{body}!', 'answer', overwrite => true, where_sql => 'id <= 50', server => 'openai'});
 	until_true('it runs', "SELECT state = 'running' FROM dess_batch_jobs WHERE job_id = $cancelled");
 	is($rows_of->('{ok}', 'online'), 'done 250 250 0 0', 'not those that are in flight');
@@ -229,7 +229,7 @@ subtest 'a database that is dropped' => sub {
 	my $directory = $node->data_dir . '/dess_batch/' . sql(q{SELECT oid FROM pg_database WHERE datname = 'latin1'});
 
 	create_table('remaining', 5, 'latin1');
-	$simulator->post('settings', { run_ms => 60000 });
+	$simulator->post('settings', { run_ms => 3600000 });
 	my $job = submit_job($node, q{'remaining', 'gpt-4o-mini', '{body}', 'answer', server => 'openai'}, 'latin1');
 	until_true('the batch runs', "SELECT state = 'running' FROM dess_batch_jobs WHERE job_id = $job", 'latin1');
 	ok(scalar(() = glob "$directory/*"), 'it has files in the spool');
