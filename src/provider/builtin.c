@@ -7,11 +7,9 @@
  */
 #include "postgres.h"
 
+#include "provider/google/google.h"
 #include "provider/internal.h"
-
-extern const BatchProvider openai_provider;
-extern const BatchProvider gemini_provider;
-extern const BatchProvider vertex_provider;
+#include "provider/openai/openai.h"
 
 static const BatchProvider *const builtin_providers[] = {
 	&openai_provider,

@@ -13,6 +13,7 @@
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
 
+#include "provider/google/google.h"
 #include "provider/google/auth.h"
 #include "provider/google/key.h"
 #include "google_play.h"

@@ -1,4 +1,5 @@
-/*-------------------------------------------------------------------------
+/*--------------#include "provider/google/google.h"
+-----------------------------------------------------------
  *
  * test_vertex_steps.c
  *		The steps of the provider "vertex" and of Cloud Storage.

@@ -97,4 +97,7 @@ typedef struct GoogleFinder
 
 extern void google_find(BatchStage *stage, const HttpReply *reply, const GoogleFinder *finder, StepResult *result);
 
+extern const BatchProvider gemini_provider;
+extern const BatchProvider vertex_provider;
+
 #endif							/* DESS_PROVIDER_GOOGLE_H */

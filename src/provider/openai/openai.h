@@ -64,4 +64,6 @@ extern void openai_walk_save(BatchStage *stage, const ListWalk *walk);
 extern PageEnd openai_walk_page(const BatchStage *stage, ListWalk *walk, JsonValue *root,
 								bool (*matches) (const BatchStage *stage, JsonValue *item), JsonValue **found);
 
+extern const BatchProvider openai_provider;
+
 #endif							/* DESS_PROVIDER_OPENAI_H */
