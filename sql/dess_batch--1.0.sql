@@ -47,6 +47,9 @@ CREATE TABLE dess_batch.ledger (
 	system_identifier text NOT NULL,
 	database		oid NOT NULL
 );
+-- not a key: a dump may be restored where it was made.  Without either a table
+-- that is published refuses DELETE.
+ALTER TABLE dess_batch.ledger REPLICA IDENTITY FULL;
 INSERT INTO dess_batch.ledger
 SELECT c.system_identifier::text, d.oid
 FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
@@ -232,6 +235,7 @@ CREATE TABLE dess_batch.request (
 	updates			boolean NOT NULL,	-- rows were changed, not only inserted
 	at				timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 500);
+ALTER TABLE dess_batch.request REPLICA IDENTITY FULL;
 
 -- Requests that need not be bought again although the row's target is NULL.
 CREATE TABLE dess_batch.settled (

@@ -23,6 +23,7 @@
 #include "account/account.h"
 #include "account/step_run.h"
 #include "api/account.h"
+#include "runtime/spool.h"
 #include "runtime/wait_event.h"
 #include "text/encoding.h"
 
@@ -276,11 +277,15 @@ dess_batch_check(PG_FUNCTION_ARGS)
 	const char *server = NameStr(*PG_GETARG_NAME(0));
 	Check		check;
 	Account    *account;
+	char	   *start_error;
 
 	InitMaterializedSRF(fcinfo, 0);
 	memset(&check, 0, sizeof(check));
 	check.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
+	start_error = spool_start_error();
+	if (start_error != NULL)
+		check_report(&check, "worker", false, psprintf("it could not start: %s", start_error));
 	account = check_server(&check, server);
 	if (account == NULL)
 		return (Datum) 0;

@@ -502,7 +502,7 @@ dess_batch_start(PG_FUNCTION_ARGS)
 
 	if (ledger_find_worker() != 0)
 	{
-		wake_lock_holder(wake_wrapper_oid());
+		wake_lock_holder();
 		PG_RETURN_VOID();
 	}
 	if (!wake_start_worker_handle(MyDatabaseId, &handle))

@@ -28,6 +28,7 @@
 #include "ledger/ledger.h"
 #include "runtime/guc.h"
 #include "runtime/shmem.h"
+#include "runtime/spool.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_explain);
 
@@ -315,9 +316,12 @@ static void
 explain_worker(const Explain *explain)
 {
 	const char *database = get_database_name(MyDatabaseId);
+	const char *start_error = spool_start_error();
 
 	if (ledger_find_worker() != 0)
 		return;
+	if (start_error != NULL)
+		explain_say(explain, "The worker of this database could not start: %s.", start_error);
 	explain_say(explain, "No worker runs in this database. SELECT dess_batch_start() starts it; if no background worker slot is free, increase max_worker_processes (now %d) and restart the server.",
 				max_worker_processes);
 	if (!shmem_available())

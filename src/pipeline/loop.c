@@ -373,7 +373,11 @@ pipeline_init(void)
 
 	session_init();
 	if (worker_txn_run("starting", init_txn, NULL, &error) != WORKER_TXN_DONE)
+	{
+		spool_note_start_error(error.message);
 		proc_exit(1);
+	}
+	spool_forget_start_error();
 	pipeline_refresh();
 	block_culprit();
 	(void) worker_txn_run("sweeping the spool", sweep_txn, NULL, &error);

@@ -332,50 +332,85 @@ spool_sweep(bool (*keep) (int64 job_id, int batch_no))
 	return sweep.bytes;
 }
 
-/* ---- who ended the worker ---- */
+/* ---- notes of a worker that ends for the next one ---- */
+
+#define CULPRIT_NOTE		"ended_by"
+#define START_ERROR_NOTE	"start_error"
 
 static char *
-culprit_path(void)
+note_path(const char *name)
 {
-	return psprintf("%s/ended_by", spool_directory());
+	return psprintf("%s/%s", spool_directory(), name);
+}
+
+static void
+write_note(const char *name, const char *text)
+{
+	char	   *path = note_path(name);
+	int			length = strlen(text);
+	int			fd;
+
+	spool_make_directory(LOG);
+	fd = BasicOpenFilePerm(path, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY, S_IRUSR | S_IWUSR);
+	if (fd < 0 || write(fd, text, length) != length)
+		ereport(LOG,
+				(spool_errcode(),
+				 errmsg("could not write file \"%s\": %m", path)));
+	if (fd >= 0)
+		close(fd);
+}
+
+/* NULL if there is none. */
+static char *
+read_note(const char *name)
+{
+	char		text[1024];
+	int			fd = BasicOpenFile(note_path(name), O_RDONLY | PG_BINARY);
+	ssize_t		length;
+
+	if (fd < 0)
+		return NULL;
+	length = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	return pnstrdup(text, Max(length, 0));
 }
 
 void
 spool_note_culprit(int64 job_id)
 {
-	char		line[32];
-	int			length = snprintf(line, sizeof(line), INT64_FORMAT "\n", job_id);
-	int			fd;
-
-	spool_make_directory(LOG);
-	fd = BasicOpenFilePerm(culprit_path(), O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY, S_IRUSR | S_IWUSR);
-	if (fd < 0 || write(fd, line, length) != length)
-		ereport(LOG,
-				(spool_errcode(),
-				 errmsg("could not write file \"%s\": %m", culprit_path())));
-	if (fd >= 0)
-		close(fd);
+	write_note(CULPRIT_NOTE, psprintf(INT64_FORMAT "\n", job_id));
 }
 
 int64
 spool_culprit(void)
 {
-	char		line[32];
-	int			fd = BasicOpenFile(culprit_path(), O_RDONLY | PG_BINARY);
-	ssize_t		length;
+	char	   *note = read_note(CULPRIT_NOTE);
 
-	if (fd < 0)
-		return 0;
-	length = read(fd, line, sizeof(line) - 1);
-	close(fd);
-	line[Max(length, 0)] = '\0';
-	return strtoll(line, NULL, 10);
+	return note != NULL ? strtoll(note, NULL, 10) : 0;
 }
 
 void
 spool_forget_culprit(void)
 {
-	spool_unlink(culprit_path());
+	spool_unlink(note_path(CULPRIT_NOTE));
+}
+
+void
+spool_note_start_error(const char *message)
+{
+	write_note(START_ERROR_NOTE, message);
+}
+
+char *
+spool_start_error(void)
+{
+	return read_note(START_ERROR_NOTE);
+}
+
+void
+spool_forget_start_error(void)
+{
+	spool_unlink(note_path(START_ERROR_NOTE));
 }
 
 /* ---- reading lines ---- */

@@ -55,6 +55,11 @@ extern void spool_note_culprit(int64 job_id);
 extern int64 spool_culprit(void);
 extern void spool_forget_culprit(void);
 
+/* Why the last worker could not start, kept until one does; NULL: it could. */
+extern void spool_note_start_error(const char *message);
+extern char *spool_start_error(void);
+extern void spool_forget_start_error(void);
+
 /* Lines of a file, from an offset; lives in the context it was opened in and is closed with it. */
 typedef struct SpoolReader SpoolReader;
 

@@ -7,7 +7,7 @@
  * With preload the worker has left its latch in shared memory.  Without, a new
  * worker is started; one that finds the lock taken looks for the holder among
  * all locks, wakes it and goes.  The lock is a session lock of the default
- * method on the wrapper (sub-object 77), which nobody's
+ * method on the class of wrappers (sub-object 77), which nobody's
  * pg_advisory_unlock_all() releases.  Sub-object 78 is locked, for the length
  * of a transaction, by a worker that may be interrupted.  What runs at commit must not raise, so it
  * allocates nothing.
@@ -18,7 +18,6 @@
 
 #include "access/xact.h"
 #include "catalog/pg_foreign_data_wrapper.h"
-#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
@@ -35,22 +34,17 @@
 static bool wake_needed = false;
 static int	wake_level;			/* nesting level of the transaction that needs it */
 
-Oid
-wake_wrapper_oid(void)
-{
-	return get_foreign_data_wrapper_oid("dess_batch", true);
-}
-
 bool
 wake_in_worker(void)
 {
 	return MyBgworkerEntry != NULL && strcmp(MyBgworkerEntry->bgw_type, WORKER_TYPE) == 0;
 }
 
+/* No wrapper's OID: a worker that has outlived its extension must be met by one of the next. */
 static void
-worker_locktag(LOCKTAG *tag, Oid wrapper, int subobject)
+worker_locktag(LOCKTAG *tag, int subobject)
 {
-	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ForeignDataWrapperRelationId, wrapper, subobject);
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ForeignDataWrapperRelationId, InvalidOid, subobject);
 }
 
 /*
@@ -64,7 +58,7 @@ wake_release_locks(int code, Datum arg)
 }
 
 bool
-wake_lock_worker(Oid wrapper)
+wake_lock_worker(void)
 {
 	static bool exit_registered = false;
 	LOCKTAG		tag;
@@ -72,16 +66,16 @@ wake_lock_worker(Oid wrapper)
 	if (!exit_registered)
 		on_shmem_exit(wake_release_locks, (Datum) 0);
 	exit_registered = true;
-	worker_locktag(&tag, wrapper, WAKE_WORKER_SUBOBJECT);
+	worker_locktag(&tag, WAKE_WORKER_SUBOBJECT);
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 void
-wake_unlock_worker(Oid wrapper)
+wake_unlock_worker(void)
 {
 	LOCKTAG		tag;
 
-	worker_locktag(&tag, wrapper, WAKE_WORKER_SUBOBJECT);
+	worker_locktag(&tag, WAKE_WORKER_SUBOBJECT);
 	LockRelease(&tag, ExclusiveLock, true);
 }
 
@@ -90,12 +84,12 @@ wake_lock_interruptible(void)
 {
 	LOCKTAG		tag;
 
-	worker_locktag(&tag, wake_wrapper_oid(), WAKE_INTERRUPTIBLE_SUBOBJECT);
+	worker_locktag(&tag, WAKE_INTERRUPTIBLE_SUBOBJECT);
 	(void) LockAcquire(&tag, ExclusiveLock, false, true);
 }
 
 void
-wake_lock_holder(Oid wrapper)
+wake_lock_holder(void)
 {
 	LOCKTAG		tag;
 	LockData   *locks;
@@ -103,7 +97,7 @@ wake_lock_holder(Oid wrapper)
 	if (shmem_wake_worker(MyDatabaseId))
 		return;
 	locks = GetLockStatusData();
-	worker_locktag(&tag, wrapper, WAKE_WORKER_SUBOBJECT);
+	worker_locktag(&tag, WAKE_WORKER_SUBOBJECT);
 	for (int i = 0; i < locks->nelements; i++)
 	{
 		LockInstanceData *lock = &locks->locks[i];

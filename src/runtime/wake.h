@@ -22,11 +22,11 @@ extern bool wake_start_worker(Oid database);
 extern bool wake_start_worker_handle(Oid database, BackgroundWorkerHandle **handle);
 
 /* Sets the latch of whoever holds the worker's lock of this database. */
-extern void wake_lock_holder(Oid wrapper);
+extern void wake_lock_holder(void);
 
-/* The worker's lock, held by the session.  Needs a transaction. */
-extern bool wake_lock_worker(Oid wrapper);
-extern void wake_unlock_worker(Oid wrapper);
+/* The worker's lock, held by the session. */
+extern bool wake_lock_worker(void);
+extern void wake_unlock_worker(void);
 
 /*
  * Held until the end of the transaction while the worker is at work that
@@ -35,9 +35,6 @@ extern void wake_unlock_worker(Oid wrapper);
 #define WAKE_WORKER_SUBOBJECT			77
 #define WAKE_INTERRUPTIBLE_SUBOBJECT	78
 extern void wake_lock_interruptible(void);
-
-/* OID of the wrapper "dess_batch", or InvalidOid.  Needs a transaction. */
-extern Oid	wake_wrapper_oid(void);
 
 extern void wake_init(void);
 

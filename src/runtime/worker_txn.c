@@ -54,7 +54,8 @@ static volatile sig_atomic_t told_to_end = false;
 static int64 worker_txn_job = 0;		/* whose table's code may run now; 0: nobody's */
 int64		worker_txn_ms = 0;
 static bool lock_lost = false;
-static bool extension_seen = false;
+static bool extension_replaced = false;
+static Oid	extension_seen = InvalidOid;	/* the one that the process began with */
 uint64		worker_txn_count = 0;
 void		(*worker_txn_after_abort) (void) = NULL;
 
@@ -168,6 +169,8 @@ worker_txn_terminate(SIGNAL_ARGS)
 static void
 worker_txn_exit(int code, Datum arg)
 {
+	if (extension_replaced)
+		(void) wake_start_worker(MyDatabaseId);
 	if (worker_txn_job == 0 || told_to_end || !PostmasterIsAlive())
 		return;
 	ereport(LOG,
@@ -222,6 +225,25 @@ worker_txn_recover(WorkerTxnError *error)
 	return verdict;
 }
 
+/*
+ * The extension is gone, or there is another one: what the process has in
+ * memory belongs to a ledger that no longer exists, although the numbers of
+ * jobs and batches may be the same.
+ */
+static void
+worker_txn_end_process(bool replaced)
+{
+	/* at the first look that is no news: not every database has the extension */
+	if (OidIsValid(extension_seen))
+		ereport(LOG,
+				(replaced ? errmsg("dess_batch worker ends because the extension was created anew") :
+				 errmsg("dess_batch worker ends because the extension is gone")));
+	if (OidIsValid(extension_seen) && !replaced)
+		spool_remove_database(MyDatabaseId);
+	extension_replaced = replaced;
+	proc_exit(0);
+}
+
 static WorkerTxnVerdict
 worker_txn_execute(const char *activity, void (*fn) (void *arg), void *arg,
 			  int64 job_id, int limit_ms, bool patient, WorkerTxnError *error)
@@ -239,16 +261,11 @@ worker_txn_execute(const char *activity, void (*fn) (void *arg), void *arg,
 	PG_TRY();
 	{
 		if (!txn_begin(activity))
-		{
-			/* at the first look that is no news: not every database has the extension */
-			if (extension_seen)
-			{
-				ereport(LOG, (errmsg("dess_batch worker stops because the extension is gone")));
-				spool_remove_database(MyDatabaseId);
-			}
-			proc_exit(0);
-		}
-		extension_seen = true;
+			worker_txn_end_process(false);
+		if (!OidIsValid(extension_seen))
+			extension_seen = txn_extension_oid();
+		else if (txn_extension_oid() != extension_seen)
+			worker_txn_end_process(true);
 		MemoryContextSwitchTo(worker_txn_context);
 		if (patient)
 			wake_lock_interruptible();

@@ -36,6 +36,7 @@
 #include "pipeline/pipeline.h"
 #include "runtime/guc.h"
 #include "runtime/shmem.h"
+#include "runtime/spool.h"
 #include "runtime/wait_event.h"
 #include "runtime/wake.h"
 #include "runtime/worker_txn.h"
@@ -56,7 +57,6 @@
 #define TRIM_MS				10000
 
 static bool connected = false;
-static Oid	wrapper_oid = InvalidOid;
 static bool holds_lock = false;
 static TimestampTz purge_due = 0;	/* 0: not planned */
 static bool purge_unfinished = false;	/* the last one left something to do */
@@ -75,14 +75,11 @@ worker_no_restart(int code, Datum arg)
 static void
 lock_txn(void *arg)
 {
-	Oid			wrapper = wake_wrapper_oid();
-
-	holds_lock = OidIsValid(wrapper) && wake_lock_worker(wrapper);
+	holds_lock = wake_lock_worker();
 	if (holds_lock)
 		shmem_register_worker(MyDatabaseId);
-	else if (OidIsValid(wrapper))
-		wake_lock_holder(wrapper);
-	wrapper_oid = wrapper;
+	else
+		wake_lock_holder();
 }
 
 static void
@@ -90,7 +87,7 @@ unlock_txn(void *arg)
 {
 	/* who commits from now on finds nobody to wake and starts a new worker */
 	shmem_unregister_worker();
-	wake_unlock_worker(wrapper_oid);
+	wake_unlock_worker();
 	holds_lock = false;
 }
 
@@ -143,7 +140,10 @@ worker_take_lock(void)
 	WorkerTxnError	error;
 
 	if (worker_txn_run("starting", lock_txn, NULL, &error) != WORKER_TXN_DONE)
+	{
+		spool_note_start_error(error.message);
 		proc_exit(1);
+	}
 	if (holds_lock)
 		return;
 	if (!shmem_available())
