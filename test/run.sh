@@ -5,13 +5,12 @@
 # Parts are unit (test/unit), fuzz (test/fuzz), regress (test/sql), isolation
 # (test/specs) and tap (test/t); without arguments, all of them.  Asked for by
 # name only: long (test/long), whose files run one after the other, and valgrind.
-# A part that breaks off, finds no test or skips one counts as failed.  The last
-# line is "N passed, N failed".
+# A part that breaks off, finds no test or skips one counts as failed.  Neither a
+# part nor the whole run has a time limit; a TAP file has one (FILE_TIMEOUT, see
+# tap.pl).  The last line is "N passed, N failed".
 
 . "$(dirname "$0")/scratch.sh"
 
-PART_TIMEOUT=${PART_TIMEOUT:-840}
-LONG_TIMEOUT=${LONG_TIMEOUT:-14400}
 LONG_FILE_TIMEOUT=${LONG_FILE_TIMEOUT:-3600}
 FUZZ_RUNS=${FUZZ_RUNS:-40000}
 VALGRIND_TESTS=${VALGRIND_TESTS:-test/t/010_faculty.pl test/t/030_vertex.pl test/t/031_gemini.pl}
@@ -25,7 +24,6 @@ count()
 {
 	local part=$1 status=$2 good=$3 bad=$4
 
-	[ "$status" -ne 124 ] || echo "$part: stopped after $PART_TIMEOUT seconds"
 	if [ "$bad" -eq 0 ] && { [ "$status" -ne 0 ] || [ "$good" -eq 0 ]; }
 	then
 		echo "$part: ended with exit status $status after $good tests"
@@ -48,21 +46,11 @@ sum()
 		awk -v n="$2" '{ s += $n } END { print s + 0 }'
 }
 
-limited()
-{
-	timeout --foreground --kill-after=30 "$PART_TIMEOUT" "$@"
-}
-
-limited_as_server_user()
-{
-	as_server_user timeout --foreground --kill-after=30 "$PART_TIMEOUT" "$@"
-}
-
 run_unit()
 {
 	local log=$scratch/unit.log
 
-	limited env -u MAKEFLAGS -u MAKELEVEL \
+	env -u MAKEFLAGS -u MAKELEVEL \
 		make -s --no-print-directory -C "$top/test/unit" check 2>&1 | tee "$log"
 	count unit "${PIPESTATUS[0]}" "$(sum "$log" 1)" "$(sum "$log" 2)"
 }
@@ -72,7 +60,7 @@ run_fuzz()
 {
 	local log=$scratch/fuzz.log
 
-	limited env -u MAKEFLAGS -u MAKELEVEL \
+	env -u MAKEFLAGS -u MAKELEVEL \
 		make -s --no-print-directory -j"$(nproc)" -C "$top/test/fuzz" check \
 		RUNS="$FUZZ_RUNS" SEED="${FUZZ_SEED:-1}" 2>&1 | tee "$log"
 	count fuzz "${PIPESTATUS[0]}" "$(sum "$log" 1)" "$(sum "$log" 2)"
@@ -88,7 +76,7 @@ run_regress()
 
 	as_server_user mkdir -p "$output"
 	as_server_user cp -r "$tree/expected" "$output"
-	limited_as_server_user "$program" --bindir="$pg_bin" \
+	as_server_user "$program" --bindir="$pg_bin" \
 		--inputdir="$tree/test" --outputdir="$output" \
 		--temp-instance="$output/instance" --temp-config="$tree/test/$part.conf" \
 		--encoding=UTF8 --no-locale --dbname=contrib_regression "$@" 2>&1 | tee "$log"
@@ -111,7 +99,7 @@ run_tap()
 	shift 2
 
 	as_server_user mkdir -p "$scratch/$part/tmp_check"
-	limited_as_server_user env TESTDIR="$scratch/$part" \
+	as_server_user env TESTDIR="$scratch/$part" \
 		PERL5LIB="$pg_lib/pgxs/src/test/perl:$tree/test/perl" \
 		perl test/tap.pl "$jobs" "$scratch/$part/counts" "$@" 2>&1 | tee "$log"
 	status=${PIPESTATUS[0]}
@@ -124,7 +112,6 @@ use_valgrind()
 	export VALGRIND_DIR=$tree/test/valgrind VALGRIND_LOGS=$scratch/valgrind
 	export PGCTLTIMEOUT=600 PG_TEST_TIMEOUT_DEFAULT=1800 FILE_TIMEOUT=3600
 
-	PART_TIMEOUT=$LONG_TIMEOUT
 	as_server_user mkdir -p "$VALGRIND_LOGS"
 	mv "$pg_bin/postgres" "$pg_bin/postgres.real" &&
 		cp "$tree/test/valgrind/postgres" "$pg_bin/postgres" && chmod 755 "$pg_bin/postgres"
@@ -215,7 +202,7 @@ do
 			"$pg_lib/pgxs/src/test/isolation/pg_isolation_regress" \
 			$(names .spec "${specs[@]}") ;;
 		tap) run_tap tap 4 "${tap[@]}" ;;
-		long) PART_TIMEOUT=$LONG_TIMEOUT FILE_TIMEOUT=$LONG_FILE_TIMEOUT run_tap long 1 "${long[@]}" ;;
+		long) FILE_TIMEOUT=$LONG_FILE_TIMEOUT run_tap long 1 "${long[@]}" ;;
 		valgrind) run_valgrind ;;
 	esac
 done
