@@ -2,14 +2,15 @@
 #
 # It counts single tests and writes "N passed, N failed" into COUNTS.  What
 # prove lets pass is a failure here: a skipped test and one marked "todo",
-# because a missing tool must not look like a success.
+# because a missing tool must not look like a success.  A file that runs longer
+# than FILE_TIMEOUT seconds is stopped.
 
 use strict;
 use warnings;
 
 use TAP::Harness;
 
-my $file_timeout = $ENV{FILE_TIMEOUT} // 300;
+my $file_timeout = $ENV{FILE_TIMEOUT} // 900;
 
 my $passed = 0;
 my $failed = 0;

@@ -165,7 +165,8 @@ sub _wait_for_address
 		}
 		sleep 0.02;
 	}
-	croak "the simulator says no address";
+	croak "the simulator has not written its address to \"$file\"; its log: "
+	  . slurp_file($self->{log});
 }
 
 sub _reply

@@ -1,6 +1,6 @@
-# Rows that another job on the same table and target will send once more are
-# not taken by anybody else, and knowing them costs next to nothing, however
-# many they are.
+# Rows in flight: a row that a job on the same table and target will send once
+# more is not taken by another job.  Finding these rows must stay cheap, however
+# many there are.
 
 use strict;
 use warnings;
@@ -13,7 +13,7 @@ use DessBatch;
 use constant { WAITING => 200_000, FREE => 5_000 };
 
 my $simulator = start_simulator(batch_ms => 20);
-my $node = start_node('rivals');
+my $node = start_node('rows_in_flight');
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
@@ -24,7 +24,7 @@ sql(sprintf(q{
 
 # A job that stands still, as one does of which so many rows have failed.
 my $submit = q{SELECT dess_batch_submit('texts', 'gpt-4o-mini', '{body}', 'answer', server => 'openai')};
-my $rival = (split /\n/, sql(qq{BEGIN; $submit;
+my $other_job = (split /\n/, sql(qq{BEGIN; $submit;
 	SELECT dess_batch_pause(max(id)) FROM dess_batch.job;
 	UPDATE dess_batch.job SET all_prepared = true;
 	COMMIT}))[0];
@@ -34,9 +34,9 @@ sub add_waiting
 {
 	my ($from, $to) = @_;
 
-	sql(qq{BEGIN; SELECT FROM dess_batch.job WHERE id = $rival FOR NO KEY UPDATE;
-		INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts) SELECT $rival, i, 1, true FROM generate_series($from, $to) i;
-		UPDATE dess_batch.job SET requeued = requeued + $to - $from + 1 WHERE id = $rival; COMMIT});
+	sql(qq{BEGIN; SELECT FROM dess_batch.job WHERE id = $other_job FOR NO KEY UPDATE;
+		INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts) SELECT $other_job, i, 1, true FROM generate_series($from, $to) i;
+		UPDATE dess_batch.job SET requeued = requeued + $to - $from + 1 WHERE id = $other_job; COMMIT});
 	return;
 }
 
@@ -56,8 +56,8 @@ $job = sql($submit =~ s/'answer',/'answer', overwrite => true,/r);
 is(wait_for_job($node, $job), 'done', 'another one');
 is(answered(), (FREE - 1000) . ' ' . (WAITING + 1001), 'knows of rows that have been added');
 
-sql(qq{BEGIN; DELETE FROM dess_batch.retry_queue WHERE job_id = $rival AND key::integer > 10;
-	UPDATE dess_batch.job SET requeued = 10 WHERE id = $rival; COMMIT});
+sql(qq{BEGIN; DELETE FROM dess_batch.retry_queue WHERE job_id = $other_job AND key::integer > 10;
+	UPDATE dess_batch.job SET requeued = 10 WHERE id = $other_job; COMMIT});
 # submit's notice would be taken for a failure
 $ENV{PGOPTIONS} = '-c client_min_messages=error';
 $node->poll_query_until('postgres', qq{
