@@ -147,7 +147,9 @@ CREATE TABLE dess_batch.batch (
 	cached_tokens	bigint NOT NULL DEFAULT 0,
 	output_tokens	bigint NOT NULL DEFAULT 0,
 	reasoning_tokens bigint NOT NULL DEFAULT 0,
-	cost			numeric DEFAULT 0,	-- of these tokens; NULL: a price was not known
+	cache_write_tokens bigint NOT NULL DEFAULT 0,
+	cost			numeric NOT NULL DEFAULT 0,	-- of those tokens whose price was known
+	unpriced		bigint NOT NULL DEFAULT 0,	-- requests whose price was not known
 	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	moved_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),	-- into its state
 	polled_at		timestamptz,
@@ -194,7 +196,8 @@ CREATE TABLE dess_batch.result (
 	cached_tokens	integer[],
 	output_tokens	integer[],
 	reasoning_tokens integer[],
-	prices			numeric[],		-- US dollars for a token of input, cached input, output; NULL: none or not known
+	cache_write_tokens integer[],
+	prices			numeric[],		-- US dollars for a token of input, cached input, output, input written to the cache; NULL: none or not known
 	finish_reasons	text[],
 	model_versions	text[],
 	response_ids	text[],
@@ -263,7 +266,9 @@ CREATE TABLE dess_batch.usage (
 	cached_tokens	bigint NOT NULL,
 	output_tokens	bigint NOT NULL,
 	reasoning_tokens bigint NOT NULL,
-	cost			numeric,		-- at the prices of that day; NULL: one was not known
+	cache_write_tokens bigint NOT NULL,
+	cost			numeric NOT NULL,	-- at the prices of that day, of what had one
+	unpriced		bigint NOT NULL,	-- requests that had none
 	PRIMARY KEY (day, owner, server, model, mode, label)
 ) WITH (fillfactor = 50);
 
@@ -278,6 +283,7 @@ CREATE TABLE dess_batch.price (
 	server			text NOT NULL DEFAULT '*',	-- its name, or * for any
 	input			numeric NOT NULL CHECK (input >= 0 AND input < 'Infinity'),
 	cached			numeric CHECK (cached >= 0 AND cached < 'Infinity'),	-- input that the provider had in its cache; NULL: costs the same
+	cache_write		numeric CHECK (cache_write >= 0 AND cache_write < 'Infinity'),	-- input that the provider wrote to its cache; NULL: costs the same
 	output			numeric NOT NULL CHECK (output >= 0 AND output < 'Infinity'),	-- reasoning included
 	batch_discount	numeric NOT NULL DEFAULT 0.5 CHECK (batch_discount BETWEEN 0 AND 1),	-- share by which mode batch is cheaper
 	valid_from		date NOT NULL DEFAULT '-infinity',	-- in UTC
@@ -302,10 +308,11 @@ REVOKE EXECUTE ON FUNCTION dess_batch.price_changed() FROM PUBLIC;
  * Standard prices of short requests, as read on as_of; costs are estimates.  Surcharges for
  * long inputs, regions and audio are left out, and so are models whose price is not known for certain.
  */
-INSERT INTO dess_batch.price (model, provider, input, cached, output, valid_from, as_of, source, shipped)
-SELECT m.name || e.ending, m.provider, m.input, m.cached, m.output, m.valid_from, m.as_of, m.source, true
+INSERT INTO dess_batch.price (model, provider, input, cached, cache_write, output, valid_from, as_of, source, shipped)
+SELECT m.name || e.ending, m.provider, m.input, m.cached, m.cache_write, m.output, m.valid_from, m.as_of, m.source, true
 FROM (
-	SELECT n.name, 'openai' AS provider, n.input, n.cached, n.output,
+	-- from GPT-5.6 on a token that is written to the cache costs 1.25 times as much
+	SELECT n.name, 'openai' AS provider, n.input, n.cached, CASE WHEN n.name ~ '^gpt-(5[.]6|6)' THEN 1.25 * n.input END AS cache_write, n.output,
 		   date '-infinity' AS valid_from, date '2026-10-26' AS as_of, 'OpenAI, list of API prices' AS source,
 		   ARRAY['', '-20*'] AS endings
 	FROM (VALUES
@@ -326,7 +333,7 @@ FROM (
 	) AS n(name, input, cached, output)
 	UNION ALL
 	-- Vertex AI is taken to cost what the Gemini API does
-	SELECT n.name, g.provider, n.input, NULL, n.output, n.valid_from, '2026-10-07',
+	SELECT n.name, g.provider, n.input, NULL, NULL, n.output, n.valid_from, '2026-10-07',
 		   'Gemini API, list of prices', ARRAY['', '-0*', '-preview*']
 	FROM (VALUES
 		('gemini-3.8-flash', 0.75, 3.75, date '-infinity'),
@@ -339,7 +346,7 @@ FROM (
 	) AS n(name, input, output, valid_from)
 		CROSS JOIN (VALUES ('gemini'), ('vertex')) AS g(provider)
 	UNION ALL
-	SELECT n.name, 'anthropic', n.input, NULL, n.output, '-infinity', '2026-09-24',
+	SELECT n.name, 'anthropic', n.input, NULL, NULL, n.output, '-infinity', '2026-09-24',
 		   'Anthropic, list of prices', ARRAY['', '-20*']
 	FROM (VALUES
 		('claude-opus-5', 5, 25),
@@ -363,11 +370,11 @@ FROM (
  * for this provider, then the latest that is valid.
  */
 CREATE FUNCTION dess_batch.price_of(model text, provider text, server text, online boolean, day date,
-	OUT input numeric, OUT cached numeric, OUT output numeric, OUT price_date date)
+	OUT input numeric, OUT cached numeric, OUT cache_write numeric, OUT output numeric, OUT price_date date)
 RETURNS SETOF record
 LANGUAGE SQL STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-	SELECT p.input * u.unit, coalesce(p.cached, p.input) * u.unit, p.output * u.unit,
+	SELECT p.input * u.unit, coalesce(p.cached, p.input) * u.unit, coalesce(p.cache_write, p.input) * u.unit, p.output * u.unit,
 		   CASE WHEN pg_catalog.isfinite(p.valid_from) THEN p.valid_from ELSE p.as_of END
 	FROM dess_batch.price p
 		CROSS JOIN LATERAL (SELECT 0.000001 * (1 - CASE WHEN price_of.online THEN 0 ELSE p.batch_discount END) AS unit) u
@@ -379,7 +386,7 @@ BEGIN ATOMIC
 	LIMIT 1;
 END;
 COMMENT ON FUNCTION dess_batch.price_of(text, text, text, boolean, date) IS
-'US dollars for one token of input, of cached input and of output; no row where no price is known';
+'US dollars for one token of input, of input read from and written to the cache, and of output; no row where no price is known';
 
 -- one statement each: they all change the same row of pg_extension
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.ledger', '');
@@ -461,7 +468,8 @@ FROM (
 				   coalesce(sum(x.cached_tokens), 0)::bigint AS cached_tokens,
 				   coalesce(sum(x.output_tokens), 0)::bigint AS output_tokens,
 				   coalesce(sum(x.reasoning_tokens), 0)::bigint AS reasoning_tokens,
-				   CASE WHEN count(x.cost) = count(*) THEN coalesce(sum(x.cost), 0) END AS cost,
+				   coalesce(sum(x.cache_write_tokens), 0)::bigint AS cache_write_tokens,
+				   CASE WHEN coalesce(sum(x.unpriced), 0) = 0 THEN coalesce(sum(x.cost), 0) END AS cost,
 				   min(CASE x.state WHEN 'preparing' THEN 0 WHEN 'prepared' THEN 1 WHEN 'uploading' THEN 2
 									WHEN 'uploaded' THEN 3 WHEN 'creating' THEN 4 WHEN 'running' THEN 5
 									WHEN 'retrieving' THEN 6 END) AS least,
@@ -487,9 +495,11 @@ FROM dess_batch.batch b
 			   coalesce(r.cached_tokens, r.none) AS cached_tokens,
 			   coalesce(r.output_tokens, r.none) AS output_tokens,
 			   coalesce(r.reasoning_tokens, r.none) AS reasoning_tokens,
+			   coalesce(r.cache_write_tokens, r.none) AS cache_write_tokens,
 			   CASE WHEN coalesce(r.input_tokens, 0) = 0 AND coalesce(r.output_tokens, 0) = 0 THEN r.none
-					ELSE (r.input_tokens - coalesce(r.cached_tokens, 0)) * r.prices[1]
+					ELSE (r.input_tokens - coalesce(r.cached_tokens, 0) - coalesce(r.cache_write_tokens, 0)) * r.prices[1]
 						+ coalesce(r.cached_tokens, 0) * r.prices[2] + coalesce(r.output_tokens, 0) * r.prices[3]
+						+ coalesce(r.cache_write_tokens, 0) * r.prices[4]
 			   END AS cost,
 			   r.finish_reason, r.model_version, r.response_id, r.finished_at
 		FROM (
@@ -506,9 +516,9 @@ FROM dess_batch.batch b
 			FROM dess_batch.result g
 				CROSS JOIN LATERAL unnest(
 					g.nos, g.outcomes, g.error_codes, g.errors, g.input_tokens, g.cached_tokens,
-					g.output_tokens, g.reasoning_tokens, g.finish_reasons, g.model_versions, g.response_ids)
+					g.output_tokens, g.reasoning_tokens, g.cache_write_tokens, g.finish_reasons, g.model_versions, g.response_ids)
 					AS u(no, outcome, error_code, error, input_tokens, cached_tokens,
-						 output_tokens, reasoning_tokens, finish_reason, model_version, response_id)
+						 output_tokens, reasoning_tokens, cache_write_tokens, finish_reason, model_version, response_id)
 			WHERE g.job_id = b.job_id AND g.batch_no = b.no
 			OFFSET 0
 		) r ON r.no = i.no
@@ -573,7 +583,7 @@ SELECT j.id AS job_id, j.label,
 	   f.input_tokens, f.cached_tokens, f.output_tokens, f.reasoning_tokens, pg_catalog.trim_scale(f.cost) AS cost,
 	   coalesce((SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid = j.owner), j.owner_name) AS owner,
 	   j.submitted_by, j.args, pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(j.system_prompt || E'\n', '') || j.prompt, 'UTF8')), 'hex') AS prompt_sha256,
-	   j.extension_version, j.created_at, j.started_at, j.finished_at, j.error_code, j.error
+	   j.extension_version, j.created_at, j.started_at, j.finished_at, j.error_code, j.error, f.cache_write_tokens
 FROM dess_batch.job j JOIN dess_batch.figures f ON f.job_id = j.id
 WHERE dess_batch.may_see(j.owner, true)
 	-- a job that found no row is forgotten after a minute, even if no worker is there to remove it
@@ -602,7 +612,7 @@ SELECT r.job_id, nullif(r.batch_no, 0) AS batch_no,
 	   CASE WHEN r.outcome IS NULL AND NOT r.sent THEN r.attempts - 1 ELSE r.attempts END AS attempts,
 	   r.input_tokens, r.cached_tokens, r.output_tokens, r.reasoning_tokens, pg_catalog.trim_scale(r.cost) AS cost,
 	   pg_catalog.encode(nullif(r.hash, pg_catalog.decode(pg_catalog.repeat('00', 32), 'hex')), 'hex') AS request_hash,
-	   a.answer, r.finish_reason, r.model_version, r.response_id, r.finished_at
+	   a.answer, r.finish_reason, r.model_version, r.response_id, r.finished_at, r.cache_write_tokens
 FROM dess_batch.job j
 	JOIN dess_batch.item_result r ON r.job_id = j.id
 	LEFT JOIN dess_batch.answer a ON a.job_id = r.job_id AND a.batch_no = r.batch_no AND a.no = r.no
@@ -610,7 +620,7 @@ WHERE r.outcome IS DISTINCT FROM 'superseded' AND r.key IS NOT NULL
 	AND dess_batch.may_see(j.owner, false)
 UNION ALL
 SELECT w.job_id, NULL, dess_batch.row_key(w.key, j.key_columns, j.key_kinds), 'pending',
-	   NULL, NULL, w.attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+	   NULL, NULL, w.attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM dess_batch.retry_queue w JOIN dess_batch.job j ON j.id = w.job_id
 WHERE w.counts AND dess_batch.may_see(j.owner, false);
 COMMENT ON VIEW @extschema@.dess_batch_rows IS 'rows of the jobs with their outcomes';
@@ -633,7 +643,9 @@ CREATE VIEW @extschema@.dess_batch_usage WITH (security_barrier) AS
 SELECT u.day,
 	   coalesce(r.rolname::text, u.owner_name) AS owner,
 	   u.server, u.model, u.mode, nullif(u.label, '') AS label, u.requests,
-	   u.input_tokens, u.cached_tokens, u.output_tokens, u.reasoning_tokens, pg_catalog.trim_scale(u.cost) AS cost
+	   u.input_tokens, u.cached_tokens, u.output_tokens, u.reasoning_tokens,
+	   CASE WHEN u.cost > 0 OR u.unpriced = 0 THEN pg_catalog.trim_scale(u.cost) END AS cost,
+	   u.cache_write_tokens, u.unpriced AS unpriced_requests
 FROM dess_batch.usage u
 	-- a join also keeps the view from being written through, by whoever was granted that
 	LEFT JOIN pg_catalog.pg_roles r ON r.oid = u.owner
@@ -644,7 +656,7 @@ SET LOCAL search_path TO @extschema@, pg_temp;
 
 CREATE VIEW dess_batch_prices WITH (security_barrier) AS
 SELECT p.model, p.provider, p.server, p.input, p.cached, p.output, p.batch_discount,
-	   p.valid_from, p.as_of, p.source, p.shipped
+	   p.valid_from, p.as_of, p.source, p.shipped, p.cache_write
 FROM dess_batch.price p
 OFFSET 0;	-- so that it cannot be written through, by whoever was granted that
 COMMENT ON VIEW dess_batch_prices IS 'prices that costs are worked out with, from table dess_batch.price, which the extension''s owner changes';

@@ -368,7 +368,7 @@ extrapolate(Estimate *estimate, double factor)
 /* ---- tokens ---- */
 
 static void
-count_tokens(const Estimate *estimate, int64 *input, int64 *cached, int64 *output)
+count_tokens(const Estimate *estimate, int64 *input, int64 *cached, int64 *cache_write, int64 *output)
 {
 	const BatchOptions *options = estimate->options;
 	int64		most = options->parameters.max_output_tokens;
@@ -380,7 +380,7 @@ count_tokens(const Estimate *estimate, int64 *input, int64 *cached, int64 *outpu
 	UsageHistory history;
 
 	ledger_load_history(estimate->job, &history);
-	*cached = 0;
+	*cached = *cache_write = 0;
 	*input = (int64) rint(texts / bytes_a_token + estimate->requests / 2);
 	if (history.input_tokens > 0 && history.bytes > 0)
 	{
@@ -388,6 +388,7 @@ count_tokens(const Estimate *estimate, int64 *input, int64 *cached, int64 *outpu
 
 		*input = (int64) rint(tokens);
 		*cached = (int64) rint(tokens * history.cached_tokens / history.input_tokens);
+		*cache_write = (int64) rint(tokens * history.cache_write_tokens / history.input_tokens);
 	}
 	if (history.requests > 0 && history.output_tokens > 0)
 		answer = (double) history.output_tokens / history.requests;
@@ -458,13 +459,14 @@ dess_batch_estimate(PG_FUNCTION_ARGS)
 	bool		nulls[7] = {false};
 	int64		input;
 	int64		cached;
+	int64		cache_write;
 	int64		output;
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	open_estimate(&estimate, submit_resolve(fcinfo, true));
 	estimate_rows(&estimate);
-	count_tokens(&estimate, &input, &cached, &output);
+	count_tokens(&estimate, &input, &cached, &cache_write, &output);
 	price = ledger_find_price(estimate.job);
 
 	values[0] = Int64GetDatum((int64) estimate.rows);
@@ -474,7 +476,7 @@ dess_batch_estimate(PG_FUNCTION_ARGS)
 	values[4] = Int64GetDatum(output);
 	if (price != NULL)
 	{
-		values[5] = price_of_tokens(price, input, cached, output);
+		values[5] = price_of_tokens(price, input, cached, cache_write, output);
 		values[6] = DateADTGetDatum(price->date);
 	}
 	else

@@ -176,6 +176,11 @@ explain_budget_pause(const Explain *explain)
 	if (strcmp(code, "max_cost") == 0)
 		explain_say(explain, "It is paused: %s. SELECT dess_batch_resume(" INT64_FORMAT ", max_cost => ...) lets it go on with a higher one.",
 					why, job->id);
+	else if (strcmp(code, "unknown_cost") == 0)
+		explain_say(explain, "It is paused: %s. UPDATE %s SET cost = cost + ..., unpriced = 0 WHERE %s AND unpriced > 0, by the extension's owner, says what they cost, and SELECT dess_batch_resume(" INT64_FORMAT ") then lets the job go on.",
+					why, job->paused_until != 0 ? "dess_batch.usage" : "dess_batch.batch",
+					job->paused_until != 0 ? psprintf("server = %s", quote_literal_cstr(job->server_name)) :
+					psprintf("job_id = " INT64_FORMAT, job->id), job->id);
 	else if (job->paused_until != 0)
 		explain_say(explain, "It is paused: %s. ALTER SERVER %s OPTIONS (SET %s '...') raises it, and SELECT dess_batch_resume(" INT64_FORMAT ") then lets the job go on at once.",
 					why, quote_identifier(job->server_name), code, job->id);
@@ -235,13 +240,13 @@ explain_budget(const Explain *explain)
 	ledger_load_spending(explain->job, &spending);
 	if (explain->job->max_cost != NULL)
 		explain_say(explain, "It has spent %.10g of %s US dollars (max_cost); what its requests under way may cost is reserved.",
-					spending.job, explain->job->max_cost);
+					spending.job.cost, explain->job->max_cost);
 	if (account != NULL && account->max_cost_per_day >= 0)
 		explain_say(explain, "Server \"%s\" has spent %.10g of %.10g US dollars today (max_cost_per_day, UTC).",
-					account->server, spending.day, account->max_cost_per_day);
+					account->server, spending.day.cost, account->max_cost_per_day);
 	if (account != NULL && account->max_cost_per_month >= 0)
 		explain_say(explain, "Server \"%s\" has spent %.10g of %.10g US dollars this month (max_cost_per_month, UTC).",
-					account->server, spending.month, account->max_cost_per_month);
+					account->server, spending.month.cost, account->max_cost_per_month);
 	if (account != NULL && OidIsValid(account->server_oid) &&
 		(account->max_cost_per_day >= 0 || account->max_cost_per_month >= 0))
 		explain_reservations(explain);

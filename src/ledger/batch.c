@@ -301,7 +301,8 @@ batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 		.sql = "UPDATE dess_batch.batch b SET ok = b.ok + $3, missing = b.missing + $4, empty = b.empty + $5, "
 		"failed = b.failed + $6, superseded = b.superseded + $7, "
 		"input_tokens = b.input_tokens + $8, cached_tokens = b.cached_tokens + $9, "
-		"output_tokens = b.output_tokens + $10, reasoning_tokens = b.reasoning_tokens + $11, cost = b.cost + $12::numeric "
+		"output_tokens = b.output_tokens + $10, reasoning_tokens = b.reasoning_tokens + $11, "
+		"cache_write_tokens = b.cache_write_tokens + $12, cost = b.cost + $13::numeric, unpriced = b.unpriced + $14 "
 		"WHERE b.job_id = $1 AND b.no = $2"
 	};
 	int64		failed = 0;
@@ -316,7 +317,8 @@ batch_count(int64 job_id, int batch_no, const BatchCounters *counters)
 				   arg_int32((int32) counters->of[OUTCOME_EMPTY]), arg_int32((int32) failed),
 				   arg_int32((int32) counters->of[OUTCOME_SUPERSEDED]), arg_int64(counters->input_tokens),
 				   arg_int64(counters->cached_tokens), arg_int64(counters->output_tokens),
-				   arg_int64(counters->reasoning_tokens), arg_text(counters->cost)) != 1)
+				   arg_int64(counters->reasoning_tokens), arg_int64(counters->cache_write_tokens),
+				   arg_text(counters->cost), arg_int64(counters->unpriced)) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("batch %d of job " INT64_FORMAT " does not exist", batch_no, job_id)));

@@ -80,15 +80,12 @@ static Statement find_usage_owners = {
 	.sql = "WITH moved AS (DELETE FROM dess_batch.usage u "
 	"WHERE u.owner IS DISTINCT FROM (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = u.owner_name) RETURNING u.*) "
 	"INSERT INTO dess_batch.usage AS u (day, owner, owner_name, server, model, mode, label, "
-	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens) "
+	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, cost, unpriced) "
 	"SELECT m.day, coalesce((SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = m.owner_name), 0), min(m.owner_name), "
 	"m.server, m.model, m.mode, m.label, sum(m.requests), sum(m.input_tokens), sum(m.cached_tokens), "
-	"sum(m.output_tokens), sum(m.reasoning_tokens) "
+	"sum(m.output_tokens), sum(m.reasoning_tokens), sum(m.cache_write_tokens), sum(m.cost), sum(m.unpriced) "
 	"FROM moved m GROUP BY 1, 2, m.server, m.model, m.mode, m.label "
-	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET requests = u.requests + excluded.requests, "
-	"input_tokens = u.input_tokens + excluded.input_tokens, cached_tokens = u.cached_tokens + excluded.cached_tokens, "
-	"output_tokens = u.output_tokens + excluded.output_tokens, "
-	"reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens"
+	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET " USAGE_ADDS
 };
 
 /* What triggers asked for in the database that this one is a copy of is done there. */

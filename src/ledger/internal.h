@@ -27,6 +27,14 @@
 #define BATCH_IS_FINAL(b)	b "state IN ('done', 'cancelled', 'failed')"
 #define BATCH_IS_OPEN(b)	"(" b "state NOT IN ('done', 'cancelled', 'failed') OR " BATCH_REMAINS(b) ")"
 
+/* SET of an upsert into usage AS u */
+#define USAGE_ADDS \
+	"requests = u.requests + excluded.requests, input_tokens = u.input_tokens + excluded.input_tokens, " \
+	"cached_tokens = u.cached_tokens + excluded.cached_tokens, output_tokens = u.output_tokens + excluded.output_tokens, " \
+	"reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens, " \
+	"cache_write_tokens = u.cache_write_tokens + excluded.cache_write_tokens, " \
+	"cost = u.cost + excluded.cost, unpriced = u.unpriced + excluded.unpriced"
+
 /* what is stored of an error of a job or batch */
 #define ERROR_BYTES		1000
 
@@ -124,7 +132,9 @@ typedef struct BatchCounters
 	int64		cached_tokens;
 	int64		output_tokens;
 	int64		reasoning_tokens;
-	const char *cost;			/* numeric as text; NULL: not known */
+	int64		cache_write_tokens;
+	const char *cost;			/* numeric as text */
+	int64		unpriced;		/* requests whose cost is not known */
 } BatchCounters;
 
 /*

@@ -202,6 +202,7 @@ typedef struct ItemResult
 	int64		cached_tokens;
 	int64		output_tokens;
 	int64		reasoning_tokens;
+	int64		cache_write_tokens;
 	const char *finish_reason;
 	const char *model_version;
 	const char *response_id;
@@ -571,8 +572,9 @@ typedef struct Price
 {
 	char	   *input;
 	char	   *cached;
+	char	   *cache_write;
 	char	   *output;
-	double		a_input;
+	double		most_input;		/* of any kind of input */
 	double		a_output;
 	DateADT		date;			/* when it was read, or began */
 } Price;
@@ -580,15 +582,22 @@ typedef struct Price
 /* The price of a job's model today; NULL: none is known. */
 extern Price *ledger_find_price(const Job *job);
 
-/* input, of which cached were, and output tokens at this price, as numeric. */
-extern Datum price_of_tokens(const Price *price, int64 input, int64 cached, int64 output);
+/* Input tokens, of which some were cached and some written to the cache, and output tokens at this price, as numeric. */
+extern Datum price_of_tokens(const Price *price, int64 input, int64 cached, int64 cache_write, int64 output);
 
-/* What a job and all jobs of its server have spent; what had no price counts as nothing. */
+/* What was spent, as far as prices were known, and the number of requests that had none. */
+typedef struct Spent
+{
+	double		cost;
+	int64		unpriced;
+} Spent;
+
+/* What a job and all jobs of its server have spent. */
 typedef struct Spending
 {
-	double		job;
-	double		day;			/* of the server, this UTC day */
-	double		month;
+	Spent		job;
+	Spent		day;			/* of the server, this UTC day */
+	Spent		month;
 	double		bytes_a_request;	/* of the job, so far; 0: unknown */
 	TimestampTz day_end;
 	TimestampTz month_end;
@@ -606,6 +615,7 @@ typedef struct UsageHistory
 	int64		bytes;			/* of request files */
 	int64		input_tokens;
 	int64		cached_tokens;
+	int64		cache_write_tokens;
 	int64		output_tokens;
 } UsageHistory;
 

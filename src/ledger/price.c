@@ -24,7 +24,8 @@ Price *
 ledger_find_price(const Job *job)
 {
 	static Statement statement = {
-		.sql = "SELECT p.input::text, p.cached::text, p.output::text, p.input::float8, p.output::float8, p.price_date "
+		.sql = "SELECT p.input::text, p.cached::text, p.cache_write::text, p.output::text, "
+		"greatest(p.input, p.cached, p.cache_write)::float8, p.output::float8, p.price_date "
 		"FROM dess_batch.price_of($1, $2, $3, $4, (now() AT TIME ZONE 'UTC')::date) p"
 	};
 	Ledger		ledger;
@@ -37,10 +38,11 @@ ledger_find_price(const Job *job)
 		price = MemoryContextAllocZero(ledger.caller, sizeof(Price));
 		price->input = ledger_get_text(&ledger, 0, 1);
 		price->cached = ledger_get_text(&ledger, 0, 2);
-		price->output = ledger_get_text(&ledger, 0, 3);
-		price->a_input = ledger_get_float8(0, 4, 0);
-		price->a_output = ledger_get_float8(0, 5, 0);
-		price->date = DatumGetDateADT(ledger_datum(0, 6));
+		price->cache_write = ledger_get_text(&ledger, 0, 3);
+		price->output = ledger_get_text(&ledger, 0, 4);
+		price->most_input = ledger_get_float8(0, 5, 0);
+		price->a_output = ledger_get_float8(0, 6, 0);
+		price->date = DatumGetDateADT(ledger_datum(0, 7));
 	}
 	ledger_close(&ledger);
 	return price;
@@ -56,40 +58,49 @@ numeric_times(const char *price, int64 tokens)
 }
 
 Datum
-price_of_tokens(const Price *price, int64 input, int64 cached, int64 output)
+price_of_tokens(const Price *price, int64 input, int64 cached, int64 cache_write, int64 output)
 {
-	Datum		cost = numeric_times(price->input, input - cached);
+	Datum		cost = numeric_times(price->input, input - cached - cache_write);
 
 	cost = DirectFunctionCall2(numeric_add, cost, numeric_times(price->cached, cached));
+	cost = DirectFunctionCall2(numeric_add, cost, numeric_times(price->cache_write, cache_write));
 	cost = DirectFunctionCall2(numeric_add, cost, numeric_times(price->output, output));
 	return DirectFunctionCall1(numeric_trim_scale, cost);
 }
 
 /* ---- what was spent ---- */
 
+/* A cost and, in the next column, how many requests had none. */
+static Spent
+read_spent(int column)
+{
+	return (Spent) {ledger_get_float8(0, column, 0), ledger_get_int64(0, column + 1, 0)};
+}
+
 void
 ledger_load_spending(const Job *job, Spending *spending)
 {
 	static Statement statement = {
-		.sql = "SELECT b.cost::float8, u.day::float8, u.month::float8, b.bytes_a_request, "
+		.sql = "SELECT b.cost::float8, b.unpriced, u.day::float8, u.day_unpriced, u.month::float8, u.month_unpriced, b.bytes_a_request, "
 		"(t.day + 1)::timestamp AT TIME ZONE 'UTC', (t.month + interval '1 month') AT TIME ZONE 'UTC' "
 		"FROM (SELECT d.day, date_trunc('month', d.day::timestamp) AS month "
 		"FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) d) t "
-		"CROSS JOIN (SELECT sum(b.cost) AS cost, sum(b.bytes)::float8 / nullif(sum(b.requests), 0) AS bytes_a_request "
+		"CROSS JOIN (SELECT sum(b.cost) AS cost, sum(b.unpriced)::bigint AS unpriced, sum(b.bytes)::float8 / nullif(sum(b.requests), 0) AS bytes_a_request "
 		"FROM dess_batch.batch b WHERE b.job_id = $1) b "
-		"CROSS JOIN LATERAL (SELECT sum(u.cost) FILTER (WHERE u.day = t.day) AS day, sum(u.cost) AS month "
+		"CROSS JOIN LATERAL (SELECT sum(u.cost) FILTER (WHERE u.day = t.day) AS day, sum(u.cost) AS month, "
+		"sum(u.unpriced) FILTER (WHERE u.day = t.day)::bigint AS day_unpriced, sum(u.unpriced)::bigint AS month_unpriced "
 		"FROM dess_batch.usage u WHERE u.server = $2 AND u.day >= t.month::date) u"
 	};
 	Ledger		ledger;
 
 	ledger_open(&ledger);
 	ledger_run(&statement, arg_int64(job->id), arg_text(job->server_name));
-	spending->job = ledger_get_float8(0, 1, 0);
-	spending->day = ledger_get_float8(0, 2, 0);
-	spending->month = ledger_get_float8(0, 3, 0);
-	spending->bytes_a_request = ledger_get_float8(0, 4, 0);
-	spending->day_end = ledger_get_time(0, 5);
-	spending->month_end = ledger_get_time(0, 6);
+	spending->job = read_spent(1);
+	spending->day = read_spent(3);
+	spending->month = read_spent(5);
+	spending->bytes_a_request = ledger_get_float8(0, 7, 0);
+	spending->day_end = ledger_get_time(0, 8);
+	spending->month_end = ledger_get_time(0, 9);
 	ledger_close(&ledger);
 }
 
@@ -124,7 +135,7 @@ ledger_load_history(const Job *job, UsageHistory *history)
 {
 	static Statement statement = {
 		.sql = "SELECT sum(b.requests)::bigint, sum(b.bytes)::bigint, sum(b.input_tokens)::bigint, "
-		"sum(b.cached_tokens)::bigint, sum(b.output_tokens)::bigint "
+		"sum(b.cached_tokens)::bigint, sum(b.cache_write_tokens)::bigint, sum(b.output_tokens)::bigint "
 		"FROM (SELECT j.id FROM dess_batch.job j WHERE j.owner = $1 AND j.source = $2 AND j.model = $3 AND j.provider = $4 "
 		"AND j.prompt = $5 AND j.system_prompt IS NOT DISTINCT FROM $6 AND j.parameters = $7::jsonb "
 		"AND j.response_schema IS NOT DISTINCT FROM $8::jsonb ORDER BY j.id DESC LIMIT 10) j "
@@ -140,6 +151,7 @@ ledger_load_history(const Job *job, UsageHistory *history)
 	history->bytes = ledger_get_int64(0, 2, 0);
 	history->input_tokens = ledger_get_int64(0, 3, 0);
 	history->cached_tokens = ledger_get_int64(0, 4, 0);
-	history->output_tokens = ledger_get_int64(0, 5, 0);
+	history->cache_write_tokens = ledger_get_int64(0, 5, 0);
+	history->output_tokens = ledger_get_int64(0, 6, 0);
 	ledger_close(&ledger);
 }

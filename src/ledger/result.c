@@ -22,9 +22,10 @@
 
 static Statement insert_results = {
 	.sql = "INSERT INTO dess_batch.result (job_id, batch_no, seq, nos, outcomes, error_codes, errors, "
-	"input_tokens, cached_tokens, output_tokens, reasoning_tokens, finish_reasons, model_versions, response_ids, prices) "
+	"input_tokens, cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, "
+	"finish_reasons, model_versions, response_ids, prices) "
 	"VALUES ($1, $2, (SELECT coalesce(max(r.seq), 0) + 1 FROM dess_batch.result r WHERE r.job_id = $1 AND r.batch_no = $2), "
-	"$3, $4::dess_batch.outcome[], $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::numeric[])"
+	"$3, $4::dess_batch.outcome[], $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::numeric[])"
 };
 
 static Statement insert_answers = {
@@ -35,12 +36,9 @@ static Statement insert_answers = {
 
 static Statement add_usage = {
 	.sql = "INSERT INTO dess_batch.usage AS u (day, owner, owner_name, server, model, mode, label, "
-	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cost) "
-	"VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, coalesce($6, ''), $7, $8, $9, $10, $11, $12::numeric) "
-	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET requests = u.requests + excluded.requests, "
-	"input_tokens = u.input_tokens + excluded.input_tokens, cached_tokens = u.cached_tokens + excluded.cached_tokens, "
-	"output_tokens = u.output_tokens + excluded.output_tokens, "
-	"reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens, cost = u.cost + excluded.cost"
+	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, cost, unpriced) "
+	"VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, coalesce($6, ''), $7, $8, $9, $10, $11, $12, $13::numeric, $14) "
+	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET " USAGE_ADDS
 };
 
 /* What a remote party reports of tokens is bounded by what can be stored. */
@@ -79,25 +77,24 @@ word_column(const ItemResult *results, int n, size_t offset, int limit)
 
 /* Today's prices, if there is anything to pay.  What it comes to is put into the counters. */
 static Arg
-price_results(const Job *job, BatchCounters *counters)
+price_results(const Job *job, int64 requests, BatchCounters *counters)
 {
 	Price	   *price;
-	const char *prices[3];
 
 	counters->cost = "0";
 	if (counters->input_tokens == 0 && counters->output_tokens == 0)
 		return arg_null(TEXTARRAYOID);
-	counters->cost = NULL;
 	price = ledger_find_price(job);
 	if (price == NULL)
+	{
+		counters->unpriced = Max(requests, 1);
 		return arg_null(TEXTARRAYOID);
-	prices[0] = price->input;
-	prices[1] = price->cached;
-	prices[2] = price->output;
+	}
 	counters->cost = numeric_normalize(DatumGetNumeric(price_of_tokens(price, counters->input_tokens,
 																	   counters->cached_tokens,
+																	   counters->cache_write_tokens,
 																	   counters->output_tokens)));
-	return arg_texts(prices, lengthof(prices));
+	return arg_texts((const char *[]) {price->input, price->cached, price->output, price->cache_write}, 4);
 }
 
 #define TOKENS(field)		token_column(results, n, offsetof(ItemResult, field), &field)
@@ -105,7 +102,8 @@ price_results(const Job *job, BatchCounters *counters)
 
 /* Inserts the tuple and counts in the batch what it holds; the counters are for the caller. */
 static void
-add_tuple(const Job *job, int batch_no, const ItemResult *results, int n, BatchCounters *counters)
+add_tuple(const Job *job, int batch_no, const ItemResult *results, int n, int64 requests,
+		  BatchCounters *counters)
 {
 	int32	   *nos = palloc_array(int32, n);
 	const char **outcomes = palloc_array(const char *, n);
@@ -113,6 +111,7 @@ add_tuple(const Job *job, int batch_no, const ItemResult *results, int n, BatchC
 	Arg			cached_tokens;
 	Arg			output_tokens;
 	Arg			reasoning_tokens;
+	Arg			cache_write_tokens;
 	Arg			prices;
 
 	for (int i = 0; i < n; i++)
@@ -128,13 +127,14 @@ add_tuple(const Job *job, int batch_no, const ItemResult *results, int n, BatchC
 	counters->cached_tokens = TOKENS(cached_tokens);
 	counters->output_tokens = TOKENS(output_tokens);
 	counters->reasoning_tokens = TOKENS(reasoning_tokens);
-	prices = price_results(job, counters);
+	counters->cache_write_tokens = TOKENS(cache_write_tokens);
+	prices = price_results(job, requests, counters);
 
 	/* first, because the lock on the batch keeps others from the same seq */
 	batch_count(job->id, batch_no, counters);
 	ledger_run(&insert_results, arg_int64(job->id), arg_int32(batch_no), arg_int32s(nos, n),
 			   arg_texts(outcomes, n), WORDS(error_code, ROW_WORD_BYTES), WORDS(error, ROW_ERROR_BYTES),
-			   input_tokens, cached_tokens, output_tokens, reasoning_tokens,
+			   input_tokens, cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens,
 			   WORDS(finish_reason, ROW_WORD_BYTES), WORDS(model_version, ROW_WORD_BYTES),
 			   WORDS(response_id, ROW_WORD_BYTES), prices);
 }
@@ -172,7 +172,7 @@ count_usage(const Job *job, int64 requests, const BatchCounters *counters)
 			   arg_text(job->model), arg_text(job->online ? "online" : "batch"), arg_text(job->label),
 			   arg_int64(requests), arg_int64(counters->input_tokens), arg_int64(counters->cached_tokens),
 			   arg_int64(counters->output_tokens), arg_int64(counters->reasoning_tokens),
-			   arg_text(counters->cost));
+			   arg_int64(counters->cache_write_tokens), arg_text(counters->cost), arg_int64(counters->unpriced));
 }
 
 void
@@ -185,7 +185,7 @@ ledger_add_results(const Job *job, int batch_no, const ItemResult *results, int 
 		return;
 
 	ledger_open(&ledger);
-	add_tuple(job, batch_no, results, nresults, &counters);
+	add_tuple(job, batch_no, results, nresults, requests, &counters);
 	keep_answers(job->id, batch_no, results, nresults);
 	count_usage(job, requests, &counters);
 	ledger_close(&ledger);

@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include <float.h>
 #include <math.h>
 
 #include "access/transam.h"
@@ -77,7 +78,7 @@ typedef struct BudgetLimit
 {
 	const char *name;
 	double		limit;
-	double		spent;
+	Spent		spent;
 	double		reserved;
 	TimestampTz until;			/* it begins anew; 0: never */
 } BudgetLimit;
@@ -227,7 +228,7 @@ load_figures(JobTask *task)
 	if (!budget->answers_loaded)
 		load_answers(budget, task->job->id);
 	budget->priced = price != NULL;
-	budget->input = price != NULL ? price->a_input : 0;
+	budget->input = price != NULL ? price->most_input : 0;
 	budget->output = price != NULL ? price->a_output : 0;
 	budget->max_cost = task->job->max_cost != NULL ? strtod(task->job->max_cost, NULL) : -1;
 	parameters_read(task->job->parameters, &parameters);
@@ -369,15 +370,18 @@ server_reserved(const JobTask *task, const BatchTask *except)
 
 /* ---- limits ---- */
 
+/* A budget of which it is not known what is left has no room. */
 static double
 limit_room(const BudgetLimit *limit)
 {
-	return limit->limit - limit->spent - limit->reserved;
+	if (limit->spent.unpriced > 0)
+		return -DBL_MAX;
+	return limit->limit - limit->spent.cost - limit->reserved;
 }
 
 /* Keeps the narrower one. */
 static void
-consider(BudgetLimit *least, const char *name, double limit, double spent, double reserved, TimestampTz until)
+consider(BudgetLimit *least, const char *name, double limit, Spent spent, double reserved, TimestampTz until)
 {
 	BudgetLimit other = {name, limit, spent, reserved, until};
 
@@ -453,18 +457,22 @@ void
 budget_pause(JobTask *task)
 {
 	BudgetLimit least;
+	const char *name;
 	char	   *words;
 
 	if (!jobtask_may_send(task))
 		return;
 	find_limit(task, NULL, &least);
-	if (least.until == 0)
-		words = psprintf("the next request could pass max_cost: %.10g of %.10g US dollars are spent", least.spent, least.limit);
+	name = least.until == 0 ? least.name : psprintf("%s of server \"%s\"", least.name, task->job->server_name);
+	if (least.spent.unpriced > 0)
+		words = psprintf("%s cannot be watched, because no price was known for " INT64_FORMAT " of the requests",
+						 name, least.spent.unpriced);
 	else
-		words = psprintf("the next request could pass %s of server \"%s\": %.10g of %.10g US dollars are spent; it goes on at %s",
-						 least.name, task->job->server_name, least.spent, least.limit,
-						 timestamptz_to_str(least.until));
-	(void) pause_job(task, least.until, least.name, words);
+		words = psprintf("the next request could pass %s: %.10g of %.10g US dollars are spent",
+						 name, least.spent.cost, least.limit);
+	if (least.until != 0)
+		words = psprintf("%s; it goes on at %s", words, timestamptz_to_str(least.until));
+	(void) pause_job(task, least.until, least.spent.unpriced > 0 ? "unknown_cost" : least.name, words);
 }
 
 static void
@@ -575,7 +583,7 @@ budget_may_prepare(JobTask *task)
 		return false;
 	find_limit(task, NULL, &least);
 	return least.reserved <= 0 ||
-		limit_room(&least) - task->budget->headroom >= (least.limit - least.spent) / 4;
+		limit_room(&least) - task->budget->headroom >= (least.limit - least.spent.cost) / 4;
 }
 
 double

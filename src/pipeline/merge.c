@@ -123,6 +123,8 @@ merge_classify(MergeGroup *group, MergeEntry *entry)
 	{
 		entry->result.input_tokens = reply->input_tokens;
 		entry->result.cached_tokens = Min(reply->cached_tokens, reply->input_tokens);
+		entry->result.cache_write_tokens = Min(reply->cache_write_tokens,
+											   reply->input_tokens - entry->result.cached_tokens);
 		entry->result.output_tokens = reply->output_tokens;
 		entry->result.reasoning_tokens = reply->reasoning_tokens;
 	}

@@ -248,6 +248,7 @@ typedef struct BatchReply
 	char	   *response_id;
 	int64		input_tokens;	/* all of them, cached ones included; 0 when unknown */
 	int64		cached_tokens;
+	int64		cache_write_tokens;	/* of the input, what was written to the provider's cache */
 	int64		output_tokens;	/* all that are billed, reasoning included */
 	int64		reasoning_tokens;
 } BatchReply;

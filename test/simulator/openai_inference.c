@@ -153,6 +153,7 @@ apply_order(const cJSON *order, Answer *a)
 	a->no_usage = cJSON_IsNull(usage);
 	a->usage.input = (int64_t) json_num(usage, "input", (double) a->usage.input);
 	a->usage.cached = (int64_t) json_num(usage, "cached", (double) a->usage.cached);
+	a->usage.written = (int64_t) json_num(usage, "written", (double) a->usage.written);
 	a->usage.output = (int64_t) json_num(usage, "output", (double) a->usage.output);
 	a->usage.reasoning = (int64_t) json_num(usage, "reasoning", (double) a->usage.reasoning);
 }
@@ -261,12 +262,12 @@ write_chat(const Question *q, const Answer *a, StrBuf *b)
 
 		jw_key(b, "usage");
 		buf_printf(b, "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,"
-				   "\"prompt_tokens_details\":{\"cached_tokens\":%lld,\"audio_tokens\":0},"
+				   "\"prompt_tokens_details\":{\"cached_tokens\":%lld,\"cache_write_tokens\":%lld,\"audio_tokens\":0},"
 				   "\"completion_tokens_details\":{\"reasoning_tokens\":%lld,\"audio_tokens\":0,"
 				   "\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}}",
 				   (long long) u->input, (long long) u->output,
 				   (long long) (u->input + u->output), (long long) u->cached,
-				   (long long) u->reasoning);
+				   (long long) u->written, (long long) u->reasoning);
 	}
 	jw_str(b, "service_tier", "default");
 	jw_raw(b, "system_fingerprint", "null");
@@ -396,10 +397,10 @@ write_response(const Question *q, const Answer *a, StrBuf *b)
 		const Usage *u = &a->usage;
 
 		jw_key(b, "usage");
-		buf_printf(b, "{\"input_tokens\":%lld,\"input_tokens_details\":{\"cached_tokens\":%lld},"
+		buf_printf(b, "{\"input_tokens\":%lld,\"input_tokens_details\":{\"cached_tokens\":%lld,\"cache_write_tokens\":%lld},"
 				   "\"output_tokens\":%lld,\"output_tokens_details\":{\"reasoning_tokens\":%lld},"
 				   "\"total_tokens\":%lld}", (long long) u->input, (long long) u->cached,
-				   (long long) u->output, (long long) u->reasoning,
+				   (long long) u->written, (long long) u->output, (long long) u->reasoning,
 				   (long long) (u->input + u->output));
 	}
 	jw_raw(b, "user", "null");

@@ -11,6 +11,7 @@ typedef struct Usage
 {
 	int64_t		input;
 	int64_t		cached;
+	int64_t		written;		/* to the cache, part of the input */
 	int64_t		output;
 	int64_t		reasoning;
 } Usage;

@@ -170,11 +170,38 @@ query('UPDATE texts SET answer = NULL; TRUNCATE dess_batch.settled');
 run_and_compare('a new price', 'openai', 'batch', [ 100, 50, 200 ],
 	q{'texts', 'gpt-4o-mini', 'New: {body}', 'answer', server => 'openai', max_rows => 3});
 
+# what is written to a cache has a price of its own
+$simulator->post('answers', [{ contains => 'Written', answer => { content => 'yes', usage => { input => 4000, cached => 1024, written => 2000, output => 10 } } }]);
+foreach my $run ([ 'batch', 'gpt-5.6-luna', 'openai', 0.5 ], [ 'online', 'gpt-5.6-luna', 'responses', 1 ], [ 'online', 'gpt-5.4-nano', 'openai', 1 ])
+{
+	my ($mode, $model, $server, $share) = @$run;
+	my $what = "$model $mode";
+	my $write = $model eq 'gpt-5.6-luna' ? 0.25 : 0.20;
+	query('UPDATE texts SET answer = NULL; TRUNCATE dess_batch.settled');
+	my $job = submit_job($node, "'texts', '$model', 'Written: {body}', 'answer', server => '$server', mode => '$mode', max_rows => 2, label => '$what'");
+	my $output = $model eq 'gpt-5.6-luna' ? 1.20 : 1.25;
+	my $cost = query("SELECT trim_scale(2 * (976 * 0.20 + 1024 * 0.02 + 2000 * $write + 10 * $output) / 1000000.0000 * $share)");
+	is(wait_for_job($node, $job), 'done', "$what: done");
+	is(query("SELECT input_tokens, cached_tokens, cache_write_tokens, cost FROM dess_batch_jobs WHERE job_id = $job"),
+		"8000|2048|4000|$cost", "$what: tokens that are written to the cache are counted and paid");
+	is(query("SELECT input_tokens, cached_tokens, cache_write_tokens, cost FROM dess_batch_usage WHERE label = '$what'"),
+		"8000|2048|4000|$cost", "$what: so they are of the day");
+	is(query("SELECT sum(cache_write_tokens), trim_scale(sum(cost)) FROM dess_batch_rows WHERE job_id = $job"), "4000|$cost", "$what: and of the rows");
+}
+$simulator->post('answers', []);
+
 my $unpriced = submit_job($node, q{'texts', 'gpt-4.1-mini', 'Unpriced: {body}', 'answer', server => 'openai', max_rows => 3, label => 'unpriced'});
 is(wait_for_job($node, $unpriced), 'done', 'a model without a price can be asked');
 is(query("SELECT input_tokens > 0, cost FROM dess_batch_jobs WHERE job_id = $unpriced"), 't|', 'what it cost is not known');
 is(query("SELECT count(*), count(cost) FROM dess_batch_rows WHERE job_id = $unpriced"), '3|0', 'nor is it of a row');
 is(query("SELECT input_tokens > 0, cost FROM dess_batch_usage WHERE label = 'unpriced'"), 't|', 'nor of that day');
+# what is known stays, and what is not is counted
+query(q{INSERT INTO dess_batch.price (model, input, output) VALUES ('gpt-4.1-mini', 1, 2)});
+my $priced = submit_job($node, q{'texts', 'gpt-4.1-mini', 'Priced: {body}', 'answer', server => 'openai', max_rows => 3, label => 'unpriced', overwrite => true});
+is(wait_for_job($node, $priced), 'done', 'when it has a price');
+is(query("SELECT u.cost = j.cost AND u.cost > 0, u.unpriced_requests FROM dess_batch_usage u, dess_batch_jobs j WHERE u.label = 'unpriced' AND j.job_id = $priced"),
+	't|3', 'usage keeps what is known and counts what is not');
+query(q{DELETE FROM dess_batch.price WHERE model = 'gpt-4.1-mini'});
 is(query(q{SELECT requests, cost, price_date FROM dess_batch_estimate('texts', 'gpt-4.1-mini', 'Again: {body}', 'answer', server => 'openai', overwrite => true)}),
 	'60||', 'and there is no estimate of it');
 

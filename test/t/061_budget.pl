@@ -204,5 +204,34 @@ query(q{INSERT INTO dess_batch.price (model, input, output) VALUES ('gpt-4.1-min
 query("SELECT dess_batch_resume($unpriced, max_cost => 1)");
 is(wait_for_job($node, $unpriced), 'done', 'with a price it goes on');
 
+# ---- no budget that contains what nobody knows
+
+create_server($node, $simulator, name => 'dark');
+query(q{DELETE FROM dess_batch.price WHERE model = 'gpt-4.1-mini'; UPDATE first SET answer = NULL; TRUNCATE dess_batch.settled});
+is(wait_for_job($node, submit_job($node, q{'first', 'gpt-4.1-mini', '{body}', 'answer', server => 'dark', max_rows => 2})), 'done', 'without a price');
+query(q{INSERT INTO dess_batch.price (model, input, output) VALUES ('gpt-4.1-mini', 0.4, 1.6);
+	ALTER SERVER dark OPTIONS (ADD max_cost_per_day '1000')});
+my $dark = submit_job($node, q{'first', 'gpt-4.1-mini', '{body}', 'answer', server => 'dark'});
+is(wait_for_job($node, $dark), 'paused', 'a job that has a price is paused');
+is(query("SELECT error_code FROM dess_batch_jobs WHERE job_id = $dark"), 'unknown_cost', 'because of those that had none');
+like(query("SELECT string_agg(e, ' ') FROM dess_batch_explain($dark) e"),
+	qr/max_cost_per_day of server "dark" cannot be watched, because no price was known for 2 of the requests; it goes on at .*UPDATE dess_batch\.usage SET cost = cost \+ \.\.\., unpriced = 0 WHERE server = 'dark' AND unpriced > 0/,
+	'and explain says so, with the remedy');
+query("UPDATE dess_batch.usage SET cost = cost + 0.01, unpriced = 0 WHERE server = 'dark' AND unpriced > 0; SELECT dess_batch_resume($dark)");
+is(wait_for_job($node, $dark), 'done', 'which helps');
+is(query("SELECT cost > 0.01, unpriced_requests FROM dess_batch_usage WHERE server = 'dark'"), 't|0', 'and the day has a cost');
+
+# the same of a job's own budget
+query(q{DELETE FROM dess_batch.price WHERE model = 'gpt-4.1-mini'; UPDATE first SET answer = NULL; TRUNCATE dess_batch.settled});
+create_server($node, $simulator, name => 'slow', options => { max_concurrency => 1 });
+$simulator->post('settings', { latency_ms => 500 });
+$dark = submit_job($node, q{'first', 'gpt-4.1-mini', '{body}', 'answer', server => 'slow', mode => 'online'});
+$node->poll_query_until('postgres', "SELECT done > 0 FROM dess_batch_jobs WHERE job_id = $dark") or die 'no answer';
+query(q{INSERT INTO dess_batch.price (model, input, output) VALUES ('gpt-4.1-mini', 0.4, 1.6)});
+query("SELECT dess_batch_pause($dark); SELECT dess_batch_resume($dark, max_cost => 1000)");
+is(wait_for_job($node, $dark), 'paused', 'a job\'s own budget is not believed either');
+like(query("SELECT dess_batch_explain($dark)"),
+	qr/max_cost cannot be watched, because no price was known for \d+ of the requests\. UPDATE dess_batch\.batch SET .* WHERE job_id = $dark AND/, 'and explain says so');
+
 $node->stop;
 done_testing();

@@ -100,6 +100,8 @@ read_usage(JsonValue *body, BatchReply *reply)
 	reply->input_tokens = read_tokens(usage, "prompt_tokens", "input_tokens");
 	reply->cached_tokens = read_tokens(usage, "prompt_tokens_details.cached_tokens",
 									   "input_tokens_details.cached_tokens");
+	reply->cache_write_tokens = read_tokens(usage, "prompt_tokens_details.cache_write_tokens",
+											"input_tokens_details.cache_write_tokens");
 	reply->output_tokens = read_tokens(usage, "completion_tokens", "output_tokens");
 	reply->reasoning_tokens = read_tokens(usage, "completion_tokens_details.reasoning_tokens",
 										  "output_tokens_details.reasoning_tokens");
