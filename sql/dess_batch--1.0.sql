@@ -269,6 +269,7 @@ CREATE TABLE dess_batch.usage (
 	cache_write_tokens bigint NOT NULL,
 	cost			numeric NOT NULL,	-- at the prices of that day, of what had one
 	unpriced		bigint NOT NULL,	-- requests that had none
+	cluster			text NOT NULL,	-- whose role the owner is
 	PRIMARY KEY (day, owner, server, model, mode, label)
 ) WITH (fillfactor = 50);
 
@@ -410,18 +411,35 @@ AS 'MODULE_PATHNAME', 'dess_batch_row_key'
 LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION dess_batch.row_key(text, text[], text) IS 'the key of a row as an object, from the form the ledger keeps';
 
-CREATE FUNCTION dess_batch.may_see(owner oid, statistics_only boolean)
-RETURNS boolean
-LANGUAGE SQL STABLE PARALLEL SAFE
-RETURN pg_catalog.pg_has_role(owner, 'USAGE')
-	OR statistics_only AND pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
-COMMENT ON FUNCTION dess_batch.may_see(oid, boolean) IS 'whether the caller has the rights of that role, or reads all statistics';
-
 CREATE FUNCTION dess_batch.home()
 RETURNS text
 AS 'MODULE_PATHNAME', 'dess_batch_home'
 LANGUAGE C STRICT STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION dess_batch.home() IS 'cluster and database that the ledger is in; jobs whose home is another one are held';
+COMMENT ON FUNCTION dess_batch.home() IS 'cluster and database that the ledger is in, as "cluster/database"; jobs whose home is another one are held';
+
+/*
+ * In another cluster an OID is another role's, or nobody's: what was copied
+ * from there belongs to the role of the same name.
+ */
+CREATE FUNCTION dess_batch.owner_here(owner oid, owner_name text, home text)
+RETURNS oid
+LANGUAGE SQL STABLE PARALLEL SAFE
+RETURN CASE WHEN split_part(home, '/', 1) = split_part(dess_batch.home(), '/', 1) THEN owner
+	ELSE coalesce((SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = owner_name), 0) END;
+COMMENT ON FUNCTION dess_batch.owner_here(oid, text, text) IS 'the role that owns what has this owner in a ledger that was at home there; 0 if there is none';
+
+CREATE FUNCTION dess_batch.source_here(source oid, source_name text, home text)
+RETURNS oid
+LANGUAGE SQL STABLE PARALLEL SAFE
+RETURN CASE WHEN home = dess_batch.home() THEN source ELSE coalesce(to_regclass(source_name)::oid, 0) END;
+COMMENT ON FUNCTION dess_batch.source_here(oid, text, text) IS 'the same for a table';
+
+CREATE FUNCTION dess_batch.may_see(owner oid, owner_name text, home text, statistics_only boolean)
+RETURNS boolean
+LANGUAGE SQL STABLE PARALLEL SAFE
+RETURN pg_catalog.pg_has_role(dess_batch.owner_here(owner, owner_name, home), 'USAGE')
+	OR statistics_only AND pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON FUNCTION dess_batch.may_see(oid, text, text, boolean) IS 'whether the caller has the rights of that owner, or reads all statistics';
 
 -- All figures of a job in one snapshot.
 CREATE VIEW dess_batch.figures AS
@@ -526,7 +544,7 @@ FROM dess_batch.batch b
 	) x;
 
 CREATE VIEW dess_batch.progress AS
-SELECT j.id AS job_id, j.owner, j.label, j.source, j.source_name, j.model, j.finished_at, f.state, f.stands_still,
+SELECT j.id AS job_id, j.owner, j.owner_name, j.home, j.label, j.source, j.source_name, j.model, j.finished_at, f.state, f.stands_still,
 	   p.percent,
 	   pg_catalog.rpad(pg_catalog.repeat('#', coalesce(pg_catalog.trunc(p.percent / 5), 0)::integer), 20, '.') AS bar,
 	   f.rows, f.rows_known, f.done, f.failed,
@@ -577,15 +595,15 @@ FROM dess_batch.job j
 
 CREATE VIEW @extschema@.dess_batch_jobs WITH (security_barrier) AS
 SELECT j.id AS job_id, j.label,
-	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = j.source), j.source_name) AS source,
+	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = dess_batch.source_here(j.source, j.source_name, j.home)), j.source_name) AS source,
 	   j.target, j.model, j.server_name AS server, j.mode,
 	   f.state, f.rows, f.requests, f.done, f.failed, f.rows - f.done - f.failed AS pending,
 	   f.input_tokens, f.cached_tokens, f.output_tokens, f.reasoning_tokens, pg_catalog.trim_scale(f.cost) AS cost,
-	   coalesce((SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid = j.owner), j.owner_name) AS owner,
+	   coalesce((SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid = dess_batch.owner_here(j.owner, j.owner_name, j.home)), j.owner_name) AS owner,
 	   j.submitted_by, j.args, pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(j.system_prompt || E'\n', '') || j.prompt, 'UTF8')), 'hex') AS prompt_sha256,
 	   j.extension_version, j.created_at, j.started_at, j.finished_at, j.error_code, j.error, f.cache_write_tokens
 FROM dess_batch.job j JOIN dess_batch.figures f ON f.job_id = j.id
-WHERE dess_batch.may_see(j.owner, true)
+WHERE dess_batch.may_see(j.owner, j.owner_name, j.home, true)
 	-- a job that found no row is forgotten after a minute, even if no worker is there to remove it
 	AND NOT (j.state = 'done' AND f.rows = 0 AND j.finished_at < pg_catalog.now() - interval '1 minute');
 COMMENT ON VIEW @extschema@.dess_batch_jobs IS 'jobs with their state and figures; rows = done + failed + pending';
@@ -601,7 +619,7 @@ FROM dess_batch.batch b
 		SELECT 'stray_lines' AS code, pg_catalog.format(
 			'%s lines of results belong to no row of the batch, %s to a row that had one', b.unmatched, b.duplicates) AS words
 	) s ON b.unmatched + b.duplicates > 0
-WHERE b.no > 0 AND dess_batch.may_see(j.owner, true);
+WHERE b.no > 0 AND dess_batch.may_see(j.owner, j.owner_name, j.home, true);
 COMMENT ON VIEW @extschema@.dess_batch_batches IS 'batches of the jobs, with what each stage produced at the provider';
 
 CREATE VIEW @extschema@.dess_batch_rows WITH (security_barrier) AS
@@ -617,12 +635,12 @@ FROM dess_batch.job j
 	JOIN dess_batch.item_result r ON r.job_id = j.id
 	LEFT JOIN dess_batch.answer a ON a.job_id = r.job_id AND a.batch_no = r.batch_no AND a.no = r.no
 WHERE r.outcome IS DISTINCT FROM 'superseded' AND r.key IS NOT NULL
-	AND dess_batch.may_see(j.owner, false)
+	AND dess_batch.may_see(j.owner, j.owner_name, j.home, false)
 UNION ALL
 SELECT w.job_id, NULL, dess_batch.row_key(w.key, j.key_columns, j.key_kinds), 'pending',
 	   NULL, NULL, w.attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM dess_batch.retry_queue w JOIN dess_batch.job j ON j.id = w.job_id
-WHERE w.counts AND dess_batch.may_see(j.owner, false);
+WHERE w.counts AND dess_batch.may_see(j.owner, j.owner_name, j.home, false);
 COMMENT ON VIEW @extschema@.dess_batch_rows IS 'rows of the jobs with their outcomes';
 
 CREATE VIEW @extschema@.dess_batch_errors WITH (security_barrier) AS
@@ -632,10 +650,10 @@ COMMENT ON VIEW @extschema@.dess_batch_errors IS 'rows that failed, with the pro
 
 CREATE VIEW @extschema@.dess_batch_progress WITH (security_barrier) AS
 SELECT p.job_id, p.label,
-	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = p.source), p.source_name) AS source,
+	   coalesce((SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = dess_batch.source_here(p.source, p.source_name, p.home)), p.source_name) AS source,
 	   p.model, p.state, p.percent, p.bar, p.rows, p.done, p.failed, p.rows_per_second, p.eta, p.waiting_for
 FROM dess_batch.progress p
-WHERE dess_batch.may_see(p.owner, true)
+WHERE dess_batch.may_see(p.owner, p.owner_name, p.home, true)
 	AND NOT (p.state = 'done' AND p.rows = 0 AND p.finished_at < pg_catalog.now() - interval '1 minute');
 COMMENT ON VIEW @extschema@.dess_batch_progress IS 'how far each job is and what it is waiting for; for \watch';
 
@@ -648,8 +666,8 @@ SELECT u.day,
 	   u.cache_write_tokens, u.unpriced AS unpriced_requests
 FROM dess_batch.usage u
 	-- a join also keeps the view from being written through, by whoever was granted that
-	LEFT JOIN pg_catalog.pg_roles r ON r.oid = u.owner
-WHERE dess_batch.may_see(u.owner, true);
+	LEFT JOIN pg_catalog.pg_roles r ON r.oid = dess_batch.owner_here(u.owner, u.owner_name, u.cluster)
+WHERE dess_batch.may_see(u.owner, u.owner_name, u.cluster, true);
 COMMENT ON VIEW @extschema@.dess_batch_usage IS 'what was used, by UTC day; outlives the jobs';
 
 SET LOCAL search_path TO @extschema@, pg_temp;
@@ -968,11 +986,11 @@ COMMENT ON FUNCTION dess_batch_agreement_rows(regclass, name, name, text) IS
 -- -------------------------------------------------------------------- rights
 
 /*
- * The views call three functions of the ledger's schema as whoever reads them.
+ * The views call functions of the ledger's schema as whoever reads them.
  * Names stand here without arguments: where somebody has left a function of
  * such a name, to be called by mistake, CREATE EXTENSION stops.
  */
-GRANT EXECUTE ON FUNCTION dess_batch.row_key, dess_batch.may_see, dess_batch.home TO PUBLIC;
+GRANT EXECUTE ON FUNCTION dess_batch.row_key, dess_batch.may_see, dess_batch.owner_here, dess_batch.source_here, dess_batch.home TO PUBLIC;
 GRANT EXECUTE ON FUNCTION dess_batch_validator,
 	dess_batch_submit, dess_batch_prepare, dess_batch_preview, dess_batch_estimate, dess_batch_trigger,
 	dess_batch_upload, dess_batch_create, dess_batch_retrieve, dess_batch_status,

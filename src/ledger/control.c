@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -37,7 +38,7 @@ raise_held(int64 id)
 
 /* Is it a job of the cluster or database that this ledger was copied from? */
 static bool
-is_strange(int64 id)
+is_copied(int64 id)
 {
 	static Statement statement = {
 		.sql = "SELECT FROM dess_batch.job j WHERE j.id = $1 AND j.home <> $2"
@@ -47,14 +48,18 @@ is_strange(int64 id)
 }
 
 /*
- * Nobody but superusers has the rights of a role that was dropped.  A copy's
- * jobs are held from the start, not only when a worker has written it down.
+ * Nobody but superusers has the rights of a role that was dropped.  A copied
+ * ledger must know that it is one before anybody decides by what it says; where
+ * that cannot be written down, the job is taken for held all the same.
  */
 Job *
 ledger_control_job(int64 id)
 {
-	Job		   *job = ledger_load_job(id);
+	Job		   *job;
 
+	if (!XactReadOnly)
+		(void) ledger_check_identity();
+	job = ledger_load_job(id);
 	if (job == NULL)
 		raise_no_job(id);
 	if (!has_privs_of_role(GetUserId(), job->owner))
@@ -62,7 +67,7 @@ ledger_control_job(int64 id)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for job " INT64_FORMAT, id),
 				 errdetail("Only roles with the rights of role \"%s\" may control it.", job->owner_name)));
-	if (is_strange(id))
+	if (is_copied(id))
 		job->control = CONTROL_HOLD;
 	return job;
 }

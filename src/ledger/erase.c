@@ -171,6 +171,8 @@ ledger_source_keys(Oid source)
 	MemoryContext connection;
 	uint64		n;
 
+	/* in a copied ledger another table may have this OID */
+	(void) ledger_check_identity();
 	ledger_open(&ledger);
 	n = ledger_run(&select_source_keys, arg_oid(source));
 	connection = MemoryContextSwitchTo(ledger.caller);
@@ -303,7 +305,7 @@ static Statement select_old_jobs = {
 	"AND (j.finished_at < $1 OR j.finished_at < $2 AND j.state = 'done' AND j.requeued = 0 "
 	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND b.items > b.superseded)) "
 	"AND NOT EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_IS_OPEN("b.") ") "
-	"AND pg_has_role($3, j.owner, 'USAGE') AND j.id > $5 "
+	"AND pg_has_role($3, dess_batch.owner_here(j.owner, j.owner_name, j.home), 'USAGE') AND j.id > $5 "
 	"ORDER BY j.id LIMIT $4 FOR UPDATE SKIP LOCKED"
 };
 

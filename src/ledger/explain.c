@@ -117,7 +117,7 @@ ledger_load_spenders(const Job *job, int limit)
 {
 	static Statement statement = {
 		.sql = "SELECT CASE WHEN v.visible THEN j.id END AS id, count(*), v.visible AND f.stands_still AS still FROM dess_batch.job j "
-		"CROSS JOIN LATERAL (SELECT pg_has_role($4, j.owner, 'USAGE') AS visible) v "
+		"CROSS JOIN LATERAL (SELECT pg_has_role($4, dess_batch.owner_here(j.owner, j.owner_name, j.home), 'USAGE') AS visible) v "
 		"JOIN dess_batch.figures f ON f.job_id = j.id JOIN dess_batch.batch b ON b.job_id = j.id "
 		"WHERE j.server = $1 AND j.id <> $2 AND j.control <> 'hold' AND " JOB_IS_OPEN("j.") " AND " BATCH_IS_OPEN("b.") " "
 		"AND b.state IN ('uploading', 'creating', 'running', 'retrieving') "

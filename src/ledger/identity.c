@@ -1,17 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * identity.c
- *		The ledger: is this its own cluster and database?
+ *		The ledger: is it in its own cluster and database?
  *
- * A dump that was restored, a database made from a template and a cluster that
- * went through pg_upgrade have a ledger whose batches may be at work somewhere
- * else.  Its jobs are held until somebody adopts them.  Each job names its home,
- * because a worker may look while a dump is still being restored table by table.
+ * A dump that was restored, a database that was made from a template and a
+ * cluster that went through pg_upgrade have a ledger whose batches may be at
+ * work for somebody else.  Its jobs are held until they are adopted.  Each job
+ * names its home, because a worker may look while a dump is still being
+ * restored, table by table.
  *
- * Everything is kept as OID and as name, because OIDs mean something else
- * after a restore.  By then an OID may have been given to another table, role
- * or server, so what has no namesake gets an OID that nothing ever has.  Roles
- * belong to the cluster: in another database of the same one they stay.
+ * Tables, roles and servers are kept as OID and as name, because an OID means
+ * something else after a restore, or nothing.  What has no namesake gets an OID
+ * that nothing ever has.  Roles belong to the cluster: in another database of
+ * the same one they stay.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,26 +48,23 @@ static Statement insert_identity = {
 };
 
 static Statement delete_other_identities = {
-	.sql = "WITH gone AS (DELETE FROM dess_batch.ledger l "
-	"WHERE l.system_identifier <> $1 OR l.database <> $2 RETURNING l.system_identifier) "
-	"SELECT count(*), count(*) FILTER (WHERE system_identifier <> $1) FROM gone"
+	.sql = "DELETE FROM dess_batch.ledger l WHERE l.system_identifier <> $1 OR l.database <> $2"
 };
 
-/* Whether a job is held or merely brought home, its table, server and owner are looked up by name. */
+/* Jobs that may go on somewhere else.  The others are only brought home: their table, server and owner are found by name. */
 #define HELD_JOB \
 	"(" JOB_IS_OPEN("j.") " OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_REMAINS("b.") "))"
 
 static Statement take_in_jobs = {
-	.sql = "WITH strange AS (UPDATE dess_batch.job j SET home = $2, "
+	.sql = "WITH copied AS (UPDATE dess_batch.job j SET home = $1, "
 	"held_control = CASE WHEN " HELD_JOB " AND j.control <> 'hold' THEN j.control ELSE j.held_control END, "
 	"control = CASE WHEN " HELD_JOB " THEN 'hold' ELSE j.control END, "
-	"source = coalesce(to_regclass(j.source_name)::oid, 0), "
+	"source = dess_batch.source_here(j.source, j.source_name, j.home), "
 	"server = CASE WHEN j.server = 0 THEN 0 ELSE coalesce("
 	"(SELECT s.oid FROM pg_catalog.pg_foreign_server s WHERE s.srvname = j.server_name), 1) END, "
-	"owner = CASE WHEN split_part(j.home, '/', 1) = $1 THEN j.owner ELSE coalesce("
-	"(SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = j.owner_name), 0) END "
-	"WHERE j.home <> $2 RETURNING j.control = 'hold' AS held) "
-	"SELECT count(*) FROM strange WHERE held"
+	"owner = dess_batch.owner_here(j.owner, j.owner_name, j.home) "
+	"WHERE j.home <> $1 RETURNING j.control = 'hold' AS held) "
+	"SELECT count(*) FROM copied c WHERE c.held"
 };
 
 static Statement find_settled_sources = {
@@ -77,13 +75,12 @@ static Statement find_settled_sources = {
 };
 
 static Statement find_usage_owners = {
-	.sql = "WITH moved AS (DELETE FROM dess_batch.usage u "
-	"WHERE u.owner IS DISTINCT FROM (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = u.owner_name) RETURNING u.*) "
+	.sql = "WITH moved AS (DELETE FROM dess_batch.usage u WHERE u.cluster <> $1 RETURNING u.*) "
 	"INSERT INTO dess_batch.usage AS u (day, owner, owner_name, server, model, mode, label, "
-	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, cost, unpriced) "
-	"SELECT m.day, coalesce((SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = m.owner_name), 0), min(m.owner_name), "
+	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, cost, unpriced, cluster) "
+	"SELECT m.day, dess_batch.owner_here(m.owner, m.owner_name, m.cluster), min(m.owner_name), "
 	"m.server, m.model, m.mode, m.label, sum(m.requests), sum(m.input_tokens), sum(m.cached_tokens), "
-	"sum(m.output_tokens), sum(m.reasoning_tokens), sum(m.cache_write_tokens), sum(m.cost), sum(m.unpriced) "
+	"sum(m.output_tokens), sum(m.reasoning_tokens), sum(m.cache_write_tokens), sum(m.cost), sum(m.unpriced), $1 "
 	"FROM moved m GROUP BY 1, 2, m.server, m.model, m.mode, m.label "
 	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET " USAGE_ADDS
 };
@@ -93,29 +90,22 @@ static Statement delete_requests = {
 	.sql = "DELETE FROM dess_batch.request"
 };
 
-/* Two that come at the same time wait for each other, and the second finds it done. */
+/* Two that come at the same time wait for each other, and the second one finds it done. */
 int64
 ledger_check_identity(void)
 {
 	Ledger		ledger;
-	int64		strange;
-	int64		strange_cluster;
 	int64		held;
 
 	ledger_open(&ledger);
 	ledger_run(&insert_identity, arg_system_identifier(), arg_oid(MyDatabaseId));
-	ledger_run(&delete_other_identities, arg_system_identifier(), arg_oid(MyDatabaseId));
-	strange = ledger_get_int64(0, 1, 0);
-	strange_cluster = ledger_get_int64(0, 2, 0);
-	if (strange > 0)
+	if (ledger_run(&delete_other_identities, arg_system_identifier(), arg_oid(MyDatabaseId)) > 0)
 	{
 		ledger_run_plain(&find_settled_sources);
 		ledger_run_plain(&delete_requests);
 	}
-	if (strange_cluster > 0)
-		ledger_run_plain(&find_usage_owners);
-
-	ledger_run(&take_in_jobs, arg_system_identifier(), arg_home());
+	ledger_run(&find_usage_owners, arg_system_identifier());
+	ledger_run(&take_in_jobs, arg_home());
 	held = ledger_get_int64(0, 1, 0);
 	ledger_close(&ledger);
 	return held;
@@ -137,7 +127,7 @@ ledger_adopt(int64 id)
 	Oid			caller = GetUserId();
 	Ledger		ledger;
 
-	/* who calls must not decide by a ledger that has not noticed where it is */
+	/* the caller must not decide by a ledger that has not noticed where it is */
 	(void) ledger_check_identity();
 
 	ledger_open(&ledger);

@@ -111,7 +111,8 @@ keep_from_name(const char *name, KeepWhat *keep)
 
 /* The columns that read_job() expects. */
 #define JOB_COLUMNS \
-	"j.id, j.owner, j.owner_name, j.submitted_by, j.source, j.source_name, j.target, j.model, " \
+	"j.id, dess_batch.owner_here(j.owner, j.owner_name, j.home), j.owner_name, j.submitted_by, " \
+	"dess_batch.source_here(j.source, j.source_name, j.home), j.source_name, j.target, j.model, " \
 	"j.mode = 'online', j.provider, j.server, j.server_name, j.label, j.key_columns, j.key_kinds, " \
 	"j.prompt, j.system_prompt, j.department, j.input_columns, j.counting_columns, j.where_sql, " \
 	"j.overwrite, j.response_schema::text, j.target_columns::text, j.missing, j.parameters::text, " \

@@ -429,7 +429,8 @@ typedef struct AskedPoll
 
 /*
  * The job, for a caller who has the rights of its owner; called before the
- * others, which check no rights.  Raises 42704 and 42501.
+ * others, which check neither rights nor whether the ledger is a copy.  Raises
+ * 42704 and 42501.
  */
 extern Job *ledger_control_job(int64 id);
 
@@ -462,7 +463,7 @@ extern void ledger_adopt(int64 id);
 
 /* ---- erase.c: forgetting answers, rows and jobs ---- */
 extern void ledger_erase(int64 id);	/* raises 55000 unless the job is final */
-extern List *ledger_source_keys(Oid source);	/* every key that is known of this table: of List * of char * */
+extern List *ledger_source_keys(Oid source);	/* every key that is known of this table: of List * of char *; called before the next one */
 
 /* Returns whether there was anything to forget; raises 55006 while the row is in flight. */
 extern bool ledger_forget_row(Oid source, List *key_columns, const char *key);

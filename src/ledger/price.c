@@ -136,7 +136,7 @@ ledger_load_history(const Job *job, UsageHistory *history)
 	static Statement statement = {
 		.sql = "SELECT sum(b.requests)::bigint, sum(b.bytes)::bigint, sum(b.input_tokens)::bigint, "
 		"sum(b.cached_tokens)::bigint, sum(b.cache_write_tokens)::bigint, sum(b.output_tokens)::bigint "
-		"FROM (SELECT j.id FROM dess_batch.job j WHERE j.owner = $1 AND j.source = $2 AND j.model = $3 AND j.provider = $4 "
+		"FROM (SELECT j.id FROM dess_batch.job j WHERE j.home = $9 AND j.owner = $1 AND j.source = $2 AND j.model = $3 AND j.provider = $4 "
 		"AND j.prompt = $5 AND j.system_prompt IS NOT DISTINCT FROM $6 AND j.parameters = $7::jsonb "
 		"AND j.response_schema IS NOT DISTINCT FROM $8::jsonb ORDER BY j.id DESC LIMIT 10) j "
 		"JOIN dess_batch.batch b ON b.job_id = j.id AND b.no > 0 AND b.state = 'done' AND b.ok + b.missing > 0 AND b.failed = 0"
@@ -146,7 +146,7 @@ ledger_load_history(const Job *job, UsageHistory *history)
 	ledger_open(&ledger);
 	ledger_run(&statement, arg_oid(job->owner), arg_oid(job->source), arg_text(job->model),
 			   arg_text(job->provider), arg_text(job->prompt), arg_text(job->system_prompt),
-			   arg_text(job->parameters), arg_text(job->response_schema));
+			   arg_text(job->parameters), arg_text(job->response_schema), arg_home());
 	history->requests = ledger_get_int64(0, 1, 0);
 	history->bytes = ledger_get_int64(0, 2, 0);
 	history->input_tokens = ledger_get_int64(0, 3, 0);

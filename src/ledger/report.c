@@ -51,7 +51,8 @@ read_job(int64 id, ReportTable *table)
 		"date_trunc('second', coalesce(j.finished_at, now()) - j.started_at)::text, "
 		"j.error_code, j.error, j.prompt, j.system_prompt, j.extension_version, " UTC_TEXT("now()") " "
 		"FROM dess_batch.job j JOIN dess_batch.figures f ON f.job_id = j.id JOIN dess_batch.progress p ON p.job_id = j.id "
-		"LEFT JOIN pg_class c ON c.oid = j.source LEFT JOIN pg_roles r ON r.oid = j.owner "
+		"LEFT JOIN pg_class c ON c.oid = dess_batch.source_here(j.source, j.source_name, j.home) "
+		"LEFT JOIN pg_roles r ON r.oid = dess_batch.owner_here(j.owner, j.owner_name, j.home) "
 		"WHERE j.id = $1"
 	};
 

@@ -36,8 +36,8 @@ static Statement insert_answers = {
 
 static Statement add_usage = {
 	.sql = "INSERT INTO dess_batch.usage AS u (day, owner, owner_name, server, model, mode, label, "
-	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, cost, unpriced) "
-	"VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, coalesce($6, ''), $7, $8, $9, $10, $11, $12, $13::numeric, $14) "
+	"requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, cost, unpriced, cluster) "
+	"VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, $5, coalesce($6, ''), $7, $8, $9, $10, $11, $12, $13::numeric, $14, $15) "
 	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET " USAGE_ADDS
 };
 
@@ -172,7 +172,7 @@ count_usage(const Job *job, int64 requests, const BatchCounters *counters)
 			   arg_text(job->model), arg_text(job->online ? "online" : "batch"), arg_text(job->label),
 			   arg_int64(requests), arg_int64(counters->input_tokens), arg_int64(counters->cached_tokens),
 			   arg_int64(counters->output_tokens), arg_int64(counters->reasoning_tokens),
-			   arg_int64(counters->cache_write_tokens), arg_text(counters->cost), arg_int64(counters->unpriced));
+			   arg_int64(counters->cache_write_tokens), arg_text(counters->cost), arg_int64(counters->unpriced), arg_system_identifier());
 }
 
 void

@@ -225,8 +225,8 @@ SELECT dess_batch.row_key('1', '{a,b}', 'ns');
 SELECT dess_batch.row_key(E'1\t2', '{a}', 'ns');
 
 -- --------------------------------------------------------- who sees what
-INSERT INTO dess_batch.usage VALUES ('2020-01-01', 'regress_dess_owner'::regrole, 'regress_dess_owner', 'regress_dess', 'gpt-4o-mini', 'batch', 'figures', 5, 150, 64, 9, 3, 0, 0, 5);
-INSERT INTO dess_batch.usage VALUES ('2020-01-01', 'regress_dess_owner'::regrole, 'regress_dess_owner', 'regress_dess', 'gpt-4o-mini', 'batch', '', 1, 1, 0, 1, 0, 0, 0, 1);
+INSERT INTO dess_batch.usage VALUES ('2020-01-01', 'regress_dess_owner'::regrole, 'regress_dess_owner', 'regress_dess', 'gpt-4o-mini', 'batch', 'figures', 5, 150, 64, 9, 3, 0, 0, 5, split_part(dess_batch.home(), '/', 1));
+INSERT INTO dess_batch.usage VALUES ('2020-01-01', 'regress_dess_owner'::regrole, 'regress_dess_owner', 'regress_dess', 'gpt-4o-mini', 'batch', '', 1, 1, 0, 1, 0, 0, 0, 1, split_part(dess_batch.home(), '/', 1));
 CREATE VIEW seen AS
 SELECT (SELECT count(*) FROM dess_batch_jobs) AS jobs, (SELECT count(*) FROM dess_batch_batches) AS batches,
 	(SELECT count(*) FROM dess_batch_rows) AS rows, (SELECT count(*) FROM dess_batch_errors) AS errors,

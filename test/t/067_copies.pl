@@ -78,6 +78,33 @@ sub held
 	return;
 }
 
+# Roles have other OIDs in another cluster: here what is Alice's has Bob's.
+sub bob_is_not_alice
+{
+	my ($where, $database) = @_;
+	my $seen = q{SELECT (SELECT count(*) FROM dess_batch_jobs), (SELECT count(*) FROM dess_batch_rows), (SELECT count(answer) FROM dess_batch_rows),
+		(SELECT count(*) FROM dess_batch_batches), (SELECT count(*) FROM dess_batch_progress), (SELECT sum(cost) > 0 FROM dess_batch_usage)};
+	my ($alices) = $where->safe_psql($database, q{
+		UPDATE dess_batch.job SET owner = 'regress_bob'::regrole WHERE owner_name = 'regress_alice' RETURNING id});
+	$where->safe_psql($database, q{UPDATE dess_batch.usage SET owner = 'regress_bob'::regrole WHERE owner_name = 'regress_alice'});
+
+	foreach my $moment ('before a worker has looked', 'and when one has')
+	{
+		is($where->safe_psql($database, "SET ROLE regress_bob; $seen"), '0|0|0|0|0|', "Bob sees nothing of Alice's, $moment");
+		is($where->safe_psql($database, "SET ROLE regress_alice; $seen"), '1|1|1|1|1|t', 'Alice does');
+		foreach my $call ("dess_batch_show($alices, '{\"id\": 1}')", "dess_batch_explain($alices)", "dess_batch_report($alices)",
+			"dess_batch_erase($alices)", "dess_batch_retry($alices)", "dess_batch_cancel($alices)")
+		{
+			my ($status, $out, $err) = $where->psql($database, "SET ROLE regress_bob; SELECT $call");
+			like($err, qr/permission denied for job $alices.*regress_alice/s, "Bob may not call $call");
+		}
+		is($where->safe_psql($database, "SET ROLE regress_bob; SELECT dess_batch_purge('0 seconds')"), 0, 'nor forget it');
+		$where->safe_psql($database, 'SELECT dess_batch_start()');
+		$where->poll_query_until($database, 'SELECT count(*) = 1 FROM dess_batch.ledger') or die 'no worker looks';
+	}
+	return;
+}
+
 # ---- pg_dump and pg_restore, into the same cluster and into another
 
 my $node = start_node('original');
@@ -87,6 +114,14 @@ furnish($node, 'postgres', 30);
 my $first = submit_job($node, q{'notes', 'gpt-6-luna', prompt => '{body}', target => 'answer', where_sql => 'id <= 5', label => 'before'});
 is(wait_for_job($node, $first), 'done', 'a job is done before the dump');
 my $usage = $node->safe_psql('postgres', 'SELECT sum(input_tokens), sum(cost) FROM dess_batch_usage');
+
+# a role's own job; in the other cluster its OID will be somebody else's
+$_->safe_psql('postgres', 'CREATE ROLE regress_alice; CREATE ROLE regress_bob') foreach $node, $other;
+$node->safe_psql('postgres', q{GRANT USAGE ON FOREIGN SERVER openai TO regress_alice; GRANT SELECT, UPDATE ON notes TO regress_alice});
+my $alices = $node->safe_psql('postgres', q{SET ROLE regress_alice;
+	SELECT dess_batch_submit('notes', 'gpt-6-luna', prompt => 'Secret: {body}', target => NULL, where_sql => 'id = 1', keep => 'answer', label => 'alice')});
+is(wait_for_job($node, $alices), 'done', 'so is one of another role');
+$usage = $node->safe_psql('postgres', 'SELECT sum(input_tokens), sum(cost) FROM dess_batch_usage');
 my $job = away($node, 'postgres');
 my $batches = created();
 my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
@@ -100,6 +135,7 @@ foreach my $to ([ $node, 'restored', 'the same cluster' ], [ $other, 'elsewhere'
 	command_ok([ 'pg_restore', '--exit-on-error', '-d', $where->connstr($database), $dump ], "pg_restore into $name");
 	is($where->safe_psql($database, "SELECT state, waiting_for FROM dess_batch_progress WHERE job_id = $job"),
 		"held|dess_batch_adopt($job)", 'its job is held before a worker has looked');
+	bob_is_not_alice($where, $database) if $where == $other;
 	like(explanation($where, $database, $job), qr/It is held, .*dess_batch_adopt\($job\).*nobody looks at it here\.$/s, 'and so it is explained');
 	unlike(explanation($where, $database, $job), qr/No worker|cannot be used|next look/, 'without what is not its trouble');
 	held($where, $database, $job);
