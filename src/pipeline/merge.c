@@ -90,6 +90,13 @@ merge_classify_text(MergeGroup *group, MergeEntry *entry)
 		entry->result.error = "the answer is not valid UTF-8";
 		return;
 	}
+	if (entry->reply->is_json && !group->rules->expect_json)
+	{
+		entry->result.outcome = OUTCOME_INVALID;
+		entry->result.error_code = "22P02";
+		entry->result.error = "the answer is a JSON value instead of text";
+		return;
+	}
 	answer_read(group->rules, entry->reply->text, &entry->answer);
 	switch (entry->answer.kind)
 	{
@@ -155,6 +162,10 @@ merge_classify(MergeGroup *group, MergeEntry *entry)
 				merge_words(entry, &group->batch->batch.remote.error);
 				merge_retry(group, entry, OUTCOME_EXPIRED);
 			}
+			break;
+		case REPLY_NO_ANSWER:
+			merge_words(entry, &reply->error);
+			merge_retry(group, entry, OUTCOME_REJECTED);
 			break;
 		case REPLY_FAILED:
 			merge_classify_failure(group, entry);

@@ -233,7 +233,8 @@ typedef enum ReplyKind
 	REPLY_TRUNCATED,			/* cut at the token limit */
 	REPLY_EXPIRED,				/* never run */
 	REPLY_CANCELLED,
-	REPLY_FAILED				/* error says how */
+	REPLY_FAILED,				/* error says how */
+	REPLY_NO_ANSWER				/* the model ended well, with nothing that could be an answer */
 } ReplyKind;
 
 typedef struct BatchReply
@@ -242,7 +243,8 @@ typedef struct BatchReply
 	char	   *echoed_text;	/* the user prompt as echoed, where lines carry no id; else NULL */
 	ReplyKind	kind;
 	char	   *text;			/* with REPLY_TEXT; partial text with REPLY_TRUNCATED, or NULL */
-	StepError	error;			/* with REPLY_FAILED, words also with REPLY_REFUSED */
+	bool		is_json;		/* the text is a JSON value that stood where text should: an answer only if JSON was asked for */
+	StepError	error;			/* with REPLY_FAILED and REPLY_NO_ANSWER, words also with REPLY_REFUSED */
 	char	   *finish_reason;
 	char	   *model_version;
 	char	   *response_id;

@@ -2,7 +2,7 @@
 # their steps compiled for the backend, over lists that backend_stubs.c makes.
 # The registry names them all, so each test of steps is linked with all.
 
-PROVIDER_PURE = $(patsubst %,$(BUILD)/provider/%.o,error body openai/body openai/reply \
+PROVIDER_PURE = $(patsubst %,$(BUILD)/provider/%.o,error body reply openai/body openai/reply \
 	google/body google/reply google/schema google/key google/gcs_range)
 PROVIDER_STEPS = $(patsubst %,$(BUILD)/backend/%.o,$(addprefix provider/,builtin registry step openai/openai openai/object \
 	google/gemini google/vertex google/request google/auth google/gcs) backend_stubs)

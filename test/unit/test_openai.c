@@ -369,13 +369,15 @@ test_errors(void)
 static char *
 describe_reply(const BatchReply *reply)
 {
-	static const char *const kinds[] = {"text", "refused", "truncated", "expired", "cancelled", "failed"};
+	static const char *const kinds[] = {"text", "refused", "truncated", "expired", "cancelled", "failed", "no answer"};
 	StringInfoData out;
 
 	initStringInfo(&out);
 	appendStringInfo(&out, "%s %s", reply->custom_id, kinds[reply->kind]);
 	if (reply->text != NULL)
 		appendStringInfo(&out, " <%s>", reply->text);
+	if (reply->is_json)
+		appendStringInfoString(&out, " json");
 	if (reply->kind == REPLY_FAILED)
 		appendStringInfo(&out, " %s", error_class_name(reply->error.class));
 	if (reply->kind != REPLY_TEXT && reply->kind != REPLY_TRUNCATED)
@@ -441,17 +443,52 @@ static const LineCase line_cases[] = {
 	{CHOICE("{\"message\":{\"content\":\"half\"},\"finish_reason\":\"content_filter\"}"), "r-1 refused content_filter: half (content_filter)"},
 	{CHOICE("{\"message\":{},\"finish_reason\":\"content_filter\"}"), "r-1 refused content_filter: the model or a filter declined to answer (content_filter)"},
 	{CHOICE("{\"message\":{\"content\":null,\"tool_calls\":[]},\"finish_reason\":\"tool_calls\"}"), "r-1 failed permanent tool_calls: the model called a tool instead of answering (tool_calls)"},
-	{CHOICE("{\"message\":{\"content\":null},\"finish_reason\":\"stop\"}"), "r-1 text <> (stop)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"stop\"}"), "r-1 text <A> (stop)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"eos\"}"), "r-1 text <A> (eos)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"end_turn\"}"), "r-1 text <A> (end_turn)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"stop_sequence\"}"), "r-1 text <A> (stop_sequence)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"eos_token\"}"), "r-1 text <A> (eos_token)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"STOP\"}"), "r-1 text <A> (STOP)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"max_tokens\"}"), "r-1 truncated <A> (max_tokens)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"MAX_TOKENS\"}"), "r-1 truncated <A> (MAX_TOKENS)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"model_length\"}"), "r-1 truncated <A> (model_length)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"model_context_window_exceeded\"}"), "r-1 truncated <A> (model_context_window_exceeded)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"sensitive\"}"), "r-1 refused sensitive: A (sensitive)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"recitation\"}"), "r-1 refused recitation: A (recitation)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"SAFETY\"}"), "r-1 refused SAFETY: A (SAFETY)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"refusal\"}"), "r-1 refused refusal: A (refusal)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"abort\"}"), "r-1 failed temporary abort: the model stopped with finish reason \"abort\" (abort)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"error\"}"), "r-1 failed temporary error: the model stopped with finish reason \"error\" (error)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"network_error\"}"), "r-1 failed temporary network_error: the model stopped with finish reason \"network_error\" (network_error)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"insufficient_system_resource\"}"), "r-1 failed temporary insufficient_system_resource: the model stopped with finish reason \"insufficient_system_resource\" (insufficient_system_resource)"},
+	{CHOICE("{\"message\":{\"content\":\"A\"},\"finish_reason\":\"never_heard_of\"}"), "r-1 failed permanent never_heard_of: the model stopped with finish reason \"never_heard_of\" (never_heard_of)"},
+	{CHOICE("{\"message\":{\"content\":null,\"reasoning_content\":\"A\"},\"finish_reason\":\"stop\"}"), "r-1 no answer no_answer: the reply has no text that could be an answer (stop)"},
+	{CHOICE("{\"message\":{\"content\":null,\"reasoning\":\"A\"},\"finish_reason\":\"stop\"}"), "r-1 no answer no_answer: the reply has no text that could be an answer (stop)"},
+	{CHOICE("{\"message\":{\"content\":[]},\"finish_reason\":\"stop\"}"), "r-1 no answer no_answer: the reply has no text that could be an answer (stop)"},
+	{CHOICE("{\"message\":{\"content\":[{\"type\":\"thinking\",\"thinking\":\"A\"}]},\"finish_reason\":\"stop\"}"), "r-1 no answer no_answer: the reply has no text that could be an answer (stop)"},
+	{CHOICE("{\"message\":{\"content\":\"\",\"tool_calls\":[{\"id\":\"c\"}]},\"finish_reason\":\"stop\"}"), "r-1 failed permanent tool_calls: the model called a tool instead of answering (stop)"},
+	{CHOICE("{\"message\":{\"content\":\"Let me see\",\"tool_calls\":[{\"id\":\"c\"}]},\"finish_reason\":\"stop\"}"), "r-1 failed permanent tool_calls: the model called a tool instead of answering (stop)"},
+	{CHOICE("{\"message\":{\"content\":null,\"function_call\":{\"name\":\"f\"}},\"finish_reason\":\"stop\"}"), "r-1 failed permanent tool_calls: the model called a tool instead of answering (stop)"},
+	{CHOICE("{\"message\":{\"content\":7},\"finish_reason\":\"stop\"}"), "r-1 text <7> json (stop)"},
+	{CHOICE("{\"message\":{\"content\":\"\"},\"finish_reason\":\"stop\"}"), "r-1 text <> (stop)"},
+	{CHOICE("{\"message\":{\"content\":\"<think>a</think>\"},\"finish_reason\":\"stop\"}"), "r-1 no answer no_answer: the reply has reasoning, and no answer (stop)"},
+	{CHOICE("{\"message\":{\"content\":\"<think>a\"},\"finish_reason\":\"stop\"}"), "r-1 no answer no_answer: the reply has reasoning, and no answer (stop)"},
+	{CHOICE("{\"message\":{\"content\":\"a</think>\\n\\nB\"},\"finish_reason\":\"stop\"}"), "r-1 text <B> (stop)"},
+	{CHOICE("{\"message\":{\"content\":\"B <think>a</think>\"},\"finish_reason\":\"stop\"}"), "r-1 text <B <think>a</think>> (stop)"},
+	{BODY("{\"choices\":[{\"message\":{\"content\":\"A\"},\"finish_reason\":\"stop\"}],\"error\":{\"message\":\"upstream broke off\",\"code\":502}}"), "r-1 failed temporary 502: upstream broke off"},
+	{BODY("{\"choices\":[],\"error\":{\"message\":\"no credit\",\"code\":402}}"), "r-1 failed quota 402: no credit"},
+	{BODY("{\"choices\":[],\"error\":{\"message\":\"slow down\",\"code\":429}}"), "r-1 failed rate 429: slow down"},
+	{CHOICE("{\"message\":{\"content\":null},\"finish_reason\":\"stop\"}"), "r-1 no answer no_answer: the reply has no text that could be an answer (stop)"},
 	{CHOICE(""), "r-1 failed temporary bad_reply: the reply has no message"},
 	{CHOICE("null"), "r-1 failed temporary bad_reply: the reply has no message"},
 	{CHOICE("7"), "r-1 failed temporary bad_reply: the reply has no message"},
 	{CHOICE("{\"finish_reason\":\"error\",\"error\":{\"code\":502,\"message\":\"upstream\"}}"), "r-1 failed temporary 502: upstream (error)"},
 	{CHOICE("{\"text\":\"old style\",\"finish_reason\":\"stop\"}"), "r-1 text <old style> (stop)"},
-	{CHOICE("{\"message\":{\"content\":\"<think>a</think>b\",\"reasoning_content\":\"zzz\"}}"), "r-1 text <<think>a</think>b>"},
+	{CHOICE("{\"message\":{\"content\":\"<think>a</think>b\",\"reasoning_content\":\"zzz\"}}"), "r-1 text <b>"},
 
 	/* 1.9: compatible servers */
 	{CHOICE("{\"message\":{\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"image\",\"text\":\"no\"},{\"text\":\"b\"},\"c\",7,null]}}"), "r-1 text <abc>"},
-	{CHOICE("{\"message\":{\"content\":{\"text\":\"x\"}},\"finish_reason\":\"stop\"}"), "r-1 text <> (stop)"},
+	{CHOICE("{\"message\":{\"content\":{\"text\":\"x\"}},\"finish_reason\":\"stop\"}"), "r-1 text <{\"text\":\"x\"}> json (stop)"},
 	{LINE("\"response\":{\"status_code\":400,\"request_id\":\"v\",\"body\":null},\"error\":\"The prompt is too long\""), "r-1 failed permanent 400: The prompt is too long"},
 	{LINE("\"response\":{\"status_code\":400,\"body\":null},\"error\":{\"error\":{\"message\":\"m\",\"type\":\"BadRequestError\",\"param\":null,\"code\":400}}"), "r-1 failed permanent BadRequestError: m"},
 	{LINE("\"response\":null,\"error\":{\"message\":\"m\",\"code\":400}"), "r-1 failed permanent 400: m"},
@@ -494,8 +531,8 @@ static const LineCase line_cases[] = {
 	{OUTPUT("[]", ",\"status\":\"failed\""), "r-1 failed temporary failed: the response has status \"failed\" (failed) resp_1"},
 	{OUTPUT("[]", ",\"status\":\"cancelled\""), "r-1 cancelled cancelled: the response was cancelled (cancelled) resp_1"},
 	{OUTPUT("[]", ",\"status\":\"in_progress\""), "r-1 failed temporary in_progress: the response has status \"in_progress\" (in_progress) resp_1"},
-	{OUTPUT("[{\"type\":\"function_call\"}]", ",\"status\":\"completed\""), "r-1 failed temporary bad_reply: the response has no message (completed) resp_1"},
-	{OUTPUT("[null,7,\"x\",[]]", ",\"status\":\"completed\""), "r-1 failed temporary bad_reply: the response has no message (completed) resp_1"},
+	{OUTPUT("[{\"type\":\"function_call\"}]", ",\"status\":\"completed\""), "r-1 failed permanent tool_calls: the model called a tool instead of answering (completed) resp_1"},
+	{OUTPUT("[null,7,\"x\",[]]", ",\"status\":\"completed\""), "r-1 no answer no_answer: the reply has no text that could be an answer (completed) resp_1"},
 
 	/* text that PostgreSQL cannot hold, and text that looks odd */
 	{CHOICE("{\"message\":{\"content\":\"a\\u0000b\\ud800c\xe2\x80\xa8" "d\"}}"), "r-1 text <a\xef\xbf\xbd" "b\xef\xbf\xbd" "c\xe2\x80\xa8" "d>"},

@@ -22,68 +22,8 @@
 
 #include "provider/body.h"
 #include "provider/google/google.h"
+#include "provider/reply.h"
 #include "text/json.h"
-
-#define MAX_TOKENS_SAID	INT64CONST(1000000000000)
-
-typedef enum FinishMeaning
-{
-	FINISH_GOOD,
-	FINISH_TRUNCATED,
-	FINISH_REFUSED,
-	FINISH_AGAIN,				/* another try may end otherwise */
-	FINISH_BAD
-} FinishMeaning;
-
-static FinishMeaning
-finish_meaning(const char *reason)
-{
-	static const struct
-	{
-		const char *reason;
-		FinishMeaning meaning;
-	}			reasons[] = {
-		{"STOP", FINISH_GOOD}, {"FINISH_REASON_UNSPECIFIED", FINISH_GOOD},
-		{"MAX_TOKENS", FINISH_TRUNCATED}, {"CONTINUATION", FINISH_TRUNCATED},
-		{"SAFETY", FINISH_REFUSED}, {"RECITATION", FINISH_REFUSED}, {"BLOCKLIST", FINISH_REFUSED},
-		{"PROHIBITED_CONTENT", FINISH_REFUSED}, {"SPII", FINISH_REFUSED}, {"MODEL_ARMOR", FINISH_REFUSED},
-		{"JAILBREAK", FINISH_REFUSED}, {"IMAGE_SAFETY", FINISH_REFUSED},
-		{"IMAGE_PROHIBITED_CONTENT", FINISH_REFUSED}, {"IMAGE_RECITATION", FINISH_REFUSED},
-		{"OTHER", FINISH_AGAIN}, {"MALFORMED_RESPONSE", FINISH_AGAIN},
-	};
-
-	if (reason == NULL)
-		return FINISH_GOOD;
-	for (int i = 0; i < lengthof(reasons); i++)
-	{
-		if (pg_strcasecmp(reason, reasons[i].reason) == 0)
-			return reasons[i].meaning;
-	}
-	return FINISH_BAD;
-}
-
-static char *
-copy_member(JsonValue *object, const char *name)
-{
-	const char *text = json_member_string(object, name);
-
-	return text ? pstrdup(text) : NULL;
-}
-
-static void
-reply_failed(BatchReply *reply, ErrorClass class, const char *code, const char *message)
-{
-	reply->kind = REPLY_FAILED;
-	error_set(&reply->error, class, code, message);
-}
-
-static void
-reply_refused(BatchReply *reply, const char *code, const char *words)
-{
-	reply->kind = REPLY_REFUSED;
-	error_set(&reply->error, ERROR_PERMANENT, code,
-			  (words != NULL && words[0] != '\0') ? words : "the model or a filter declined to answer");
-}
 
 /* ---- failures ---- */
 
@@ -174,9 +114,7 @@ reply_from_error(BatchReply *reply, int status, JsonValue *error)
 static int64
 read_tokens(JsonValue *usage, const char *name)
 {
-	int64		tokens = json_member_int64(usage, name, 0);
-
-	return (tokens < 0 || tokens > MAX_TOKENS_SAID) ? 0 : tokens;
+	return reply_tokens(json_member_int64(usage, name, 0));
 }
 
 /* Thoughts are billed as output, and what tools put into the prompt as input. */
@@ -209,44 +147,34 @@ append_parts(StringInfo text, JsonValue *content)
 	return any;
 }
 
+static bool
+calls_tool(JsonValue *content)
+{
+	for (JsonValue *part = json_first(json_member(content, "parts")); part != NULL; part = json_next(part))
+	{
+		if (json_is_object(json_member(part, "functionCall")))
+			return true;
+	}
+	return false;
+}
+
 /* The first candidate, with how it ended. */
 static void
 read_candidate(JsonValue *candidate, BatchReply *reply)
 {
+	JsonValue  *content = json_member(candidate, "content");
 	const char *finish = json_member_string(candidate, "finishReason");
-	const char *words = json_member_string(candidate, "finishMessage");
+	Ending		ending = ending_of(finish);
 	StringInfoData text;
 	bool		any;
 
 	initStringInfo(&text);
-	any = append_parts(&text, json_member(candidate, "content"));
-	reply->finish_reason = copy_member(candidate, "finishReason");
-	switch (finish_meaning(finish))
-	{
-		case FINISH_GOOD:
-			reply->kind = REPLY_TEXT;
-			reply->text = text.data;
-			if (!any)
-			{
-				reply->text = NULL;
-				reply_failed(reply, ERROR_PERMANENT, "no_parts",
-							 psprintf("the answer has no text (finishReason %s)", finish ? finish : "not given"));
-			}
-			break;
-		case FINISH_TRUNCATED:
-			reply->kind = REPLY_TRUNCATED;
-			reply->text = any ? text.data : NULL;
-			error_set(&reply->error, ERROR_PERMANENT, finish, "the answer was cut at the token limit");
-			break;
-		case FINISH_REFUSED:
-			reply_refused(reply, finish, words);
-			break;
-		case FINISH_AGAIN:
-		case FINISH_BAD:
-			reply_failed(reply, finish_meaning(finish) == FINISH_AGAIN ? ERROR_TEMPORARY : ERROR_PERMANENT,
-						 finish, words ? words : psprintf("the model stopped with finishReason %s", finish));
-			break;
-	}
+	any = append_parts(&text, content);
+	reply->finish_reason = reply_copy_member(candidate, "finishReason");
+	if (ending == ENDING_GOOD && calls_tool(content))
+		reply_end(reply, ENDING_TOOL, "functionCall", NULL, NULL);
+	else
+		reply_end(reply, ending, finish, any ? text.data : NULL, json_member_string(candidate, "finishMessage"));
 }
 
 static void
@@ -308,8 +236,8 @@ read_result(JsonValue *line, BatchReply *reply)
 	JsonValue  *status = json_member(line, "status");
 	int64		http = json_member_int64(line, "http_status", 0);
 
-	reply->model_version = copy_member(response, "modelVersion");
-	reply->response_id = copy_member(response, "responseId");
+	reply->model_version = reply_copy_member(response, "modelVersion");
+	reply->response_id = reply_copy_member(response, "responseId");
 	read_usage(response, reply);
 
 	if (is_error(error) || http >= 300)
@@ -340,9 +268,9 @@ gemini_read_line(const char *line, size_t length, BatchReply *reply, const char 
 		return false;
 
 	root = json_root(doc);
-	reply->custom_id = copy_member(root, "key");
+	reply->custom_id = reply_copy_member(root, "key");
 	if (reply->custom_id == NULL)
-		reply->custom_id = copy_member(json_member(root, "metadata"), "key");
+		reply->custom_id = reply_copy_member(json_member(root, "metadata"), "key");
 	reply->echoed_text = read_echo(json_member(root, "request"));
 	if (reply->custom_id == NULL && reply->echoed_text == NULL)
 	{

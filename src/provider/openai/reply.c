@@ -23,38 +23,13 @@
 
 #include "provider/body.h"
 #include "provider/openai/openai.h"
+#include "provider/reply.h"
 #include "text/json.h"
-
-#define MAX_TOKENS_SAID	INT64CONST(1000000000000)
-
-static char *
-copy_member(JsonValue *object, const char *name)
-{
-	const char *text = json_member_string(object, name);
-
-	return text ? pstrdup(text) : NULL;
-}
 
 static bool
 equals(const char *text, const char *word)
 {
 	return text != NULL && pg_strcasecmp(text, word) == 0;
-}
-
-/* A refusal or a filter's stop, with words if there are any. */
-static void
-reply_refused(BatchReply *reply, const char *code, const char *words)
-{
-	reply->kind = REPLY_REFUSED;
-	error_set(&reply->error, ERROR_PERMANENT, code,
-			  (words != NULL && words[0] != '\0') ? words : "the model or a filter declined to answer");
-}
-
-static void
-reply_failed(BatchReply *reply, ErrorClass class, const char *code, const char *message)
-{
-	reply->kind = REPLY_FAILED;
-	error_set(&reply->error, class, code, message);
 }
 
 /* An error value of any shape.  Some codes are no failures but outcomes of their own. */
@@ -82,6 +57,17 @@ reply_from_error(BatchReply *reply, int status, JsonValue *value)
 		reply->error.class = ERROR_PERMANENT;
 }
 
+/* An "error" that is null, empty or {} is none. */
+static bool
+is_error(JsonValue *error)
+{
+	if (error == NULL)
+		return false;
+	if (json_is_string(error))
+		return json_string(error)[0] != '\0';
+	return !(json_is_object(error) || json_is_array(error)) || json_first(error) != NULL;
+}
+
 static int64
 read_tokens(JsonValue *usage, const char *chat_name, const char *responses_name)
 {
@@ -89,7 +75,7 @@ read_tokens(JsonValue *usage, const char *chat_name, const char *responses_name)
 
 	if (!json_int64(json_path(usage, chat_name), &tokens))
 		json_int64(json_path(usage, responses_name), &tokens);
-	return (tokens < 0 || tokens > MAX_TOKENS_SAID) ? 0 : tokens;
+	return reply_tokens(tokens);
 }
 
 static void
@@ -139,28 +125,23 @@ append_content(StringInfo text, JsonValue *content, const char **refusal)
 	return any;
 }
 
-/*
- * Settles what was said with how it ended.  A refusal counts above all; an
- * answer that stops at the token limit may have no text at all, when thinking
- * took the whole allowance.
- */
-static void
-reply_finish(BatchReply *reply, StringInfo text, bool any, const char *refusal, bool filtered, bool truncated)
+/* What stands in place of a message's text: an object, a number, true or false. */
+static char *
+read_json_content(JsonValue *content)
 {
-	if (refusal != NULL)
-		reply_refused(reply, "refusal", refusal);
-	else if (filtered)
-		reply_refused(reply, "content_filter", text->data);
-	else if (truncated)
-	{
-		reply->kind = REPLY_TRUNCATED;
-		reply->text = any ? text->data : NULL;
-	}
-	else
-	{
-		reply->kind = REPLY_TEXT;
-		reply->text = text->data;
-	}
+	StringInfoData text;
+
+	if (content == NULL || json_is_null(content) || json_is_string(content) || json_is_array(content))
+		return NULL;
+	initStringInfo(&text);
+	json_append_value(&text, content);
+	return text.data;
+}
+
+static bool
+calls_tool(JsonValue *message)
+{
+	return json_first(json_member(message, "tool_calls")) != NULL || json_is_object(json_member(message, "function_call"));
 }
 
 static void
@@ -170,11 +151,13 @@ read_chat(JsonValue *body, BatchReply *reply)
 	JsonValue  *message = json_member(choice, "message");
 	const char *finish = json_member_string(choice, "finish_reason");
 	const char *refusal = json_member_string(message, "refusal");
+	Ending		ending = ending_of(finish);
 	StringInfoData text;
+	char	   *json = read_json_content(json_member(message, "content"));
 	bool		any;
 
-	reply->finish_reason = copy_member(choice, "finish_reason");
-	if (json_member(choice, "error") != NULL)
+	reply->finish_reason = reply_copy_member(choice, "finish_reason");
+	if (is_error(json_member(choice, "error")))
 	{
 		reply_from_error(reply, 0, json_member(choice, "error"));
 		return;
@@ -189,10 +172,17 @@ read_chat(JsonValue *body, BatchReply *reply)
 
 	if (choice == NULL || (message == NULL && !any && finish == NULL))
 		reply_failed(reply, ERROR_TEMPORARY, CODE_BAD_REPLY, "the reply has no message");
-	else if (!any && refusal == NULL && (equals(finish, "tool_calls") || equals(finish, "function_call")))
-		reply_failed(reply, ERROR_PERMANENT, finish, "the model called a tool instead of answering");
+	else if (refusal != NULL)
+		reply_refused(reply, "refusal", refusal);
+	else if (ending == ENDING_GOOD && calls_tool(message))
+		reply_end(reply, ENDING_TOOL, "tool_calls", NULL, NULL);
+	else if (json != NULL)
+	{
+		reply->is_json = true;
+		reply_end(reply, ending, finish, json, NULL);
+	}
 	else
-		reply_finish(reply, &text, any, refusal, equals(finish, "content_filter"), equals(finish, "length"));
+		reply_end(reply, ending, finish, any ? text.data : NULL, ending == ENDING_REFUSED ? text.data : NULL);
 }
 
 /* A response that did not come to its end: returns true if that settles it. */
@@ -221,35 +211,33 @@ read_response(JsonValue *body, BatchReply *reply)
 	const char *refusal = NULL;
 	StringInfoData text;
 	bool		any = false;
+	bool		tool = false;
 	bool		incomplete = equals(status, "incomplete");
 
-	reply->finish_reason = (reason != NULL && incomplete) ? pstrdup(reason) : copy_member(body, "status");
+	reply->finish_reason = (reason != NULL && incomplete) ? pstrdup(reason) : reply_copy_member(body, "status");
 	if (read_response_status(body, status, reply))
 		return;
 
 	initStringInfo(&text);
 	for (JsonValue *item = json_first(json_member(body, "output")); item != NULL; item = json_next(item))
 	{
+		const char *type = json_member_string(item, "type");
+
+		tool |= equals(type, "function_call") || equals(type, "custom_tool_call");
 		/* what a model says about its own doings on the way is no answer */
-		if (equals(json_member_string(item, "type"), "message") &&
+		if (equals(type, "message") &&
 			!equals(json_member_string(item, "phase"), "commentary"))
 			any |= append_content(&text, json_member(item, "content"), &refusal);
 	}
-	if (!any && refusal == NULL && !incomplete)
-		reply_failed(reply, ERROR_TEMPORARY, CODE_BAD_REPLY, "the response has no message");
+	if (refusal != NULL)
+		reply_refused(reply, "refusal", refusal);
+	else if (incomplete)
+		reply_end(reply, reason != NULL ? ending_of(reason) : ENDING_TRUNCATED, reason,
+				  any ? text.data : NULL, any && equals(reason, "content_filter") ? text.data : NULL);
+	else if (tool)
+		reply_end(reply, ENDING_TOOL, "tool_calls", NULL, NULL);
 	else
-		reply_finish(reply, &text, any, refusal, incomplete && equals(reason, "content_filter"), incomplete);
-}
-
-/* An "error" that is null, empty or {} is none. */
-static bool
-is_error(JsonValue *error)
-{
-	if (error == NULL)
-		return false;
-	if (json_is_string(error))
-		return json_string(error)[0] != '\0';
-	return !(json_is_object(error) || json_is_array(error)) || json_first(error) != NULL;
+		reply_end(reply, ending_of(status), status, any ? text.data : NULL, NULL);
 }
 
 static void
@@ -264,12 +252,14 @@ read_result(JsonValue *line, BatchReply *reply)
 
 	if (status < 0 || status > 999)
 		status = 0;
-	reply->model_version = copy_member(body, "model");
-	reply->response_id = copy_member(body, "id");
+	reply->model_version = reply_copy_member(body, "model");
+	reply->response_id = reply_copy_member(body, "id");
 	read_usage(body, reply);
 
 	if (is_error(error))
 		reply_from_error(reply, (int) status, error);
+	else if (is_chat && is_error(json_member(body, "error")))
+		reply_from_error(reply, (int) status, json_member(body, "error"));
 	else if (answered && status >= 200 && status < 300)
 	{
 		if (is_chat)
@@ -317,7 +307,7 @@ openai_read_line(const char *line, size_t length, BatchReply *reply, const char 
 		return false;
 
 	root = json_root(doc);
-	reply->custom_id = copy_member(root, "custom_id");
+	reply->custom_id = reply_copy_member(root, "custom_id");
 	if (reply->custom_id == NULL)
 	{
 		*why = json_is_object(root) ? "has no custom_id" : "is not an object";
