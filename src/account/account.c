@@ -514,16 +514,33 @@ route_by_model(const char *model, Oid role)
 	return built_in_account(built_in, role);
 }
 
+/* Raises if a model of that name could be another one for the provider than for us. */
+static void
+check_model(const BatchProvider *provider, const char *model)
+{
+	const char *form = provider_model_problem(provider, model);
+
+	if (form == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 provider == NULL ? errmsg("invalid name of a model: \"%s\"", account_excerpt(model)) :
+			 errmsg("invalid name of a model for provider \"%s\": \"%s\"", provider->name, account_excerpt(model)),
+			 errhint("It should be %s.", form)));
+}
+
 Account *
 account_route(const char *model, const char *server_name, Oid role)
 {
 	Account    *account;
 
 	check_role(role);
+	check_model(NULL, model);
 	if (server_name != NULL)
 		account = route_named(server_name, role);
 	else
 		account = route_by_model(model, role);
+	check_model(account->provider, model);
 	check_addresses(account);
 	return account;
 }

@@ -288,6 +288,13 @@ typedef struct BatchProvider
 	const ProviderOption *options;	/* ends with a NULL name; NULL: none */
 
 	/*
+	 * Optional.  NULL if the provider can be asked for a model of that name,
+	 * else what names look like ("a name such as ...").  Names that could be
+	 * read otherwise in an address do not come here.
+	 */
+	const char *(*check_model) (const char *model);
+
+	/*
 	 * Optional.  NULL if this provider can send what is asked, else why not
 	 * (schema, parameters), palloc'd.
 	 */
@@ -380,6 +387,16 @@ extern PGDLLEXPORT const BatchProvider *provider_find(const char *name);	/* NULL
 extern List *provider_list(void);	/* of const BatchProvider *, palloc'd, in the order of registration */
 extern bool provider_has_batches(const BatchProvider *provider);
 extern PGDLLEXPORT bool provider_glob_match(const char *globs, const char *model);	/* comma-separated, * and ? */
+
+/* ---- model.c ---- */
+
+/* NULL if the name can be matched, priced and sent as one and the same thing, else what it should be; provider may be NULL. */
+extern const char *provider_model_problem(const BatchProvider *provider, const char *model);
+
+/* Does the name have the pattern's form?  "*" stands for one part between slashes. */
+extern PGDLLEXPORT bool provider_model_fits(const char *model, const char *pattern);
+
+/* ---- step.c ---- */
 
 /*
  * Calls a step.  A secret that the other side echoes in a reply held in memory

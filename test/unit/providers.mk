@@ -4,7 +4,7 @@
 
 PROVIDER_PURE = $(patsubst %,$(BUILD)/provider/%.o,error body reply openai/body openai/reply \
 	google/body google/reply google/schema google/key google/gcs_range)
-PROVIDER_STEPS = $(patsubst %,$(BUILD)/backend/%.o,$(addprefix provider/,builtin registry step openai/openai openai/object \
+PROVIDER_STEPS = $(patsubst %,$(BUILD)/backend/%.o,$(addprefix provider/,builtin model registry step openai/openai openai/object \
 	google/gemini google/vertex google/request google/auth google/gcs) backend_stubs)
 
 $(BUILD)/test_openai $(BUILD)/test_gemini $(BUILD)/test_google_key: $(PROVIDER_PURE) $(BUILD)/reply_stubs.o

@@ -551,6 +551,34 @@ test_lines(void)
 	arena_reset();
 }
 
+/* A name is matched, priced and sent as one and the same thing. */
+static void
+test_model_names(void)
+{
+	static const struct
+	{
+		const char *provider;
+		const char *model;
+		bool		good;
+	}			cases[] = {
+		{"openai", "gpt-4o-mini", true}, {"openai", "ft:gpt-4o:org::id", true}, {"openai", "meta-llama/Llama-3.1-8B", true},
+		{"openai", "a/../b", false}, {"openai", "a//b", false}, {"openai", "/a", false}, {"openai", "a/", false},
+		{"openai", "..", false}, {"openai", "a/.", false}, {"openai", "", false}, {"openai", "a b", false},
+		{"openai", "a\tb", false}, {"openai", "a?b", false}, {"openai", "a#b", false}, {"openai", "a%2e", false},
+		{"openai", "a\\b", false}, {"openai", "a.b..c", true},
+		{"vertex", "gemini-3.5-flash", true}, {"vertex", "publishers/google/models/gemini-3.1-pro", true},
+		{"vertex", "projects/p/locations/l/endpoints/7", true}, {"vertex", "projects/p/locations/l/models/7@1", true},
+		{"vertex", "gemini-3.5-flash/x", false}, {"vertex", "publishers/google/models/a/b", false},
+		{"vertex", "gemini-3.5-flash-lite-preview/../publishers/google/models/gemini-3.1-pro", false},
+		{"gemini", "gemini-3.5-flash", true}, {"gemini", "models/gemini-3.5-flash", true},
+		{"gemini", "gemini-3.5-flash-lite/models/gemini-3.1-pro", false}, {"gemini", "publishers/google/models/gemini-3.1-pro", false},
+	};
+
+	for (int i = 0; i < lengthof(cases); i++)
+		ok((provider_model_problem(provider_find(cases[i].provider), cases[i].model) == NULL) == cases[i].good,
+		   "model \"%s\" at %s is %s", cases[i].model, cases[i].provider, cases[i].good ? "good" : "refused");
+}
+
 static void
 test_registry(void)
 {
@@ -627,6 +655,7 @@ main(void)
 	test_check();
 	test_lines();
 	test_registry();
+	test_model_names();
 	test_globs();
 	return done_testing();
 }

@@ -57,6 +57,14 @@ model_path(const char *model)
 	return psprintf("models/%s", gemini_base_name(model));
 }
 
+static const char *
+gemini_check_model(const char *model)
+{
+	if (provider_model_fits(model, "*") || provider_model_fits(model, "models/*"))
+		return NULL;
+	return "a model such as gemini-3.5-flash or models/gemini-3.5-flash";
+}
+
 /* ---- upload ---- */
 
 enum
@@ -689,6 +697,7 @@ static const ProviderOption gemini_options[] = {
 };
 
 const BatchProvider gemini_provider = {
+	.check_model = gemini_check_model,
 	.name = "gemini",
 	.usual_models = "gemini-*,gemma-*",
 	.base_url = GEMINI_BASE_URL,

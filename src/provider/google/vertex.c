@@ -142,6 +142,22 @@ model_path(const char *model)
 	return strchr(model, '/') != NULL ? pstrdup(model) : psprintf("publishers/google/models/%s", model);
 }
 
+static const char *
+vertex_check_model(const char *model)
+{
+	static const char *const patterns[] = {
+		"*", "publishers/*/models/*", "projects/*/locations/*/publishers/*/models/*",
+		"projects/*/locations/*/models/*", "projects/*/locations/*/endpoints/*"
+	};
+
+	for (int i = 0; i < lengthof(patterns); i++)
+	{
+		if (provider_model_fits(model, patterns[i]))
+			return NULL;
+	}
+	return "a model such as gemini-3.5-flash, publishers/PUBLISHER/models/MODEL, or the resource name of a model or an endpoint of a project";
+}
+
 /* A request for a resource, with what stands behind its name. */
 static void
 ask(BatchStage *stage, StepResult *result, const char *method, const char *resource, const char *rest)
@@ -698,6 +714,7 @@ static const ProviderOption vertex_options[] = {
 };
 
 const BatchProvider vertex_provider = {
+	.check_model = vertex_check_model,
 	.name = "vertex",
 	.usual_models = "gemini-*,publishers/google/models/*",
 	.mapping_option = "service_account_key",
