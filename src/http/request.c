@@ -53,6 +53,8 @@ copy_headers(HttpTransfer *transfer, const HttpRequest *request)
 		add_header(transfer, header);
 	}
 
+	/* none is asked for, so that lengths and ranges are those of the data; some servers encode all the same */
+	add_header(transfer, "Accept-Encoding: identity");
 	/* no round trip for permission to send, and no type that nobody asked for */
 	add_header(transfer, "Expect:");
 	if (!has_type && request->parts == NIL)
@@ -230,6 +232,8 @@ describe_reply(HttpTransfer *transfer)
 	return set_option(transfer, CURLOPT_HEADERFUNCTION, transfer_receive_head) &&
 		set_option(transfer, CURLOPT_HEADERDATA, transfer) &&
 		set_option(transfer, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L) &&
+		/* undo every encoding that libcurl knows */
+		set_option(transfer, CURLOPT_ACCEPT_ENCODING, "") &&
 		set_option(transfer, CURLOPT_WRITEFUNCTION, transfer_receive_body) &&
 		set_option(transfer, CURLOPT_WRITEDATA, transfer) &&
 		(transfer->request.sink_file == NULL ||

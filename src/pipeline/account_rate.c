@@ -103,6 +103,7 @@ session_succeeded(AccountSession *session)
 	AccountLimits *limits = session->limits;
 
 	limits->unreachable = 0;
+	limits->answers++;
 	sched_concurrency_success(&limits->concurrency, limits->online_in_flight, now_ms());
 }
 
@@ -118,6 +119,7 @@ session_refused(AccountSession *session, int64 retry_after_ms)
 {
 	AccountLimits *limits = session->limits;
 
+	limits->refusals++;
 	sched_concurrency_limited(&limits->concurrency, retry_after_ms, now_ms());
 	if (retry_after_ms > 0)
 		session_block(limits, retry_after_ms);

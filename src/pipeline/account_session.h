@@ -43,6 +43,8 @@ typedef struct AccountLimits
 	int			online_jobs;	/* that could send more, as of the last count */
 	TimestampTz blocked_until;	/* online: the server asked for a pause, or cannot be reached */
 	int			unreachable;	/* failures to connect in a row */
+	int64		answers;		/* online requests that were answered, and that were refused for load */
+	int64		refusals;
 	TimestampTz left_queue_at;	/* a batch has ended at the provider */
 } AccountLimits;
 

@@ -163,6 +163,7 @@ typedef struct JobTask
 	TimestampTz due;			/* job-level work waits until then */
 	TimestampTz retry_due;		/* rows of the retry queue wait until then */
 	int			rate_rounds;	/* results in a row that had rows refused for the provider's load */
+	int			unreadable;		/* replies that could not be read, since one could */
 	int			failures;
 	int			repeats;		/* of database work that others stood in the way of */
 	JobNote		note;
@@ -212,11 +213,14 @@ extern void count_work(JobTask *task);
 
 extern bool online_work(BatchTask *batch);	/* one turn; true: there is more to do at once */
 extern TimestampTz online_due(const BatchTask *batch);	/* when it has something to do although nothing arrives */
-extern void online_reply(TransferOwner *owner, HttpTransfer *transfer);
 extern void online_flush(void); /* replies that have arrived go to the spool */
 extern int64 online_unsent(const BatchTask *batch);
 extern int	online_in_flight(const BatchTask *batch);	/* requests that wait for their answers */
 extern bool online_wants(const BatchTask *batch, TimestampTz now);	/* could it send more, if there were room? */
+
+/* ---- online_reply.c ---- */
+
+extern void online_reply(TransferOwner *owner, HttpTransfer *transfer);
 
 /* ---- online_share.c: jobs that ask the same server online ---- */
 

@@ -27,6 +27,7 @@
 #include "text/encoding.h"
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
+#define UNREADABLE_REPLIES	3	/* so many before any answer end the job */
 
 /* ---- what a reply means for its row ---- */
 
@@ -47,6 +48,12 @@ merge_retry(MergeGroup *group, MergeEntry *entry, Outcome final)
 	entry->result.outcome = attempts < MAX_ATTEMPTS && may_send ? OUTCOME_SUPERSEDED : final;
 }
 
+static bool
+is_unreadable(const BatchReply *reply)
+{
+	return reply->kind == REPLY_FAILED && reply->error.code != NULL && strcmp(reply->error.code, CODE_UNREADABLE) == 0;
+}
+
 static void
 merge_classify_failure(MergeGroup *group, MergeEntry *entry)
 {
@@ -56,9 +63,17 @@ merge_classify_failure(MergeGroup *group, MergeEntry *entry)
 	switch (error->class)
 	{
 		case ERROR_TEMPORARY:
+			if (is_unreadable(entry->reply))
+				group->nunreadable++;
 			merge_retry(group, entry, OUTCOME_LOST);
 			break;
 		case ERROR_RATE:
+			/* online.c has seen to delays: this is the row's own */
+			if (group->task->job->online)
+			{
+				entry->result.outcome = OUTCOME_REJECTED;
+				break;
+			}
 			/* a delay and no attempt */
 			entry->delayed = group->task->job->control != CONTROL_CANCEL;
 			entry->result.outcome = entry->delayed ? OUTCOME_SUPERSEDED : OUTCOME_LOST;
@@ -173,6 +188,25 @@ merge_classify(MergeGroup *group, MergeEntry *entry)
 	}
 	entry->result.billed = entry->own &&
 		(reply->kind <= REPLY_TRUNCATED || reply->input_tokens + reply->output_tokens > 0);
+}
+
+/*
+ * A server none of whose first replies can be read will hardly send better
+ * ones, and all of them are paid: the job ends before it has bought the rest.
+ */
+static void
+merge_check_readable(MergeGroup *group)
+{
+	JobTask    *task = group->task;
+
+	if (group->nunreadable < group->nentries)
+		return;
+	ledger_count_answers(task->job->id, &group->answers, &group->failed);
+	if (group->answers > 0 || task->unreadable + group->nunreadable < UNREADABLE_REPLIES)
+		return;
+	group->fatal = &group->entries[0].reply->error;
+	for (int i = 0; i < group->nentries; i++)
+		group->entries[i].result.outcome = task->job->control == CONTROL_CANCEL ? OUTCOME_CANCELLED : OUTCOME_SUPERSEDED;
 }
 
 /* ---- writing ---- */
@@ -529,6 +563,8 @@ merge_txn(void *arg)
 	worker_txn_end_own_work();
 	for (int i = 0; i < group->nentries; i++)
 		merge_classify(group, &group->entries[i]);
+	if (group->nunreadable > 0)
+		merge_check_readable(group);
 	if (group->nentries > 0)
 		merge_write(group);
 	usercxt_leave(&user);
@@ -547,6 +583,9 @@ merge_remember(MergeGroup *group)
 	MergeState *state = group->state;
 	JobTask    *task = group->task;
 
+	state->good_lines += group->good_lines;
+	state->bad_lines += group->bad_lines;
+	task->unreadable = group->nunreadable < group->nentries ? 0 : task->unreadable + group->nunreadable;
 	for (int i = 0; i < group->nentries; i++)
 	{
 		const MergeEntry *entry = &group->entries[i];
@@ -637,6 +676,12 @@ merge_lines(BatchTask *batch, bool *end)
 	bool		trouble;
 
 	*end = !merge_group(batch, &trouble) && !trouble;
+}
+
+bool
+merge_has_unread(const BatchTask *batch)
+{
+	return (batch->merge != NULL ? batch->merge->file : 0) < batch->download.files;
 }
 
 /*

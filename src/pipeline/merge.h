@@ -36,12 +36,17 @@ typedef struct MergeState
 	bool		locked_left;	/* rows that others had locked were passed over */
 	bool		delayed;		/* rows were refused for the provider's load */
 	int			passes;
+	int64		good_lines;		/* of this pass: lines that are results, of whatever */
+	int64		bad_lines;		/* that are none */
 } MergeState;
 
 /* ---- merge.c ---- */
 
 /* One turn of a batch whose result files are in the spool; false: it is another batch's turn. */
 extern bool merge_work(BatchTask *batch);
+
+/* Are there files in the spool that were not merged to their end? */
+extern bool merge_has_unread(const BatchTask *batch);
 
 /* Merges one group of lines of the current result file; *end: there were no more. */
 extern void merge_lines(BatchTask *batch, bool *end);

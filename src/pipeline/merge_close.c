@@ -136,6 +136,37 @@ close_later(BatchTask *batch)
 	return true;
 }
 
+/* Was there something in the result files, but not one line of a result? */
+static bool
+files_are_broken(const BatchTask *batch)
+{
+	const MergeState *state = batch->merge;
+
+	return !batch->job->job->online && state->bad_lines > 0 && state->good_lines == 0 &&
+		state->nanswered == 0 && batch->job->job->control != CONTROL_CANCEL;
+}
+
+/*
+ * The answers are paid, and their file cannot be read.  Its rows are not bought
+ * again: it is fetched anew, later and later, until it can be read or the job
+ * is cancelled.
+ */
+static void
+fetch_later(BatchTask *batch)
+{
+	static const StepError why = {
+		.class = ERROR_TEMPORARY,
+		.code = CODE_UNREADABLE,
+		.message = "not one line of the result files could be read; they are fetched again",
+		.retry_after_ms = -1
+	};
+
+	batch->download.files = 0;
+	merge_start_pass(batch);
+	batch_retry_step(batch, &why);
+	jobtask_note(batch->job, why.code, why.message);
+}
+
 /* Gives the rows that have no line their outcome and ends the batch. */
 void
 merge_close(BatchTask *batch)
@@ -149,6 +180,11 @@ merge_close(BatchTask *batch)
 
 	if (close_later(batch))
 		return;
+	if (files_are_broken(batch))
+	{
+		fetch_later(batch);
+		return;
+	}
 	memset(&closing, 0, sizeof(closing));
 	closing.batch = batch;
 	verdict = jobtask_run(task, NULL, "closing a batch", close_txn, &closing, &error);

@@ -43,6 +43,9 @@ typedef struct MergeGroup
 	int			max_retry_attempts;		/* highest number of attempts among them */
 	bool		delayed;		/* some are no attempts */
 	int64		unmatched;
+	int			nunreadable;	/* replies that are no JSON */
+	int			good_lines;		/* that are results, of whatever */
+	int			bad_lines;		/* that are none */
 	int64		duplicates;
 	bool		end_of_file;
 	int64		offset_after;

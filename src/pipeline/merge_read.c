@@ -137,7 +137,12 @@ merge_take_line(MergeGroup *group, const char *line, size_t length)
 	if (length == 0)
 		return;
 	if (merge_parse_line(provider, line, length, reply, &garbled))
+	{
+		group->good_lines++;
 		first = merge_find_request(group, reply);
+	}
+	else
+		group->bad_lines++;
 	/* what is read once more is not counted once more */
 	if (first == 0)
 	{

@@ -102,6 +102,8 @@ merge_start_pass(BatchTask *batch)
 	state->rest = 0;
 	state->locked_left = false;
 	state->passes++;
+	state->good_lines = 0;
+	state->bad_lines = 0;
 	batch->due = ms_from_now(sched_backoff_ms(state->passes, 1000, 30000, random_fraction()));
 }
 

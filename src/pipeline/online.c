@@ -18,52 +18,13 @@
 #include "account/account.h"
 #include "pipeline/internal.h"
 #include "pipeline/merge.h"
+#include "pipeline/online_internal.h"
 #include "runtime/batch_token.h"
 #include "text/encoding.h"
 
 #define GROUP_ANSWERS		1000
 #define GROUP_DELAY_MS		250
 #define SENDS_A_TURN		256
-/* a pause that a server asks for is told from this length on */
-#define PAUSE_WORTH_TELLING_MS	2000
-
-typedef struct OnlineRequest
-{
-	TransferOwner owner;		/* first */
-	dlist_node	node;			/* in the list of requests in flight or put back */
-	MemoryContext cxt;
-	MemoryContextCallback gone;
-	int			no;
-	char	   *line;
-	size_t		length;
-	bool		in_flight;
-	HttpTransfer *transfer;
-	RequestTicket ticket;
-	bool		refused;		/* with an access token; the next refusal is final */
-} OnlineRequest;
-
-typedef struct OnlineState
-{
-	MemoryContext cxt;
-	MemoryContextCallback gone;
-	SpoolReader *reader;		/* of the request file */
-	int			next_no;		/* the first item not looked at */
-	bool	   *answered;		/* by item: a line is in the result file */
-	OnlineReserve reserve;		/* what is sent and not merged; the batch points to it */
-	int			nunsent;
-	bool		stalled;		/* what is under way must be merged before more is sent */
-	dlist_head	in_flight;
-	dlist_head	put_back;
-	int			nin_flight;
-	char	   *result_path;
-	int64		result_length;
-	StringInfoData arrived;		/* lines not in the file yet */
-	int			narrived;
-	TimestampTz write_due;		/* they are not written before this, after a failure */
-	int			nunmerged;
-	TimestampTz first_unmerged;
-	TimestampTz send_due;		/* nothing is sent before this */
-} OnlineState;
 
 /* ---- the state ---- */
 
@@ -223,8 +184,7 @@ online_leaves(OnlineRequest *request)
 	batch->job->session->limits->online_in_flight++;
 }
 
-/* Its reply has come, or it is given up. */
-static void
+void
 online_landed(OnlineRequest *request)
 {
 	BatchTask  *batch = request->owner.batch;
@@ -247,15 +207,34 @@ online_request_gone(void *arg)
 	http_free(request->transfer);
 }
 
-/* The next request that was never answered, or NULL. */
+/* When the first of the requests that were put back may leave; DT_NOEND: there is none. */
+static TimestampTz
+online_put_back_due(const OnlineState *state)
+{
+	TimestampTz due = DT_NOEND;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &((OnlineState *) state)->put_back)
+		due = Min(due, dlist_container(OnlineRequest, node, iter.cur)->due);
+	return due;
+}
+
+/* The next request that was never answered and may leave, or NULL. */
 static OnlineRequest *
 online_next_request(BatchTask *batch)
 {
 	OnlineState *state = batch->online;
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
 
-	if (!dlist_is_empty(&state->put_back))
-		return dlist_container(OnlineRequest, node, dlist_pop_head_node(&state->put_back));
-
+	dlist_foreach(iter, &state->put_back)
+	{
+		if (dlist_container(OnlineRequest, node, iter.cur)->due <= now)
+		{
+			dlist_delete(iter.cur);
+			return dlist_container(OnlineRequest, node, iter.cur);
+		}
+	}
 	while (state->next_no <= batch->merge->nitems)
 	{
 		int			no = state->next_no;
@@ -286,6 +265,7 @@ online_next_request(BatchTask *batch)
 		request->owner.online = true;
 		request->cxt = cxt;
 		request->no = no;
+		request->answers = -1;
 		request->line = MemoryContextAlloc(cxt, length + 1);
 		memcpy(request->line, line, length);
 		request->line[length] = '\0';
@@ -339,6 +319,20 @@ online_takes(BatchTask *batch, OnlineRequest *request, double *room)
 	return false;
 }
 
+/* Does a request wait that the server refuses while it answers others? */
+static bool
+online_has_refused(const OnlineState *state)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &((OnlineState *) state)->put_back)
+	{
+		if (dlist_container(OnlineRequest, node, iter.cur)->refused_alone > 0)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Sends what the session allows; sets send_due when it has to wait.  Returns
  * true if more could be sent at once.
@@ -380,7 +374,7 @@ online_send(BatchTask *batch)
 		online_authorize(batch);
 		return false;
 	}
-	if (session->limits->unreachable == 0)
+	if (session->limits->unreachable == 0 && !online_has_refused(state))
 		jobtask_note_gone(batch->job);
 	if (!budget_find_room(batch->job, &room))
 		return false;
@@ -392,7 +386,10 @@ online_send(BatchTask *batch)
 		int64		delay;
 
 		if (request == NULL)
+		{
+			state->send_due = online_put_back_due(state);
 			return false;
+		}
 		if (!online_takes(batch, request, &room))
 			return false;
 		delay = session_delay(session, request->length);
@@ -408,124 +405,7 @@ online_send(BatchTask *batch)
 	return state->nunsent > 0 && online_room(batch) > 0;
 }
 
-/* ---- replies ---- */
-
-static void
-online_put_back(BatchTask *batch, OnlineRequest *request)
-{
-	http_free(request->transfer);
-	request->transfer = NULL;
-	online_reserve_set(&batch->online->reserve, request->no, 0);
-	dlist_push_tail(&batch->online->put_back, &request->node);
-	batch->online->nunsent++;
-}
-
-/* What the answer cost, as its line tells; a session that counts tokens wants to know. */
-static void
-online_settle(BatchTask *batch, OnlineRequest *request, const char *line, size_t length)
-{
-	const BatchProvider *provider = batch->job->session->account->provider;
-	MemoryContext caller = MemoryContextSwitchTo(request->cxt);
-	BatchReply	told;
-	bool		garbled;
-
-	memset(&told, 0, sizeof(told));
-	if (merge_parse_line(provider, line, length, &told, &garbled))
-		session_settle_tokens(batch->job->session, &request->ticket, told.input_tokens + told.output_tokens);
-	MemoryContextSwitchTo(caller);
-}
-
-/* The reply is an answer of some kind: it becomes a line of the result file. */
-static void
-online_record(BatchTask *batch, OnlineRequest *request, const HttpReply *reply)
-{
-	OnlineState *state = batch->online;
-	const BatchProvider *provider = batch->job->session->account->provider;
-	char		custom_id[64];
-	int			before = state->arrived.len;
-
-	batch_custom_id(custom_id, sizeof(custom_id), batch->batch.token, request->no);
-	provider->infer_result(&state->arrived, custom_id, reply);
-	if (session_counts_tokens(batch->job->session))
-		online_settle(batch, request, state->arrived.data + before, state->arrived.len - before - 1);
-	state->answered[request->no - 1] = true;
-	state->narrived++;
-	MemoryContextDelete(request->cxt);
-}
-
-/*
- * What a reply that is no answer means.  Returns false when it is one after
- * all, bad as it may be, and belongs to its row.
- */
-static bool
-online_handle_refusal(BatchTask *batch, OnlineRequest *request, const HttpReply *reply)
-{
-	JobTask    *task = batch->job;
-	AccountSession    *session = task->session;
-	StepError	error;
-
-	memset(&error, 0, sizeof(error));
-	error.retry_after_ms = -1;
-	error_from_http(&error, reply);
-
-	if (reply->failure == HTTP_NOT_SENT || reply->failure == HTTP_LOCAL)
-	{
-		if (session_unwell(session))
-			jobtask_note(task, encoding_to_server_lossy(error.code),
-						 encoding_to_server_lossy(error.message));
-		online_put_back(batch, request);
-		return true;
-	}
-	if (reply->failure == HTTP_OK && error.class == ERROR_RATE)
-	{
-		session_refused(session, error.retry_after_ms);
-		if (error.retry_after_ms >= PAUSE_WORTH_TELLING_MS && task->note == NOTE_NONE)
-			jobtask_note(task, encoding_to_server_lossy(error.code),
-						 psprintf("the server asks for a pause until %s: %s", timestamptz_to_str(session_opens(session)),
-								  encoding_to_server_lossy(error.message)));
-		online_put_back(batch, request);
-		return true;
-	}
-	if (reply->status == 401 && session->account->provider->authorize != NULL && !request->refused)
-	{
-		/* a token may have ended before its time: once more with a new one */
-		request->refused = true;
-		session_drop_token(session);
-		online_put_back(batch, request);
-		return true;
-	}
-	if (error.class == ERROR_QUOTA || error.class == ERROR_AUTH || error.class == ERROR_NO_SERVICE ||
-		reply->failure == HTTP_REFUSED_ADDRESS || reply->status == 404)
-	{
-		online_put_back(batch, request);
-		if (jobtask_may_send(task))
-			jobtask_fail(task, encoding_to_server_lossy(error.code),
-						 encoding_to_server_lossy(error.message));
-		return true;
-	}
-	if (error.class == ERROR_TEMPORARY)
-		(void) session_unwell(session);
-	return false;
-}
-
-void
-online_reply(TransferOwner *owner, HttpTransfer *transfer)
-{
-	OnlineRequest *request = (OnlineRequest *) owner;
-	BatchTask  *batch = owner->batch;
-	AccountSession    *session = batch->job->session;
-	HttpReply  *reply = http_reply(transfer);
-	bool		answered;
-
-	reply_blot_secret(reply, session->account->secret);
-	reply_blot_secret(reply, session->account->access_token);
-	answered = reply->failure == HTTP_OK && reply->status >= 200 && reply->status <= 299;
-	if (answered)
-		session_succeeded(session);
-	online_landed(request);
-	if (answered || !online_handle_refusal(batch, request, reply))
-		online_record(batch, request, reply);
-}
+/* ---- replies on their way to the file ---- */
 
 /* Lines that have arrived go to the file.  False: they could not, and stay. */
 static bool

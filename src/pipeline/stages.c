@@ -30,6 +30,9 @@
 /* for a job that has come to nothing */
 #define REMOVE_TRIES		3
 
+/* for an upload that is answered with something that is no file */
+#define UPLOAD_TRIES		3
+
 static void stage_done(BatchTask *batch);
 static void stage_failed(BatchTask *batch, const StepError *error);
 
@@ -308,6 +311,9 @@ retrieve_work(BatchTask *batch)
 		return false;
 	if (batch->download.files < list_length(batch->batch.remote.output_uris))
 	{
+		/* while one file is not to be found, the others are merged */
+		if (batch->looks.not_found > 0 && merge_has_unread(batch))
+			return fair_share_is_turn(&batch->job->share) && merge_work(batch);
 		if (!may_download(batch->job) || !batch_account_ready(batch))
 			return false;
 		step_begin(batch, BATCH_STEP_DOWNLOAD);
@@ -438,7 +444,9 @@ failure_in_words(const BatchTask *batch, const StepError *error)
 {
 	char	   *words = encoding_to_server_lossy(error->message);
 
-	if (error->class != ERROR_NO_SERVICE)
+	if (error->class != ERROR_NO_SERVICE && batch->batch.state != BATCH_UPLOADING)
+		return words;
+	if (error->class != ERROR_NO_SERVICE && (error->code == NULL || strcmp(error->code, CODE_BAD_REPLY) != 0))
 		return words;
 	return psprintf("server \"%s\" has no batch service, submit with mode => 'online': %s",
 					batch->job->job->server_name, words != NULL ? words : "");
@@ -463,6 +471,14 @@ create_unknown(BatchTask *batch, const StepError *error)
 		jobtask_end_failed(task);
 }
 
+/* Does the server take files, and answer with something that is no file, time and again? */
+static bool
+is_no_upload(const BatchTask *batch, const StepError *error)
+{
+	return batch->batch.state == BATCH_UPLOADING && batch->failures + 1 >= UPLOAD_TRIES &&
+		error->code != NULL && strcmp(error->code, CODE_BAD_REPLY) == 0;
+}
+
 /* Before the batch exists at the provider: nothing is paid yet. */
 static void
 unsent_stage_failed(BatchTask *batch, const StepError *error)
@@ -473,6 +489,12 @@ unsent_stage_failed(BatchTask *batch, const StepError *error)
 	{
 		case ERROR_TEMPORARY:
 		case ERROR_RATE:
+			if (is_no_upload(batch, error))
+			{
+				if (jobtask_may_send(task))
+					jobtask_fail(task, encoding_to_server_lossy(error->code), failure_in_words(batch, error));
+				break;
+			}
 			/* if the request may have had its effect, the provider is asked before it is repeated */
 			if (error->maybe_done)
 			{

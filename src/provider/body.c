@@ -56,6 +56,29 @@ body_is_json(const HttpReply *reply)
 }
 
 void
+body_append_unreadable(StringInfo out, const HttpReply *reply)
+{
+	StepError	error;
+
+	if (reply_ok(reply))
+	{
+		const char *words = error_reply_words(reply);
+
+		error_set(&error, ERROR_TEMPORARY, CODE_UNREADABLE,
+				  words == NULL ? "the server's reply is empty" :
+				  strncmp(words, "data:", 5) == 0 || strncmp(words, "event:", 6) == 0 ?
+				  "the server sends a stream of events, which was not asked for" :
+				  psprintf("the server's reply is not JSON: %s", words));
+	}
+	else
+		error_from_http(&error, reply);
+	appendStringInfoString(out, "\"code\":");
+	json_append_cstring(out, error.code != NULL ? error.code : CODE_BAD_REPLY);
+	appendStringInfoString(out, ",\"message\":");
+	json_append_cstring(out, error.message);
+}
+
+void
 body_append_member(StringInfo out, const char *name, const char *json)
 {
 	appendStringInfo(out, ",\"%s\":", name);

@@ -18,6 +18,12 @@
  */
 extern void body_append_json(StringInfo out, const char *json, size_t length);
 
+/*
+ * Appends the members "code" and "message" of an error for a reply whose body
+ * is not JSON, or for one that did not arrive.
+ */
+extern void body_append_unreadable(StringInfo out, const HttpReply *reply);
+
 /* The same as a member behind others, and the members of an object behind others. */
 extern void body_append_member(StringInfo out, const char *name, const char *json);
 extern void body_append_members_of(StringInfo out, const char *object);

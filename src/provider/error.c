@@ -24,6 +24,7 @@
 #include "runtime/sched.h"
 #include "text/json.h"
 
+#define UNKNOWN_ERROR	"unknown error"
 #define MESSAGE_LIMIT	200
 #define CODE_LIMIT		80
 
@@ -387,7 +388,7 @@ error_fill(StepError *error, int status, const char *code, const char *type,
 		if (status != 0)
 			error->message = psprintf("HTTP status %d", status);
 		else
-			error->message = error->code ? psprintf("error %s", error->code) : pstrdup("unknown error");
+			error->message = error->code ? psprintf("error %s", error->code) : pstrdup(UNKNOWN_ERROR);
 	}
 	error->maybe_done = (status >= 500 || status == 408);
 }
@@ -495,6 +496,43 @@ error_obey_should_retry(StepError *error, const char *value)
 	}
 }
 
+/* Is it text that may stand in a message? */
+static bool
+is_printable(const char *text, size_t length)
+{
+	if (!json_is_utf8(text, length))
+		return false;
+	for (size_t i = 0; i < length; i++)
+	{
+		if ((unsigned char) text[i] < ' ' && strchr("\t\r\n\f", text[i]) == NULL)
+			return false;
+	}
+	return true;
+}
+
+/* JSON without an error in it is not quoted: it may hold a secret. */
+char *
+error_reply_words(const HttpReply *reply)
+{
+	StepError	error;
+	const char *why;
+	JsonDoc    *doc;
+	bool		quotable;
+
+	if (reply->body == NULL || reply->body_length == 0)
+		return NULL;
+	if (!is_printable(reply->body, reply->body_length))
+		return pstrdup("binary data");
+	doc = json_parse(reply->body, reply->body_length, &why);
+	quotable = doc == NULL || json_member(json_root(doc), "error") != NULL;
+	json_free(doc);
+	if (!quotable)
+		return NULL;
+	memset(&error, 0, sizeof(error));
+	error_from_body(&error, 0, reply->body, reply->body_length);
+	return strcmp(error.message, UNKNOWN_ERROR) == 0 ? NULL : error.message;
+}
+
 /*
  * The same for a reply.  A 2xx is an error as well here: its caller could not
  * make sense of it, so what was asked for may have been done.
@@ -511,8 +549,10 @@ error_from_http(StepError *error, const HttpReply *reply)
 	}
 	if (reply->status >= 200 && reply->status < 300)
 	{
-		error_set(error, ERROR_TEMPORARY, CODE_BAD_REPLY,
-				  "the server's reply is not what its interface promises");
+		const char *promise = "the server's reply is not what its interface promises";
+		const char *words = error_reply_words(reply);
+
+		error_set(error, ERROR_TEMPORARY, CODE_BAD_REPLY, words != NULL ? psprintf("%s: %s", promise, words) : promise);
 		error->maybe_done = true;
 		return;
 	}

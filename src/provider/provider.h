@@ -60,6 +60,7 @@ typedef struct StepError
 #define CODE_ADDRESS_REFUSED	"address_refused"
 #define CODE_LOCAL			"local_failure"
 #define CODE_BAD_REPLY		"bad_reply"
+#define CODE_UNREADABLE		"unreadable_reply"	/* a 2xx that is no JSON: so are perhaps all replies of this server */
 #define CODE_NOT_FOUND		"not_found"
 #define CODE_UNCERTAIN		"uncertain"	/* nobody can tell whether the batch exists: ask the user */
 #define CODE_OTHER_ACCOUNT	"other_account"	/* the batch is another account's: ask the user */
@@ -438,6 +439,7 @@ extern PGDLLEXPORT char *provider_url(const char *base_url, const char *path, co
 /* provider_error.c */
 extern PGDLLEXPORT void error_set(StepError *error, ErrorClass class, const char *code, const char *message);
 extern PGDLLEXPORT void error_from_http(StepError *error, const HttpReply *reply);
+extern char *error_reply_words(const HttpReply *reply);	/* what a body says, cut; palloc'd; NULL: it is empty */
 
 /*
  * The same from a status (0: unknown) and a body of any shape, or from a value

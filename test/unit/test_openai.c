@@ -611,7 +611,7 @@ test_online(void)
 			"{\"message\":{\"content\":\"a\\nb\"}}],  \"n\": 12345678901234567890 } },\"error\":null}\n", "body is verbatim");
 	is_text(round_trip(reply), "r-1 text <a\nb>", "a good reply");
 
-	is_text(round_trip(stub_reply(200, "not JSON")), "r-1 failed temporary 200: the server's reply is not what its interface promises", "200 without JSON");
+	is_text(round_trip(stub_reply(200, "not JSON")), "r-1 failed temporary unreadable_reply: the server's reply is not JSON: not JSON", "200 without JSON");
 	is_text(round_trip(stub_reply(502, "<html><h1>Bad \"Gateway\"</h1>")), "r-1 failed temporary 502: Bad \"Gateway\"", "502 of a proxy");
 	is_text(round_trip(stub_reply(413, "")), "r-1 failed too large 413: HTTP status 413", "413 without a body");
 	is_text(round_trip(stub_reply(400, "\xff\xfe")), "r-1 failed permanent 400: ??", "400 without UTF-8");

@@ -190,7 +190,7 @@ test_upload(void)
 	is_text(PLAY(play, upload_batch_file, {0, NULL}), "POST /files; failed temporary connection_lost: no connection (maybe done)", "connection lost");
 	is_text(PLAY(play, upload_batch_file, {-1, NULL}), "POST /files; failed temporary connection_failed: no connection", "no connection");
 	is_text(PLAY(play, upload_batch_file, {200, "<html>"}), "POST /files; failed temporary bad_reply: the server's reply is not what its interface promises (maybe done)", "200 that is not JSON");
-	is_text(PLAY(play, upload_batch_file, {200, "{\"id\":\"a b\"}"}), "POST /files; failed temporary bad_reply: the server's reply is not what its interface promises (maybe done)", "id that is none");
+	is_text(PLAY(play, upload_batch_file, {200, "{\"id\":\"a b\"}"}, {200, "{}"}), "POST /files; DELETE /files/a%20b; failed permanent bad_reply: the provider gave the uploaded file an id that is too long or has blanks", "id that is none");
 	is_text(PLAY(play, upload_batch_file, {401, "{\"error\":{\"message\":\"Wrong key sk-0123456789\",\"code\":\"invalid_api_key\"}}"}),
 			"POST /files; failed auth invalid_api_key: Wrong key *************", "secret echoed");
 	is_text(PLAY(play, upload_batch_file, {401, "{\"error\":{\"message\":\"Wrong key s\\u006b-0123456789\",\"code\":\"invalid_api_key\"}}"}),
@@ -288,7 +288,7 @@ test_create(void)
 	is_text(PLAY(play, create_batch_job, {500, ""}), "POST /batches; failed temporary 500: HTTP status 500 (maybe done)", "server error");
 	is_text(PLAY(play, create_batch_job, {0, NULL}), "POST /batches; failed temporary connection_lost: no connection (maybe done)", "reply lost");
 	is_text(PLAY(play, create_batch_job, {-1, NULL}), "POST /batches; failed temporary connection_failed: no connection", "not sent");
-	is_text(PLAY(play, create_batch_job, {200, "OK"}), "POST /batches; failed temporary bad_reply: the server's reply is not what its interface promises (maybe done)", "200 without a batch");
+	is_text(PLAY(play, create_batch_job, {200, "OK"}), "POST /batches; failed temporary bad_reply: the server's reply is not what its interface promises: OK (maybe done)", "200 without a batch");
 	is_text(PLAY(play, create_batch_job, {200, "{\"error\":{\"message\":\"busy\"}}"}), "POST /batches; failed temporary bad_reply: busy (maybe done)", "200 with an error");
 	is_text(PLAY(play, create_batch_job, {429, "{\"error\":{\"message\":\"Too many\",\"code\":\"rate_limit_exceeded\"}}"}), "POST /batches; failed rate rate_limit_exceeded: Too many", "rate limit");
 	is_text(PLAY(play, create_batch_job, {400, "{\"error\":{\"message\":\"Duplicate custom_id\",\"code\":\"duplicate_custom_id\"}}"}), "POST /batches; failed permanent duplicate_custom_id: Duplicate custom_id", "refused");

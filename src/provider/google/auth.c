@@ -294,12 +294,25 @@ fail_by_metadata(BatchStage *stage, const HttpReply *reply, JsonValue *key, Step
 		step_fail(result, ERROR_AUTH, "scope", "this machine's service account may not use the scope cloud-platform");
 }
 
+/* What a server of tokens answers may hold one: a reply that is none of an error is not quoted. */
+static void
+fail_without_quoting(StepResult *result, const HttpReply *reply)
+{
+	if (reply_ok(reply))
+	{
+		step_fail(result, ERROR_TEMPORARY, CODE_BAD_REPLY, "the server's reply is not what its interface promises");
+		result->error.maybe_done = true;
+	}
+	else
+		step_fail_http(result, reply);
+}
+
 static void
 fail_exchange(BatchStage *stage, const HttpReply *reply, JsonValue *key, StepResult *result)
 {
 	const char *code;
 
-	step_fail_http(result, reply);
+	fail_without_quoting(result, reply);
 	code = result->error.code ? result->error.code : "";
 	if (stage->phase == AUTH_IMPERSONATING)
 	{
@@ -382,7 +395,7 @@ take_token(BatchStage *stage, const HttpReply *reply, JsonValue *key, StepResult
 		(flavor == NULL || strcmp(flavor, "Google") != 0))
 		step_fail(result, ERROR_AUTH, "no_credentials", "what answers as metadata server is none");
 	else if (token == NULL)
-		step_fail_http(result, reply);
+		fail_without_quoting(result, reply);
 	else if (exchangeable && !impersonated &&
 			 json_member_string(key, "service_account_impersonation_url") != NULL)
 	{

@@ -290,18 +290,13 @@ gemini_read_line(const char *line, size_t length, BatchReply *reply, const char 
 static void
 append_error(StringInfo line, const HttpReply *reply)
 {
-	StepError	error;
-
 	if (reply->failure == HTTP_OK && !reply_ok(reply) && body_is_json(reply))
 	{
 		body_append_json(line, reply->body, reply->body_length);
 		return;
 	}
-	error_from_http(&error, reply);
-	appendStringInfoString(line, "{\"code\":");
-	json_append_cstring(line, error.code ? error.code : CODE_BAD_REPLY);
-	appendStringInfoString(line, ",\"message\":");
-	json_append_cstring(line, error.message);
+	appendStringInfoChar(line, '{');
+	body_append_unreadable(line, reply);
 	appendStringInfoChar(line, '}');
 }
 

@@ -150,7 +150,8 @@ enum
 	UPLOAD_START,
 	UPLOAD_LISTING,
 	UPLOAD_SENDING,
-	UPLOAD_POLLING
+	UPLOAD_POLLING,
+	UPLOAD_REMOVING				/* a file whose id cannot be kept */
 };
 
 static char *
@@ -309,6 +310,11 @@ upload_take_sent(BatchStage *stage, const HttpReply *reply, StepResult *result)
 
 	if (root != NULL && body_read_id(root, "id") != NULL)
 		upload_take_file(stage, root, result);
+	else if (root != NULL && json_member_string(root, "id") != NULL && json_member_string(root, "id")[0] != '\0')
+	{
+		stage->phase = UPLOAD_REMOVING;
+		send_request(stage, result, "DELETE", "/files/%", json_member_string(root, "id"));
+	}
 	else
 	{
 		step_fail_http(result, reply);
@@ -356,6 +362,8 @@ openai_upload(BatchStage *stage, const HttpReply *reply, StepResult *result)
 	}
 	else if (stage->phase == UPLOAD_SENDING)
 		upload_take_sent(stage, reply, result);
+	else if (stage->phase == UPLOAD_REMOVING)
+		step_fail(result, ERROR_PERMANENT, CODE_BAD_REPLY, "the provider gave the uploaded file an id that is too long or has blanks");
 	else
 		upload_take_poll(stage, reply, result);
 }

@@ -320,20 +320,17 @@ openai_read_line(const char *line, size_t length, BatchReply *reply, const char 
 	return true;
 }
 
-/* The reply's body as the value of a member: verbatim where it is JSON, else an error made of an excerpt. */
+/* The reply's body as the value of a member: verbatim where it is JSON, else an error made of it. */
 static void
 append_body(StringInfo line, const HttpReply *reply)
 {
-	StepError	error;
-
 	if (body_is_json(reply))
 	{
 		body_append_json(line, reply->body, reply->body_length);
 		return;
 	}
-	error_from_http(&error, reply);
-	appendStringInfoString(line, "{\"error\":{\"message\":");
-	json_append_cstring(line, error.message);
+	appendStringInfoString(line, "{\"error\":{");
+	body_append_unreadable(line, reply);
 	appendStringInfoString(line, "}}");
 }
 
