@@ -27,7 +27,9 @@
 #include "text/encoding.h"
 
 #define ENOUGH_ANSWERS		200	/* before max_failed is looked at */
-#define UNREADABLE_REPLIES	3	/* so many before any answer end the job */
+/* so many replies that cannot be read, before any that can, end the job; at least the first number, and fewer than the second in a small batch */
+#define UNREADABLE_LEAST	3
+#define UNREADABLE_MOST		10
 
 /* ---- what a reply means for its row ---- */
 
@@ -202,7 +204,8 @@ merge_check_readable(MergeGroup *group)
 	if (group->nunreadable < group->nentries)
 		return;
 	ledger_count_answers(task->job->id, &group->answers, &group->failed);
-	if (group->answers > 0 || task->unreadable + group->nunreadable < UNREADABLE_REPLIES)
+	if (group->answers > 0 ||
+		task->unreadable + group->nunreadable < Max(UNREADABLE_LEAST, Min(UNREADABLE_MOST, group->batch->batch.requests)))
 		return;
 	group->fatal = &group->entries[0].reply->error;
 	for (int i = 0; i < group->nentries; i++)

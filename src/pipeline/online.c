@@ -265,7 +265,6 @@ online_next_request(BatchTask *batch)
 		request->owner.online = true;
 		request->cxt = cxt;
 		request->no = no;
-		request->answers = -1;
 		request->line = MemoryContextAlloc(cxt, length + 1);
 		memcpy(request->line, line, length);
 		request->line[length] = '\0';
@@ -319,7 +318,7 @@ online_takes(BatchTask *batch, OnlineRequest *request, double *room)
 	return false;
 }
 
-/* Does a request wait that the server refuses while it answers others? */
+/* Does a request wait that the server refuses time and again? */
 static bool
 online_has_refused(const OnlineState *state)
 {
@@ -327,7 +326,7 @@ online_has_refused(const OnlineState *state)
 
 	dlist_foreach(iter, &((OnlineState *) state)->put_back)
 	{
-		if (dlist_container(OnlineRequest, node, iter.cur)->refused_alone > 0)
+		if (dlist_container(OnlineRequest, node, iter.cur)->refused > 1)
 			return true;
 	}
 	return false;

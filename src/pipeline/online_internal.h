@@ -26,11 +26,12 @@ typedef struct OnlineRequest
 	RequestTicket ticket;
 	bool		token_refused;	/* the next refusal of an access token is final */
 
-	/* a server that answers others refuses this one for its load */
+	/* refusals for the server's load */
 	TimestampTz due;			/* it is not sent before this */
-	int			refused_alone;	/* how often in a row */
-	int64		answers;		/* of the account, as of its last refusal; -1: it was never refused */
-	int64		refusals;
+	int			refused;		/* how often */
+	int			refused_alone;	/* of these, while others were answered */
+	int64		answers;		/* of the account, as of its first refusal */
+	int64		refusals;		/* of the account, but for its own */
 } OnlineRequest;
 
 typedef struct OnlineState

@@ -23,6 +23,7 @@
 #define REFUSALS_ALONE		5
 /* others, for each of them that is refused */
 #define OTHERS_ANSWERED		5
+#define REFUSALS_WORTH_TELLING	3
 #define OWN_PAUSE_MS		INT64CONST(500)
 /* a pause that a server asks for is told from this length on */
 #define PAUSE_WORTH_TELLING_MS	2000
@@ -74,44 +75,44 @@ online_record(BatchTask *batch, OnlineRequest *request, const HttpReply *reply)
 
 /*
  * A refusal for load is a delay of the account.  But a request that is refused
- * again while others are answered, and hardly any other is refused, delays
- * nobody else: it is tried again later and later, and then the refusal is its
- * answer.  Returns false when it is.
+ * again, while others are answered and hardly any other is refused, delays
+ * nobody else: it is tried later and later, and then the refusal is its answer.
+ * Returns false when it is.
  */
 static bool
 online_delay(BatchTask *batch, OnlineRequest *request, const StepError *error)
 {
-	JobTask    *task = batch->job;
-	AccountSession *session = task->session;
+	AccountSession *session = batch->job->session;
 	AccountLimits *limits = session->limits;
 	int64		answers = limits->answers - request->answers;
 	int64		refusals = limits->refusals - request->refusals;
-	bool		alone = request->answers >= 0 && answers > 0 && answers >= OTHERS_ANSWERED * refusals;
-	int64		pause = OWN_PAUSE_MS;
+	bool		alone = request->refused > 0 && answers > 0 && answers >= OTHERS_ANSWERED * refusals;
+	const char *words = NULL;
 
+	if (request->refused++ == 0)
+	{
+		request->answers = limits->answers;
+		request->refusals = limits->refusals;
+	}
 	if (alone && ++request->refused_alone >= REFUSALS_ALONE)
 		return false;
-	if (alone)
+	if (!alone)
 	{
-		pause = OWN_PAUSE_MS << request->refused_alone;
-		if (task->note == NOTE_NONE)
-			jobtask_note(task, encoding_to_server_lossy(error->code),
-						 psprintf("the server refuses a request for its load while it answers others: %s",
-								  encoding_to_server_lossy(error->message)));
-	}
-	else
-	{
-		request->refused_alone = 0;
 		session_refused(session, error->retry_after_ms);
-		if (error->retry_after_ms >= PAUSE_WORTH_TELLING_MS && task->note == NOTE_NONE)
-			jobtask_note(task, encoding_to_server_lossy(error->code),
-						 psprintf("the server asks for a pause until %s: %s", timestamptz_to_str(session_opens(session)),
-								  encoding_to_server_lossy(error->message)));
+		/* its own refusal does not count as another one's */
+		request->refusals++;
 	}
-	request->answers = limits->answers;
-	request->refusals = limits->refusals;
+	if (alone)
+		words = "the server refuses a request for its load while it answers others";
+	else if (error->retry_after_ms >= PAUSE_WORTH_TELLING_MS)
+		words = psprintf("the server asks for a pause until %s", timestamptz_to_str(session_opens(session)));
+	else if (request->refused >= REFUSALS_WORTH_TELLING)
+		words = "the server refuses a request for its load, time and again";
+	if (words != NULL && batch->job->note == NOTE_NONE)
+		jobtask_note(batch->job, encoding_to_server_lossy(error->code),
+					 psprintf("%s: %s", words, encoding_to_server_lossy(error->message)));
 	/* others go first, so that it can be told whether they are refused as well */
-	request->due = Max(limits->blocked_until, GetCurrentTimestamp()) + pause * 1000;
+	request->due = Max(limits->blocked_until, GetCurrentTimestamp()) + (OWN_PAUSE_MS << Min(request->refused - 1, 5)) * 1000;
 	online_put_back(batch, request);
 	return true;
 }

@@ -19,11 +19,18 @@
 
 #define ID_LIMIT		512		/* longer ids are not believed */
 
+/* Bytes of a byte order mark at the beginning of a text. */
+static int
+mark_length(const char *text, size_t length)
+{
+	return (length >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) ? 3 : 0;
+}
+
 void
 body_append_json(StringInfo out, const char *json, size_t length)
 {
 	int			start = out->len;
-	int			mark = (length >= 3 && memcmp(json, "\xEF\xBB\xBF", 3) == 0) ? 3 : 0;
+	int			mark = mark_length(json, length);
 
 	appendBinaryStringInfo(out, json + mark, length - mark);
 	for (int i = start; i < out->len; i++)
@@ -37,20 +44,24 @@ bool
 body_is_json(const HttpReply *reply)
 {
 	const char *why;
+	const char *body = reply->body;
+	size_t		length = reply->body_length;
 	char	   *copy;
 	bool		result;
 
-	if (reply->body == NULL)
+	if (body == NULL)
 		return false;
-	if (json_is_valid(reply->body, reply->body_length, &why))
+	body += mark_length(body, length);
+	length -= body - reply->body;
+	if (json_is_valid(body, length, &why))
 		return true;
-	if (json_is_utf8(reply->body, reply->body_length))
+	if (json_is_utf8(body, length))
 		return false;
-	copy = palloc(reply->body_length + 1);
-	memcpy(copy, reply->body, reply->body_length);
-	copy[reply->body_length] = '\0';
-	json_replace_invalid(copy, reply->body_length);
-	result = json_is_valid(copy, reply->body_length, &why);
+	copy = palloc(length + 1);
+	memcpy(copy, body, length);
+	copy[length] = '\0';
+	json_replace_invalid(copy, length);
+	result = json_is_valid(copy, length, &why);
 	pfree(copy);
 	return result;
 }

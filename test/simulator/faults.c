@@ -113,7 +113,7 @@ rule_check(const cJSON *json, char *why, size_t size)
 {
 	static const char *const top[] = {"name", "match", "skip", "every", "times", "chance",
 		"limit", "status", "headers", "body", "json", "repeat", "fill", "content_type",
-		"delay_ms", "drop", "lose_reply", "drop_after", "trickle_ms", "truncate", "answer",
+		"delay_ms", "drop", "lose_reply", "drop_after", "trickle_ms", "truncate", "prefix", "encode", "answer",
 	"row", "batch", "file", "error", "drop_upload_after", "storage", "hold", NULL};
 	static const char *const match[] = {"method", "path", "body", "prompt", "custom_id",
 	"key", NULL};
@@ -423,6 +423,8 @@ effect_make(const cJSON *json)
 	e->drop_after = (int64_t) json_num(json, "drop_after", -1);
 	e->truncate = (int64_t) json_num(json, "truncate", -1);
 	e->trickle_ms = json_num(json, "trickle_ms", 0);
+	e->prefix = json_str(json, "prefix") ? xstrdup(json_str(json, "prefix")) : NULL;
+	e->gzip = json_str(json, "encode") != NULL && strcmp(json_str(json, "encode"), "gzip") == 0;
 	if (json_get(json, "answer") != NULL)
 		e->answer = cJSON_Duplicate(json_get(json, "answer"), 1);
 	return e;
@@ -445,6 +447,7 @@ effect_free(Effect *e)
 	cJSON_Delete(e->answer);
 	free((char *) e->content_type);
 	free(e->body);
+	free(e->prefix);
 	free(e);
 }
 

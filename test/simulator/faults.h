@@ -31,6 +31,8 @@ typedef struct Effect
 	DropKind	lose_reply;		/* the work is done, then the drop */
 	int64_t		drop_after;
 	int64_t		truncate;		/* body cut to so many bytes, -1: not */
+	char	   *prefix;			/* stands before the body */
+	bool		gzip;			/* the body is encoded so, and says it */
 	int64_t		fill;
 	char		fill_byte;
 	double		trickle_ms;

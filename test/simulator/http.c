@@ -290,6 +290,7 @@ apply_effect(Request *req, const Effect *e)
 		reply->body.len = (size_t) e->truncate;
 	if (e->truncate >= 0 && reply->fd >= 0 && reply->fd_bytes > e->truncate)
 		reply->fd_bytes = e->truncate;
+	reply_encode(reply, e->prefix, e->gzip);
 }
 
 /* The whole request is here: does the work and fills req->reply. */

@@ -130,6 +130,7 @@ extern char *req_query(const Request *req, const char *name);
 extern char *url_decode(const char *s, size_t len);
 
 extern void reply_header(Reply *reply, const char *name, const char *value);
+extern void reply_encode(Reply *reply, const char *prefix, bool gzip);
 extern int	spool_file(char **path);
 
 /* timer.c: fn(arg) is called from the timer's thread once due has come. */
