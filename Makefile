@@ -37,6 +37,8 @@ NESTED_HEADERS = http/http.h text/json.h
 
 PG_CPPFLAGS = -I$(source_dir)/src
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
+# PGXS hands on the warnings of the compiler that built PostgreSQL
+PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-unknown-warning-option)
 SHLIB_LINK = -lcurl -lcjson -lcrypto
 
 # "make installcheck" runs against a server that has the settings of test/regress.conf

@@ -50,6 +50,27 @@
 #define compat_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
 #endif
 
+/* The class of waiting for a buffer has had three names. */
+#if PG_VERSION_NUM >= 190000
+#define COMPAT_WAIT_BUFFER PG_WAIT_BUFFER
+#elif PG_VERSION_NUM >= 170000
+#define COMPAT_WAIT_BUFFER PG_WAIT_BUFFERPIN
+#else
+#define COMPAT_WAIT_BUFFER PG_WAIT_BUFFER_PIN
+#endif
+
+/* Client code of early minor releases does not know the limit of the backend. */
+#if defined(FRONTEND) && !defined(MaxAllocSize)
+#define MaxAllocSize ((Size) 0x3fffffff)
+#endif
+
+/* A failed assertion has had no type since PostgreSQL 16. */
+#if PG_VERSION_NUM >= 160000
+#define COMPAT_ASSERTION_TYPE
+#else
+#define COMPAT_ASSERTION_TYPE const char *errorType,
+#endif
+
 /* Stands at the front of a declaration in every version. */
 #if PG_VERSION_NUM >= 180000
 #define compat_noreturn pg_noreturn

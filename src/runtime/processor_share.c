@@ -35,7 +35,7 @@ is_working(const PgBackendStatus *status)
 	if (proc == NULL)
 		return false;
 	class = WAIT_CLASS(proc->wait_event_info);
-	return class == 0 || class == PG_WAIT_LWLOCK || class == PG_WAIT_BUFFER_PIN || class == PG_WAIT_IO;
+	return class == 0 || class == PG_WAIT_LWLOCK || class == COMPAT_WAIT_BUFFER || class == PG_WAIT_IO;
 }
 
 int

@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -46,7 +47,7 @@ source_limit_lock_wait(bool always)
 {
 	int			nestlevel = NewGUCNestLevel();
 
-	if ((always || IsBackgroundWorker) && (LockTimeout == 0 || LockTimeout > 1000))
+	if ((always || MyBackendType == B_BG_WORKER) && (LockTimeout == 0 || LockTimeout > 1000))
 		(void) set_config_option("lock_timeout", "1000", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	return nestlevel;

@@ -31,6 +31,7 @@
 #include "utils/memutils.h"
 #endif
 
+#include "runtime/compat.h"
 #include "text/json.h"
 #include "text/json_scan.h"
 

@@ -20,6 +20,7 @@
 #include "utils/memutils.h"
 #endif
 
+#include "runtime/compat.h"
 #include "text/json.h"
 #include "text/json_scan.h"
 

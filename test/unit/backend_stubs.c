@@ -15,6 +15,8 @@
 #include "nodes/parsenodes.h"
 #include "nodes/pg_list.h"
 
+#include "runtime/compat.h"
+
 static List *
 new_list(int length)
 {
@@ -104,7 +106,7 @@ errfinish(const char *filename, int lineno, const char *funcname)
 }
 
 void
-ExceptionalCondition(const char *conditionName, const char *errorType,
+ExceptionalCondition(const char *conditionName, COMPAT_ASSERTION_TYPE
 					 const char *fileName, int lineNumber)
 {
 	printf("Bail out! %s at %s:%d\n", conditionName, fileName, lineNumber);
