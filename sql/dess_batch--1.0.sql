@@ -5,9 +5,9 @@
 
 /*
  * Functions, procedures and views live in the extension's schema and are
- * called dess_batch_*.  Tables live in schema dess_batch and are nobody's
- * business but the extension's: no role has rights on them, the views show
- * each role what it may see, and the C code becomes their owner for them.
+ * called dess_batch_*.  Tables live in schema dess_batch, and no role has rights
+ * on them: the views show each role what it may see, and the C code becomes
+ * the owner of the tables while it works on them.
  */
 CREATE SCHEMA dess_batch;
 COMMENT ON SCHEMA dess_batch IS 'ledger of dess_batch: jobs, batches, items, results';
@@ -30,7 +30,7 @@ COMMENT ON FOREIGN DATA WRAPPER dess_batch IS
 /*
  * From here to the end of the views no name is looked up but in pg_catalog: an
  * operator or function that somebody has left in the extension's schema may
- * suit an expression better than PostgreSQL's own, and would get into the views.
+ * suit an expression better than PostgreSQL's own, and would become part of the views.
  */
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
@@ -41,8 +41,8 @@ CREATE TYPE dess_batch.outcome AS ENUM (
 );
 COMMENT ON TYPE dess_batch.outcome IS 'how a row of a job ended';
 
--- Where this ledger belongs, or has been: a dump that is restored adds its row
--- to that of the new database.
+-- The cluster and database that this ledger is in.  A dump that is restored adds
+-- the row of where it was made, until the worker has noticed.
 CREATE TABLE dess_batch.ledger (
 	system_identifier text NOT NULL,
 	database		oid NOT NULL
@@ -156,14 +156,14 @@ CREATE TABLE dess_batch.batch (
 	next_poll_at	timestamptz,
 	finished_at		timestamptz,
 	remote_deleted_at timestamptz,
-	account			text,			-- whose it is at the provider: digest of the secret or the project
-	remote_created_at timestamptz,	-- there
-	remote_cancelled_at timestamptz,	-- the provider was told
+	account			text,			-- that owns it at the provider: digest of the secret or of the project
+	remote_created_at timestamptz,	-- when it was created at the provider
+	remote_cancelled_at timestamptz,	-- when the provider was asked to cancel it
 	error_code		text,
 	error			text,
 	PRIMARY KEY (job_id, no)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 500);
--- batches with anything left to do, so that a job of thousands of them is looked through quickly
+-- batches with anything left to do, so that a job with thousands of batches is searched quickly
 CREATE INDEX batch_open ON dess_batch.batch (job_id, no)
 WHERE state NOT IN ('done', 'cancelled', 'failed')
 	OR remote_deleted_at IS NULL AND (input_uri IS NOT NULL OR remote_id IS NOT NULL);
@@ -204,7 +204,7 @@ CREATE TABLE dess_batch.result (
 	finished_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	PRIMARY KEY (job_id, batch_no, seq)
 );
--- identifiers are random, and so is the order of results: to compress them takes time and saves little
+-- identifiers and the order of results are random: compressing them would take time and save little
 ALTER TABLE dess_batch.result ALTER COLUMN response_ids SET STORAGE EXTERNAL, ALTER COLUMN nos SET STORAGE EXTERNAL;
 
 -- Answers that were not written, and those that "keep" asks for.
@@ -217,7 +217,7 @@ CREATE TABLE dess_batch.answer (
 	PRIMARY KEY (job_id, batch_no, no)
 );
 
--- Rows to be taken by key: once more after a failure, or because sample or only names them.
+-- Rows that wait to be taken by their key: once more after a failure, or because "sample" or "only" names them.
 CREATE SEQUENCE dess_batch.retry_queue_id_seq;
 CREATE TABLE dess_batch.retry_queue (
 	job_id			bigint NOT NULL,
@@ -225,12 +225,12 @@ CREATE TABLE dess_batch.retry_queue (
 	key				text NOT NULL,
 	attempts		smallint NOT NULL,	-- made so far
 	counts			boolean NOT NULL,	-- already one of the job's rows, contained in job.requeued
-	unless_hash		bytea,			-- passed over if its request still has this hash
+	unless_hash		bytea,			-- the row is passed over if its request still has this hash
 	PRIMARY KEY (job_id, id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 500);
 
--- What triggers ask for, a row a transaction, until the worker has made a job of
--- it.  It belongs to this database alone: a dump leaves it out.
+-- What triggers ask for, one row for each transaction, until the worker has made a
+-- job of it.  A dump leaves it out, because it concerns this database alone.
 CREATE TABLE dess_batch.request (
 	source			oid NOT NULL,
 	trigger_name	text NOT NULL,
@@ -494,16 +494,16 @@ FROM (
 				   min(x.next_poll_at) FILTER (WHERE x.state = 'running') AS next_poll_at,
 				   min(x.next_poll_at) FILTER (WHERE x.error_code IS NOT NULL AND x.next_poll_at > pg_catalog.now()
 											   AND x.state NOT IN ('done', 'cancelled', 'failed')) AS retry_at,
-				   min(x.no) FILTER (WHERE x.error_code = 'other_account' AND x.state IN ('creating', 'running', 'retrieving')) AS strange
+				   min(x.no) FILTER (WHERE x.error_code = 'other_account' AND x.state IN ('creating', 'running', 'retrieving')) AS other_account
 			FROM dess_batch.batch x
 			WHERE x.job_id = j.id
 		) b
 ) f;
 
--- Rows of batches with what became of them; "superseded" is superseded.  Batch by
--- batch, and with a full join because that is never a nested loop: the lengths
--- of arrays are unknown to the planner.  OFFSET 0 keeps it so, and keeps the
--- wide columns of item below the join.
+-- Rows of batches with what became of them.  The join is made batch by batch, and
+-- it is a full join because that is never a nested loop: the planner does not
+-- know the lengths of the arrays.  OFFSET 0 keeps it so, and keeps the wide
+-- columns of item below the join.
 CREATE VIEW dess_batch.item_result AS
 SELECT b.job_id, b.no AS batch_no, b.remote_id IS NOT NULL OR b.state = 'running' AS sent, x.*
 FROM dess_batch.batch b
@@ -549,7 +549,7 @@ SELECT j.id AS job_id, j.owner, j.owner_name, j.home, j.label, j.source, j.sourc
 	   pg_catalog.rpad(pg_catalog.repeat('#', coalesce(pg_catalog.trunc(p.percent / 5), 0)::integer), 20, '.') AS bar,
 	   f.rows, f.rows_known, f.done, f.failed,
 	   pg_catalog.round((t.answered / nullif(t.seconds, 0))::numeric, 1) AS rows_per_second,
-	   -- at the pace so far; not before there is a pace, and not when only merging is left
+	   -- at the rate so far; not before there is a rate, and not when only merging is left
 	   CASE WHEN f.rows_known AND t.reached > 0.02 * f.rows AND t.waits > 0
 				 AND f.state IN ('preparing', 'prepared', 'uploading', 'uploaded', 'creating', 'running', 'retrieving')
 			THEN pg_catalog.date_trunc('second', pg_catalog.make_interval(secs => t.seconds * t.waits / t.reached)) END AS eta,
@@ -563,7 +563,7 @@ SELECT j.id AS job_id, j.owner, j.owner_name, j.home, j.label, j.source, j.sourc
 		   WHEN f.stands_still AND j.stage = 'upload' THEN 'dess_batch_create(' || j.id || ')'
 		   WHEN f.stands_still THEN 'dess_batch_retrieve(' || j.id || ')'
 		   WHEN j.error IS NOT NULL THEN j.error
-		   WHEN f.strange IS NOT NULL AND f.state <> 'cancelling' THEN 'the account that created batch ' || f.strange
+		   WHEN f.other_account IS NOT NULL AND f.state <> 'cancelling' THEN 'the account that created batch ' || f.other_account
 		   WHEN f.state = 'queued' THEN 'a worker'
 		   WHEN f.state = 'running' AND j.mode = 'online' THEN 'answers'
 		   WHEN f.state = 'running' THEN 'the provider' ||
@@ -641,7 +641,7 @@ SELECT w.job_id, NULL, dess_batch.row_key(w.key, j.key_columns, j.key_kinds), 'p
 	   NULL, NULL, w.attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM dess_batch.retry_queue w JOIN dess_batch.job j ON j.id = w.job_id
 WHERE w.counts AND dess_batch.may_see(j.owner, j.owner_name, j.home, false);
-COMMENT ON VIEW @extschema@.dess_batch_rows IS 'rows of the jobs with their outcomes';
+COMMENT ON VIEW @extschema@.dess_batch_rows IS 'rows of the jobs with their outcomes; rows that were forgotten are not shown, though the figures of their job still count them';
 
 CREATE VIEW @extschema@.dess_batch_errors WITH (security_barrier) AS
 SELECT * FROM @extschema@.dess_batch_rows
@@ -921,9 +921,9 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dess_batch_trigger() IS
 'AFTER INSERT OR UPDATE ... FOR EACH STATEMENT EXECUTE FUNCTION dess_batch_trigger(''model'' [, ''argument=value'' ...]): one job of the table''s owner for what transactions changed since the last; a wrong argument fails the job, never the statement; raises 39P01 for another kind of trigger';
 
--- Arguments of just these types are what the worker gives, so that no function
--- that somebody leaves beside this one suits them better.  It is dear, so that
--- it comes after the comparison of keys, whatever operator does that.
+-- The worker passes arguments of exactly these types, so that no function of that
+-- name that somebody else creates suits them better.  The cost is high so that
+-- keys are compared first, whatever operator compares them.
 CREATE FUNCTION dess_batch_unchanged(n bigint, columns record) RETURNS boolean
 AS 'MODULE_PATHNAME', 'dess_batch_unchanged'
 LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
@@ -987,8 +987,8 @@ COMMENT ON FUNCTION dess_batch_agreement_rows(regclass, name, name, text) IS
 
 /*
  * The views call functions of the ledger's schema as whoever reads them.
- * Names stand here without arguments: where somebody has left a function of
- * such a name, to be called by mistake, CREATE EXTENSION stops.
+ * The names stand here without arguments, so that CREATE EXTENSION fails where
+ * somebody has left another function of such a name, to be called by mistake.
  */
 GRANT EXECUTE ON FUNCTION dess_batch.row_key, dess_batch.may_see, dess_batch.owner_here, dess_batch.source_here, dess_batch.home TO PUBLIC;
 GRANT EXECUTE ON FUNCTION dess_batch_validator,

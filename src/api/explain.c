@@ -614,7 +614,7 @@ dess_batch_explain(PG_FUNCTION_ARGS)
 	bool		working;
 
 	memset(&explain, 0, sizeof(explain));
-	explain.job = ledger_control_job(PG_GETARG_INT64(0));
+	explain.job = ledger_look_at_job(PG_GETARG_INT64(0));
 	explain.facts = ledger_load_facts(explain.job->id);
 	if (explain.facts == NULL)
 		elog(ERROR, "job " INT64_FORMAT " vanished", explain.job->id);

@@ -61,7 +61,7 @@ Datum
 dess_batch_report(PG_FUNCTION_ARGS)
 {
 	int64		id = PG_GETARG_INT64(0);
-	const Job  *job = ledger_control_job(id);
+	const Job  *job = ledger_look_at_job(id);
 	JobReport	report;
 	StringInfoData page;
 

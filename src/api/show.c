@@ -264,7 +264,7 @@ dess_batch_show(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	memset(&show, 0, sizeof(show));
-	show.job = ledger_control_job(PG_GETARG_INT64(0));
+	show.job = ledger_look_at_job(PG_GETARG_INT64(0));
 	show_read(&show, PG_GETARG_JSONB_P(1));
 	show_find(&show);
 	show_written(&show);

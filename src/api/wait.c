@@ -119,12 +119,12 @@ wait_check_job(Wait *wait)
 
 	if (!ledger_is_forgotten(wait->job))
 	{
+		(void) ledger_look_at_job(wait->job);
 		if (ledger_written_here(wait->job))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("job " INT64_FORMAT " was submitted or changed by this transaction", wait->job),
 					 errhint("COMMIT before you wait: the worker sees nothing of it until then.")));
-		(void) ledger_control_job(wait->job);
 	}
 	look_end(caller);
 }

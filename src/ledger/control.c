@@ -3,15 +3,14 @@
  * control.c
  *		The ledger: what users do to their jobs.
  *
- * Rights are checked by ledger_control_job(), which the functions of the SQL
- * interface call first.  The worker may be at work on the same job: every
- * change here is one that it can meet at any time.
+ * The functions of the SQL interface call ledger_control_job() first, which
+ * checks rights.  The worker may be at work on the same job: it can cope with
+ * each of these changes at any time.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -47,19 +46,12 @@ is_copied(int64 id)
 	return ledger_execute(&statement, arg_int64(id), arg_home()) > 0;
 }
 
-/*
- * Nobody but superusers has the rights of a role that was dropped.  A copied
- * ledger must know that it is one before anybody decides by what it says; where
- * that cannot be written down, the job is taken for held all the same.
- */
+/* Nobody but superusers has the rights of a role that was dropped. */
 Job *
-ledger_control_job(int64 id)
+ledger_look_at_job(int64 id)
 {
-	Job		   *job;
+	Job		   *job = ledger_load_job(id);
 
-	if (!XactReadOnly)
-		(void) ledger_check_identity();
-	job = ledger_load_job(id);
 	if (job == NULL)
 		raise_no_job(id);
 	if (!has_privs_of_role(GetUserId(), job->owner))
@@ -70,6 +62,13 @@ ledger_control_job(int64 id)
 	if (is_copied(id))
 		job->control = CONTROL_HOLD;
 	return job;
+}
+
+Job *
+ledger_control_job(int64 id)
+{
+	(void) ledger_check_identity();
+	return ledger_look_at_job(id);
 }
 
 /* Raises when the job is gone or held. */
@@ -104,7 +103,6 @@ ledger_set_control(int64 id, JobControl control)
 	ledger_close(&ledger);
 }
 
-/* A job that is not paused gets the budget all the same. */
 void
 ledger_resume(int64 id, const char *max_cost)
 {
@@ -181,8 +179,9 @@ ledger_asked_polls(void)
 /* ---- retry ---- */
 
 /*
- * Rows with these outcomes begin to wait; what settles them is forgotten.  Rows
- * that were forgotten themselves have no key by which to take them.
+ * Rows with these outcomes begin to wait, and what settles them is deleted.  Rows
+ * that were forgotten are left out, because they have no key by which they could
+ * be taken.
  */
 static Statement retry_rows = {
 	.sql = "WITH chosen AS MATERIALIZED (SELECT r.batch_no, r.no, r.key, r.hash FROM dess_batch.item_result r "
@@ -207,7 +206,7 @@ static Statement retry_results = {
 	"WHERE g.job_id = $1 AND g.outcomes && $2::dess_batch.outcome[]"
 };
 
-/* A cancelled job is not to buy what had not been prepared when it was cancelled. */
+/* A cancelled job must not buy rows that had not been prepared when it was cancelled. */
 static Statement wake_job = {
 	.sql = "UPDATE dess_batch.job j SET requeued = j.requeued + $2, "
 	"control = 'run', error_code = NULL, error = NULL, finished_at = NULL, "
@@ -216,7 +215,7 @@ static Statement wake_job = {
 	"WHERE j.id = $1"
 };
 
-/* Names of the failed outcomes among those that are asked for; of all but gone and refused if none are. */
+/* Names of the failed outcomes among those that are asked for; NIL: all failed ones but gone and refused. */
 static List *
 failed_outcomes(List *asked_for)
 {
@@ -240,8 +239,8 @@ failed_outcomes(List *asked_for)
 }
 
 /*
- * Locks the job and tells what it has left: rows that wait to be sent, or for
- * their results in a batch that a failed job had to leave.  Raises where it
+ * Locks the job and finds what it has left: rows that wait to be sent, or for
+ * their results in a batch that a failed job left behind.  Raises an error if it
  * cannot be retried.
  */
 static void
@@ -285,6 +284,7 @@ ledger_retry_job(const Job *job, List *outcomes)
 
 	ledger_open(&ledger);
 	lock_for_retry(job->id, &final, &waiting, &unprepared);
+	require_job_is_here(&ledger, job->id);
 
 	ledger_run(&retry_counters, arg_int64(job->id), arg_list(names));
 	n = ledger_run(&retry_rows, arg_int64(job->id), arg_list(names), arg_oid(job->source),

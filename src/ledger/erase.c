@@ -3,8 +3,8 @@
  * erase.c
  *		The ledger: forgetting answers, rows and jobs.
  *
- * A forgotten row leaves its number, outcome and tokens, so that figures stay
- * what they were; its key is null and its digests are zeros.
+ * A row that was forgotten keeps its number, outcome and tokens, so that figures
+ * stay what they were; its key is null and its digests are zeros.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,14 +37,14 @@ static Statement remove_retries = {
 	"AND b.remote_deleted_at IS NOT NULL AND (b.input_uri IS NOT NULL OR b.remote_id IS NOT NULL)"
 };
 
-/* Batches that a job left when it failed: their results were never fetched. */
+/* Batches that were left behind when their job failed: their results were never fetched. */
 static Statement select_left = {
 	.sql = "SELECT b.job_id, b.no FROM dess_batch.batch b JOIN dess_batch.job j ON j.id = b.job_id "
 	"WHERE " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.") " AND NOT " JOB_IS_OPEN("j.") " "
 	"AND (j.id = $1 OR j.finished_at < $2) LIMIT 1"
 };
 
-/* Some thousand rows of such a batch; returns whether there may be more. */
+/* Gives up some thousand rows of such a batch; returns whether there may be more. */
 static bool
 close_left(int64 id, TimestampTz before)
 {
@@ -63,7 +63,7 @@ close_left(int64 id, TimestampTz before)
 	ledger_close(&ledger);
 	if (job_id == 0)
 		return false;
-	/* what was closed before is passed over */
+	/* parts that have been given up before are passed over */
 	job = ledger_load_job(job_id);
 	while (ledger_give_up_batch(job, no, &from, BATCH_FAILED, OUTCOME_CANCELLED,
 								  "erased", "the job was given up before its results were fetched") == 0 && from > 0)
@@ -110,7 +110,7 @@ static Statement select_source_keys = {
 	.sql = "SELECT DISTINCT j.key_columns FROM dess_batch.job j WHERE j.source = $1"
 };
 
-/* What settles a row outlives the jobs. */
+/* settled rows outlive the jobs */
 static Statement select_settled_keys = {
 	.sql = "SELECT DISTINCT s.key_columns FROM dess_batch.settled s WHERE s.source = $1"
 };
@@ -141,7 +141,7 @@ add_source_key(List *keys, List *columns)
 	return lappend(keys, columns);
 }
 
-/* The list of which key_join_list() made the text. */
+/* The reverse of key_join_list(). */
 static List *
 split_names(const char *names)
 {
@@ -199,7 +199,7 @@ static Statement select_in_flight = {
 	"AND r.batch_no = b.no AND i.first_no + array_position(i.keys, $2) - 1 = ANY (r.nos)) LIMIT 1"
 };
 
-/* One place in each tuple; returns the places. */
+/* Changes one place in each tuple and returns the places. */
 static Statement forget_items = {
 	.sql = "WITH hit AS MATERIALIZED (SELECT i.job_id, i.batch_no, i.first_no, array_position(i.keys, $2) AS at "
 	"FROM dess_batch.job j JOIN dess_batch.item i ON i.job_id = j.id WHERE " JOBS_OF_KEY " AND $2 = ANY (i.keys)) "
@@ -234,12 +234,12 @@ static Statement forget_settled = {
 	.sql = "DELETE FROM dess_batch.settled s WHERE s.source = $1 AND s.key = $2 AND s.key_columns = $3"
 };
 
-/* Where a job that prepares stands may be this row; afterwards it is not needed. */
+/* A job that is being prepared may stand at this row; when all is prepared, its place is not needed any more. */
 static Statement forget_position = {
 	.sql = "UPDATE dess_batch.job j SET last_key = NULL WHERE " JOBS_OF_KEY " AND j.last_key = $2 AND j.all_prepared"
 };
 
-/* What belongs to the n places that forget_items has just returned. */
+/* Deletes what belongs to the n places that forget_items has just returned. */
 static void
 forget_outcomes(int n)
 {
@@ -309,7 +309,7 @@ static Statement select_old_jobs = {
 	"ORDER BY j.id LIMIT $4 FOR UPDATE SKIP LOCKED"
 };
 
-/* What has a tuple a row goes first, a piece at a time. */
+/* Tables with one tuple for each row come first, a part at a time. */
 static Statement delete_rows[] = {
 	{.sql = "DELETE FROM dess_batch.answer a WHERE a.ctid = ANY (ARRAY("
 	"SELECT x.ctid FROM dess_batch.answer x WHERE x.job_id = ANY ($1) LIMIT $2))"},
@@ -324,7 +324,7 @@ static Statement delete_jobs[] = {
 	{.sql = "DELETE FROM dess_batch.job j WHERE j.id = ANY ($1)"}
 };
 
-/* Some rows of one table that was dropped, unless the ledger is in a place where its OIDs mean nothing. */
+/* Some rows of one table that was dropped; none while the ledger is a copy in which OIDs mean nothing. */
 static Statement delete_settled = {
 	.sql = "WITH RECURSIVE s(source) AS (SELECT min(t.source) FROM dess_batch.settled t UNION ALL "
 	"SELECT (SELECT min(t.source) FROM dess_batch.settled t WHERE t.source > s.source) FROM s WHERE s.source IS NOT NULL), "
@@ -342,7 +342,7 @@ purge_settled(void)
 					  arg_int64(PURGE_SETTLED));
 }
 
-/* Returns false if so many rows were deleted that the jobs must wait for the next time. */
+/* Returns false if so many rows were deleted that the jobs are left for the next call. */
 static bool
 delete_old_jobs(const int64 *ids, int n)
 {
@@ -354,10 +354,6 @@ delete_old_jobs(const int64 *ids, int n)
 	return true;
 }
 
-/*
- * Jobs of roles whose rights the current user has; none with anything left at
- * its provider.  Also drops what settles rows of tables that were dropped.
- */
 bool
 ledger_purge(TimestampTz before, TimestampTz empty_before, PurgeProgress *progress)
 {

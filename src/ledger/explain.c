@@ -4,7 +4,7 @@
  *		The ledger: what those who wait, explain or show ask about a job.
  *
  * Nothing here writes, so all of it works on a standby as well.  The worker is
- * found by its lock as everybody sees it in pg_locks: asking must not wake it.
+ * found by its lock in pg_locks, because asking must not wake it.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,7 +61,7 @@ ledger_load_facts(int64 id)
 
 /* ---- its batches ---- */
 
-/* A job may have thousands of batches, but few differ in how they are. */
+/* A job may have thousands of batches, but only a few kinds of them. */
 static Statement select_groups = {
 	.sql = "SELECT b.state, b.remote_state, b.error_code, b.error, count(*), min(b.no), "
 	"sum(b.items - b.ok - b.missing - b.empty - b.failed - b.superseded)::bigint, sum(b.requests)::bigint, "
@@ -229,7 +229,7 @@ ledger_is_forgotten(int64 id)
 	return forgotten;
 }
 
-/* Rows carry who wrote them: no need to remember what the transaction did. */
+/* Tuples carry the transaction that wrote them, so nothing has to be remembered. */
 bool
 ledger_written_here(int64 id)
 {

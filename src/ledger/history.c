@@ -5,8 +5,8 @@
  *
  * The history of a large table has as many rows as all its jobs together, so
  * it is read in pieces that take a moment each: a batch, some thousand waiting
- * rows of a job, some thousand settled ones.  In the order of the sources, and
- * of the rows in them, what is as old as something else comes after it.
+ * rows of a job, some thousand settled ones.  Of two rows with the same time, the
+ * one that comes later in the order of sources, and of rows within them, counts.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,7 @@
 
 /* ---- where there is anything ---- */
 
-/* Settled rows come first, then batches, then what waits; in flight is later than anything else. */
+/* Settled rows come first, then batches, then waiting rows: what is in flight is later than anything else. */
 static Statement select_sources = {
 	.sql = "SELECT 0::bigint AS job_id, $4::integer AS batch_no, 0 AS items "
 	"UNION ALL "
@@ -139,13 +139,13 @@ static Statement select_waiting = {
 	"WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3"
 };
 
-/* What belongs to another key is read too, so that a piece is never longer than a piece. */
+/* Rows with another key are read as well, so that a piece stays bounded. */
 static Statement select_settled = {
 	.sql = "SELECT s.key, s.hash, s.outcome::text, s.settled_at, s.key_columns = $3 FROM dess_batch.settled s "
 	"WHERE s.source = $1 AND s.target = $2 AND (s.key, s.hash) > ($4, $5) ORDER BY s.key, s.hash LIMIT $6"
 };
 
-/* Rows of the statements above, and where they end; those that do not count have no key. */
+/* Reads the rows of the statements above and the place where they end; rows that do not count get no key. */
 static int
 read_piece(const Ledger *ledger, uint64 n, HistoryRow **rows, HistoryPlace *place)
 {

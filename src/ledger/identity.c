@@ -51,7 +51,7 @@ static Statement delete_other_identities = {
 	.sql = "DELETE FROM dess_batch.ledger l WHERE l.system_identifier <> $1 OR l.database <> $2"
 };
 
-/* Jobs that may go on somewhere else.  The others are only brought home: their table, server and owner are found by name. */
+/* A job that may go on somewhere else is held.  All get their table, server and owner by name. */
 #define HELD_JOB \
 	"(" JOB_IS_OPEN("j.") " OR EXISTS (SELECT FROM dess_batch.batch b WHERE b.job_id = j.id AND " BATCH_REMAINS("b.") "))"
 
@@ -85,7 +85,7 @@ static Statement find_usage_owners = {
 	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET " USAGE_ADDS
 };
 
-/* What triggers asked for in the database that this one is a copy of is done there. */
+/* Requests of triggers are served in the database that this one is a copy of. */
 static Statement delete_requests = {
 	.sql = "DELETE FROM dess_batch.request"
 };
@@ -111,7 +111,33 @@ ledger_check_identity(void)
 	return held;
 }
 
-/* A job whose table or owner is not here stays held; raises if it was named. */
+void
+require_job_is_here(const Ledger *ledger, int64 id)
+{
+	static Statement statement = {
+		.sql = "SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = j.source) THEN j.source_name END, "
+		"CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = j.owner) THEN j.owner_name END "
+		"FROM dess_batch.job j WHERE j.id = $1"
+	};
+	char	   *table;
+	char	   *role;
+
+	if (ledger_run(&statement, arg_int64(id)) == 0)
+		return;
+	table = ledger_get_text(ledger, 0, 1);
+	role = ledger_get_text(ledger, 0, 2);
+	if (table != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s\" of job " INT64_FORMAT " does not exist", table, id),
+				 errhint("Submit the job anew; dess_batch_erase(" INT64_FORMAT ") removes what it has left at the provider.", id)));
+	if (role != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\" of job " INT64_FORMAT " does not exist", role, id),
+				 errhint("Submit the job anew; dess_batch_erase(" INT64_FORMAT ") removes what it has left at the provider.", id)));
+}
+
 void
 ledger_adopt(int64 id)
 {
@@ -120,10 +146,6 @@ ledger_adopt(int64 id)
 		"WHERE j.control = 'hold' AND ($1 = 0 OR j.id = $1) AND j.source <> 0 AND j.owner <> 0 "
 		"AND pg_has_role($2, j.owner, 'USAGE')"
 	};
-	static Statement why_not = {
-		.sql = "SELECT CASE WHEN j.source = 0 THEN j.source_name END, j.owner_name "
-		"FROM dess_batch.job j WHERE j.id = $1 AND j.control = 'hold'"
-	};
 	Oid			caller = GetUserId();
 	Ledger		ledger;
 
@@ -131,21 +153,7 @@ ledger_adopt(int64 id)
 	(void) ledger_check_identity();
 
 	ledger_open(&ledger);
-	if (ledger_run(&adopt, arg_int64(id), arg_oid(caller)) == 0 && id != 0 &&
-		ledger_run(&why_not, arg_int64(id)) > 0)
-	{
-		const char *table = ledger_get_text(&ledger, 0, 1);
-
-		if (table != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_TABLE),
-					 errmsg("relation \"%s\" of job " INT64_FORMAT " does not exist", table, id),
-					 errhint("Submit the job anew.")));
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role \"%s\" of job " INT64_FORMAT " does not exist",
-						ledger_get_text(&ledger, 0, 2), id),
-				 errhint("Submit the job anew.")));
-	}
+	if (ledger_run(&adopt, arg_int64(id), arg_oid(caller)) == 0 && id != 0)
+		require_job_is_here(&ledger, id);
 	ledger_close(&ledger);
 }

@@ -15,7 +15,7 @@
 
 #include "ledger/internal.h"
 
-/* their keys are in memory at a time */
+/* waiting rows whose keys are in memory at the same time */
 #define WAITING_KEYS_A_LOOK	20000
 
 typedef struct HashArray
@@ -57,7 +57,7 @@ hashes_of(HashArray *array, uint64 **hashes)
 	return (int) array->n;
 }
 
-/* A job that failed may have left a batch at the provider: its rows are paid for and not bought again. */
+/* A job that failed may have left a batch at the provider, whose rows are paid for and must not be bought again. */
 static Statement select_in_flight_batches = {
 	.sql = "SELECT b.job_id, b.no, b.items, b.ok + b.missing + b.empty + b.failed + b.superseded "
 	"FROM dess_batch.job j JOIN dess_batch.batch b ON b.job_id = j.id "
@@ -65,7 +65,7 @@ static Statement select_in_flight_batches = {
 	"AND " BATCH_IS_OPEN("b.") " AND NOT " BATCH_IS_FINAL("b.")
 };
 
-/* Ids of a job's waiting rows rise in the order of commits: whoever adds some has locked the job, or is its worker. */
+/* Ids of a job's waiting rows rise in the order of commits, because whoever adds some has locked the job or is its worker. */
 static Statement select_in_flight_waiting = {
 	.sql = "SELECT j.id, j.requeued, (SELECT max(w.id) FROM dess_batch.retry_queue w WHERE w.job_id = j.id) "
 	"FROM dess_batch.job j "
@@ -104,7 +104,7 @@ static Statement select_finished_after = {
 	.sql = "SELECT no FROM dess_batch.result r, unnest(r.nos) no WHERE r.job_id = $1 AND r.batch_no = $2 AND no > $3"
 };
 
-/* Adds a tuple's keys, but for those of rows that have ended, by number above "after". */
+/* Adds a tuple's keys, except those of rows that have ended; finished begins with the number "after". */
 static void
 add_tuple_keys(HashArray *array, uint64 row, const bool *finished, int after, int items)
 {
@@ -146,7 +146,7 @@ ledger_load_batch_keys(const InFlightBatch *batch, int after, uint64 **hashes)
 			finished[no - after] = true;
 	}
 	n = ledger_run(&select_keys, arg_int64(batch->job_id), arg_int32(batch->no), arg_int32(after));
-	tuple_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch in_flight", ALLOCSET_DEFAULT_SIZES);
+	tuple_context = AllocSetContextCreate(CurrentMemoryContext, "dess_batch rows in flight", ALLOCSET_DEFAULT_SIZES);
 	connection = MemoryContextSwitchTo(tuple_context);
 	for (uint64 i = 0; i < n; i++)
 	{
@@ -204,7 +204,7 @@ ledger_load_waiting_keys(int64 job_id, int64 *last_id, uint64 **hashes)
 	return hashes_of(&array, hashes);
 }
 
-/* Adds what has been loaded. */
+/* Adds hashes that were loaded, and frees them. */
 static void
 add_hashes(HashArray *array, uint64 *more, int n)
 {

@@ -118,6 +118,9 @@ extern int	name_position(const char *const *names, int nnames, const char *name)
 extern Arg	arg_system_identifier(void);
 extern Arg	arg_home(void);		/* where this ledger is, as job.home has it */
 
+/* Raises 42P01 or 42704 if the table or the owner of a job does not exist. */
+extern void require_job_is_here(const Ledger *ledger, int64 id);
+
 /* ---- job.c ---- */
 extern const char *const job_state_names[];
 extern const char *const job_control_names[];

@@ -29,14 +29,14 @@ static Statement grow_unsent = {
 	"RETURNING b.items"
 };
 
-/* Attempts of a row about which nothing is stored. */
+/* The number of attempts that is stored as null. */
 static int
 usual_attempts(int batch_no)
 {
 	return batch_no == 0 ? 0 : 1;
 }
 
-/* Makes batch 0 if there is none, and room in it for n rows; returns the first one's number. */
+/* Makes batch 0 if there is none, adds n rows to its number, and returns the number of the first one. */
 static int
 make_unsent_room(int64 job_id, int n)
 {
@@ -164,8 +164,8 @@ integer_column(uint64 row, int column, int nitems, Oid type, int length, char al
 }
 
 /*
- * One tuple of items; returns how many there are now.  The first place is that
- * of number before + 1; *items grows with its number of places.
+ * Adds one tuple of items; returns how many there are now.  (*items)[0] is that
+ * of number before + 1; *items grows together with *places.
  */
 static int
 load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, int before, JobItem **items, int *places)
@@ -190,7 +190,7 @@ load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, int before, JobI
 
 	if (first + n > *places)
 	{
-		/* a batch can have hundreds of thousands of rows: no more room than is needed */
+		/* a batch can have hundreds of thousands of rows, so the array grows by an eighth only */
 		int			more = Max(*places + *places / 8, first + n);
 
 		*items = repalloc_huge(*items, more * sizeof(JobItem));
@@ -226,7 +226,7 @@ load_item_tuple(const Ledger *ledger, uint64 row, int batch_no, int before, JobI
 	return first + n;
 }
 
-/* Marks the numbers of one tuple of results, the first place being that of number before + 1. */
+/* Marks the rows of one tuple of results; finished[0] is that of number before + 1. */
 static void
 mark_finished(uint64 row, int before, bool *finished, int nitems)
 {

@@ -6,9 +6,9 @@
  * Counters of a job are changed by addition and its states under a condition
  * on what they were, because users control a job while the worker works on it.
  *
- * The job's "requeued" is the number of its rows that wait in the retry queue and are
- * in no batch that counts them.  Whoever moves such rows changes it in the same
- * statement or transaction, so that the job's rows stay what they were.
+ * A job's "requeued" is the number of its rows that wait in the retry queue and
+ * are counted in no batch.  Whoever moves such rows changes it in the same
+ * transaction, so that the number of the job's rows stays the same.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,7 +52,6 @@ outcome_from_name(const char *name, Outcome *outcome)
 	return true;
 }
 
-/* Need the same request not be bought again, although the target stayed NULL? */
 bool
 outcome_settles(Outcome outcome)
 {
@@ -240,10 +239,10 @@ ledger_insert_job(const Job *job)
 }
 
 /*
- * Jobs with anything left to do: those that nothing keeps from going on; paused
- * ones with batches in the given states; and those with something to be removed
- * at the provider.  The first condition finds candidates by partial indexes.
- * What was restored from elsewhere is passed over until its identity is checked.
+ * Jobs with anything left to do: open ones that are not paused, paused ones with
+ * batches in the given states, and those with something to be removed at the
+ * provider.  The first condition finds candidates by partial indexes.
+ * Jobs that were restored from elsewhere are passed over until ledger_check_identity().
  */
 #define WORKING_JOBS(batch_states) \
 	"j.id IN (" \
@@ -257,7 +256,7 @@ ledger_insert_job(const Job *job)
 	"WHEN " JOB_IS_OPEN("j.") " THEN b.state IN (" batch_states ") OR " BATCH_IS_FINAL("b.") " " \
 	"ELSE " BATCH_IS_FINAL("b.") " AND " BATCH_REMAINS("b.") " END))"
 
-/* What was begun for a paused job is brought to an end; but only what is paid for keeps a worker. */
+/* What was begun for a paused job is finished, but a worker stays only for what is paid for. */
 static Statement select_working_jobs = {
 	.sql = "SELECT j.id, j.xmin, j.ctid FROM dess_batch.job j WHERE "
 	WORKING_JOBS("'uploading', 'uploaded', 'creating', 'running', 'retrieving'") " ORDER BY j.id"
@@ -443,7 +442,7 @@ update_with_error(Statement *statement, int64 id, const char *error_code, const 
 						  arg_words(error, ERROR_BYTES)) > 0;
 }
 
-/* A retry in a transaction that ends before this one begins to wait is seen by its "requeued". */
+/* If a retry commits first, this statement sees it in "requeued". */
 bool
 ledger_finish(int64 id, JobState state, const char *error_code, const char *error)
 {

@@ -428,10 +428,11 @@ typedef struct AskedPoll
 } AskedPoll;
 
 /*
- * The job, for a caller who has the rights of its owner; called before the
- * others, which check neither rights nor whether the ledger is a copy.  Raises
- * 42704 and 42501.
+ * The job, for a caller who has the rights of its owner; raises 42704 and 42501.
+ * ledger_look_at_job() writes nothing.  ledger_control_job() is called before
+ * any of the others, which check neither rights nor whether the ledger is a copy.
  */
+extern Job *ledger_look_at_job(int64 id);
 extern Job *ledger_control_job(int64 id);
 
 /*

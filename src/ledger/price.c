@@ -3,8 +3,8 @@
  * price.c
  *		The ledger: prices, and what was spent.
  *
- * A price is looked up when an answer is merged, and what the answer cost is
- * stored beside its tokens: a price that changes later rewrites nothing.  Days
+ * A price is looked up when an answer is merged, and the cost is stored beside
+ * the tokens, so that a later change of the price rewrites nothing.  Days
  * and months are those of UTC.
  *
  *-------------------------------------------------------------------------
@@ -129,7 +129,7 @@ ledger_load_answers(int64 job_id, int limit, int32 **input_tokens, int32 **outpu
 	return n;
 }
 
-/* Jobs of others are not looked at: what they used is theirs to know. */
+/* Only jobs of the same owner, because others must not learn from an estimate what they used. */
 void
 ledger_load_history(const Job *job, UsageHistory *history)
 {

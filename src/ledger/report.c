@@ -60,8 +60,8 @@ read_job(int64 id, ReportTable *table)
 }
 
 /*
- * One scan for the sums by outcome, by kind of error and by time, told apart
- * by what they are grouped by.
+ * One scan for the sums by outcome, by kind of error and by time; grouping()
+ * tells them apart.
  */
 static Statement sums_statement = {
 	.sql = "WITH span AS (SELECT extract(epoch FROM j.started_at)::float8 AS low, "
@@ -84,7 +84,7 @@ is_good(const char *outcome)
 	return strcmp(outcome, "ok") == 0 || strcmp(outcome, "missing") == 0 || strcmp(outcome, "empty") == 0;
 }
 
-/* A row of a table that is put together here. */
+/* A new row of a table that is built here. */
 static char **
 add_row(ReportTable *table, int most, int ncolumns)
 {
@@ -133,7 +133,7 @@ add_time(JobReport *report, int most, char **sums)
 	row[RT_FAILED] = good ? "0" : sums[4];
 }
 
-/* "superseded" is superseded by a later try: its tokens count, its rows do not. */
+/* Tokens of superseded rows count, the rows do not: a later try counts them. */
 static void
 read_sums(int64 id, JobReport *report)
 {
@@ -144,7 +144,7 @@ read_sums(int64 id, JobReport *report)
 	{
 		char	  **row = sums.rows[i];
 
-		/* a bit for each of bucket and error_code that the sum is not grouped by */
+		/* bit 1: not grouped by bucket; bit 0: not grouped by error_code */
 		if (strcmp(row[0], "3") == 0)
 			add_outcome(report, sums.nrows, row);
 		else if (strcmp(row[0], "2") == 0)

@@ -41,7 +41,7 @@ static Statement add_usage = {
 	"ON CONFLICT (day, owner, server, model, mode, label) DO UPDATE SET " USAGE_ADDS
 };
 
-/* What a remote party reports of tokens is bounded by what can be stored. */
+/* The provider's numbers of tokens are limited to what can be stored. */
 static int32
 plausible_tokens(int64 tokens)
 {
@@ -75,7 +75,7 @@ word_column(const ItemResult *results, int n, size_t offset, int limit)
 	return arg_words_array(words, n, limit);
 }
 
-/* Today's prices, if there is anything to pay.  What it comes to is put into the counters. */
+/* Today's prices, if there is anything to pay; the cost is put into the counters. */
 static Arg
 price_results(const Job *job, int64 requests, BatchCounters *counters)
 {

@@ -16,9 +16,9 @@
 #include "ledger/internal.h"
 
 /*
- * Where the last ledger_retry_queue_take() ended, so that it need not pass again
- * over the index entries of what it deleted.  Only a hint: when there is too
- * little behind it, the search begins anew.
+ * Where the last ledger_retry_queue_take() ended, so that it does not have to pass
+ * again over the index entries of rows that it deleted.  This is only a hint:
+ * if too few rows lie behind it, the search begins anew.
  */
 static int64 taken_job = 0;
 static int64 taken_id = 0;
@@ -114,7 +114,7 @@ static int64
 take_behind(const Ledger *ledger, int64 job_id, int64 after, int limit, List **rows)
 {
 	static Statement statement = {
-		/* an array is made once; IN would be a join, made anew for each row where statistics say that there are few */
+		/* an array is made once; IN would be a join, which is made anew for each row if statistics say that there are few */
 		.sql = "WITH gone AS (DELETE FROM dess_batch.retry_queue a WHERE a.job_id = $1 AND a.id = ANY (ARRAY("
 		"SELECT w.id FROM dess_batch.retry_queue w WHERE w.job_id = $1 AND w.id > $2 ORDER BY w.id LIMIT $3)) "
 		"RETURNING a.id, a.key, a.attempts::integer, a.counts, a.unless_hash) "
@@ -194,10 +194,9 @@ job_takes_new(const Job *job)
 }
 
 /*
- * The last thing known of each key on this table and target: what a row that is
- * in flight will be is not known, so it is not listed.  Rows with "changed" are
- * passed over later if their request still has the hash it had.  The worker
- * does the same piece by piece, see prepare_only.c.
+ * Looks at the last outcome of each key on this table and target.  Rows that are
+ * listed because of "changed" are passed over later if their request still has
+ * the hash that it had.
  */
 int64
 ledger_list_only(const Job *job)

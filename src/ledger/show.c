@@ -67,7 +67,6 @@ ledger_stands_still(int64 id, char **state)
 	return still;
 }
 
-/* Where a row was sent several times, the last try. */
 bool
 ledger_find_row(const Job *job, const char *key, Digest *hash, char **answer, char **reply, int *batch_no)
 {

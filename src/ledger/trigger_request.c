@@ -3,10 +3,10 @@
  * trigger_request.c
  *		The ledger: what triggers ask for, and the jobs made of it.
  *
- * A request is a row that a transaction leaves behind when it changed a table;
- * all requests of a trigger become one job, once the table has been quiet for a
- * second, or ten seconds after the first.  Submit sees the rows of every
- * transaction whose request it takes away.
+ * A transaction that changes a table inserts a request; all requests of a trigger
+ * become one job when the table has been quiet for a second, or ten seconds
+ * after the first.  Submit sees the rows of every transaction whose request is
+ * deleted with it.
  *
  *-------------------------------------------------------------------------
  */
@@ -91,7 +91,7 @@ ledger_find_request(TriggerRequest *request)
 	return found;
 }
 
-/* What came after the request was found goes too. */
+/* Also deletes requests that came after this one was found. */
 void
 ledger_drop_request(TriggerRequest *request)
 {
@@ -124,9 +124,9 @@ ledger_put_off_request(const TriggerRequest *request, TimestampTz until)
 /* ---- a job ---- */
 
 /*
- * Whoever may create triggers on a table says what its owner's job does: which
- * functions where_sql calls, and where the texts go.  So that must be nobody who
- * has not the owner's rights anyway.
+ * Whoever may create triggers on a table decides what its owner's job does: which
+ * functions where_sql calls, and where the texts go.  So only roles with the
+ * owner's rights may have that right.
  */
 static void
 require_own_triggers(const TriggerRequest *request, Oid owner)
@@ -197,7 +197,7 @@ submit_function(void)
 	return function;
 }
 
-/* A call of it in the making. */
+/* A call of it that is being built. */
 typedef struct SubmitCall
 {
 	Oid			function;
@@ -222,7 +222,7 @@ open_call(SubmitCall *call)
 	ReleaseSysCache(tuple);
 }
 
-/* Adds an argument as its type reads the text; NULL is null. */
+/* Adds an argument, read by the input function of its type; NULL is null. */
 static void
 add_argument(SubmitCall *call, const char *name, const char *text)
 {
@@ -314,7 +314,7 @@ run_call(const SubmitCall *call)
 										  COERCE_EXPLICIT_CALL);
 	bool		isnull;
 
-	/* it sees what was done before, as a statement of its own */
+	/* as a statement of its own, it sees what was done before */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) ExecEvalExprSwitchContext(ExecPrepareExpr((Expr *) expression, estate),
@@ -340,7 +340,7 @@ ledger_submit_request(const TriggerRequest *request)
 	usercxt_leave(&user);
 }
 
-/* The same reason for the same trigger makes one job, however often. */
+/* The same reason for the same table makes one job, however often it comes. */
 void
 ledger_refuse_request(const TriggerRequest *request, const char *sqlstate, const char *message)
 {

@@ -89,5 +89,19 @@ subtest 'a worker that fails at its start' => sub {
 	unlike(sql(q{SELECT string_agg(step, ' ') FROM dess_batch_check('openai')}), qr/worker/, 'nor does check');
 };
 
+subtest 'a job whose owner or table is gone' => sub {
+	sql(q{CREATE ROLE regress_leaver; GRANT USAGE ON FOREIGN SERVER openai TO regress_leaver});
+	table($node, $_, 3), sql("ALTER TABLE $_ OWNER TO regress_leaver") foreach qw(orphan ghost);
+	$simulator->post('faults', [ { match => { prompt => 'o' }, row => { outcome => 'http_error', status => 400, message => 'no' } } ]);
+	my @jobs = map { sql("SET ROLE regress_leaver; SELECT dess_batch_submit('$_', 'gpt-4o-mini', prompt => '{body}', target => 'answer')") } qw(orphan ghost);
+	is(wait_for_job($node, $_), 'done', 'it is done') foreach @jobs;
+	sql('DROP TABLE ghost; REASSIGN OWNED BY regress_leaver TO CURRENT_USER; DROP OWNED BY regress_leaver; DROP ROLE regress_leaver');
+	my ($status, $out, $err) = $node->psql('postgres', "SELECT dess_batch_retry($jobs[0])");
+	like($err, qr/role "regress_leaver" of job $jobs[0] does not exist.*HINT:  Submit the job anew; dess_batch_erase\($jobs[0]\)/s, 'retry does not promise what the owner cannot do');
+	($status, $out, $err) = $node->psql('postgres', "SELECT dess_batch_retry($jobs[1])");
+	like($err, qr/relation "(public\.)?ghost" of job $jobs[1] does not exist.*HINT:  Submit the job anew; dess_batch_erase\($jobs[1]\)/s, 'nor what the table cannot hold');
+	$simulator->post('faults', []);
+};
+
 $_->stop foreach $node, $plain;
 done_testing();
