@@ -33,6 +33,7 @@
 
 #include "runtime/shmem.h"
 #include "runtime/spool.h"
+#include "runtime/sqlstate.h"
 #include "runtime/txn.h"
 #include "runtime/wake.h"
 #include "runtime/worker_txn.h"
@@ -59,35 +60,25 @@ static Oid	extension_seen = InvalidOid;	/* the one that the process began with *
 uint64		worker_txn_count = 0;
 void		(*worker_txn_after_abort) (void) = NULL;
 
-/* Repetition without charge, with back-off, or never: by SQLSTATE class. */
 static WorkerTxnVerdict
 worker_txn_verdict(int sqlerrcode)
 {
-	switch (sqlerrcode)
+	switch (sqlstate_kind(sqlerrcode))
 	{
-		case ERRCODE_LOCK_NOT_AVAILABLE:
-		case ERRCODE_QUERY_CANCELED:
-		case ERRCODE_T_R_SERIALIZATION_FAILURE:
-		case ERRCODE_T_R_DEADLOCK_DETECTED:
+		case SQLSTATE_LOCKED:
+		case SQLSTATE_CANCELED:
+		case SQLSTATE_CONFLICT:
 			return WORKER_TXN_RETRY;
-		case ERRCODE_READ_ONLY_SQL_TRANSACTION:
+		case SQLSTATE_RESOURCES:
+		case SQLSTATE_SERVER:
+		case SQLSTATE_READ_ONLY:
+		case SQLSTATE_REMOTE:
+		case SQLSTATE_INTERNAL:
 			return WORKER_TXN_TROUBLE;
-		default:
+		case SQLSTATE_OWN:
 			break;
 	}
-
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-		case ERRCODE_INTERNAL_ERROR:
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_FDW_ERROR:
-			return WORKER_TXN_TROUBLE;
-		default:
-			return WORKER_TXN_HOPELESS;
-	}
+	return WORKER_TXN_HOPELESS;
 }
 
 /* In a signal handler. */
