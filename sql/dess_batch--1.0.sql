@@ -86,7 +86,7 @@ CREATE TABLE dess_batch.job (
 	parameters		jsonb NOT NULL,
 	max_rows		bigint,
 	sample			boolean NOT NULL,
-	only_outcomes	text[],
+	outcomes		text[],
 	max_cost		numeric,
 	max_failed		numeric NOT NULL,
 	keep			text NOT NULL,
@@ -101,7 +101,7 @@ CREATE TABLE dess_batch.job (
 	paused_until	timestamptz,	-- paused by a budget of the server's that begins anew then
 	state			text NOT NULL DEFAULT 'queued'
 					CHECK (state IN ('queued', 'active', 'done', 'cancelled', 'failed')),
-	listed			boolean NOT NULL DEFAULT false,	-- sample or only: its rows are in the retry queue
+	listed			boolean NOT NULL DEFAULT false,	-- sample or outcomes: its rows are in the retry queue
 	last_key		text,			-- the last row that was looked at
 	last_batch		integer NOT NULL DEFAULT 0,
 	all_prepared	boolean NOT NULL DEFAULT false,
@@ -217,7 +217,7 @@ CREATE TABLE dess_batch.answer (
 	PRIMARY KEY (job_id, batch_no, no)
 );
 
--- Rows that wait to be taken by their key: once more after a failure, or because "sample" or "only" names them.
+-- Rows that wait to be taken by their key: once more after a failure, or because "sample" or "outcomes" names them.
 CREATE SEQUENCE dess_batch.retry_queue_id_seq;
 CREATE TABLE dess_batch.retry_queue (
 	job_id			bigint NOT NULL,
@@ -702,7 +702,7 @@ CREATE FUNCTION dess_batch_submit(
 	parameters		jsonb DEFAULT '{}',
 	max_rows		bigint DEFAULT NULL,
 	sample			boolean DEFAULT false,
-	"only"			text[] DEFAULT NULL,
+	outcomes		text[] DEFAULT NULL,
 	max_cost		numeric DEFAULT NULL,
 	max_failed		numeric DEFAULT 0.5,
 	keep			text DEFAULT 'unwritten',
@@ -731,7 +731,7 @@ CREATE FUNCTION dess_batch_prepare(
 	parameters		jsonb DEFAULT '{}',
 	max_rows		bigint DEFAULT NULL,
 	sample			boolean DEFAULT false,
-	"only"			text[] DEFAULT NULL,
+	outcomes		text[] DEFAULT NULL,
 	max_cost		numeric DEFAULT NULL,
 	max_failed		numeric DEFAULT 0.5,
 	keep			text DEFAULT 'unwritten',
@@ -760,7 +760,7 @@ CREATE FUNCTION dess_batch_preview(
 	parameters		jsonb DEFAULT '{}',
 	max_rows		bigint DEFAULT 5,
 	sample			boolean DEFAULT false,
-	"only"			text[] DEFAULT NULL,
+	outcomes		text[] DEFAULT NULL,
 	max_cost		numeric DEFAULT NULL,
 	max_failed		numeric DEFAULT 0.5,
 	keep			text DEFAULT 'unwritten',
@@ -790,7 +790,7 @@ CREATE FUNCTION dess_batch_estimate(
 	parameters		jsonb DEFAULT '{}',
 	max_rows		bigint DEFAULT NULL,
 	sample			boolean DEFAULT false,
-	"only"			text[] DEFAULT NULL,
+	outcomes		text[] DEFAULT NULL,
 	max_cost		numeric DEFAULT NULL,
 	max_failed		numeric DEFAULT 0.5,
 	keep			text DEFAULT 'unwritten',
@@ -821,7 +821,7 @@ CREATE PROCEDURE dess_batch_run(
 	parameters		jsonb DEFAULT '{}',
 	max_rows		bigint DEFAULT NULL,
 	sample			boolean DEFAULT false,
-	"only"			text[] DEFAULT NULL,
+	outcomes		text[] DEFAULT NULL,
 	max_cost		numeric DEFAULT NULL,
 	max_failed		numeric DEFAULT 0.5,
 	keep			text DEFAULT 'unwritten',

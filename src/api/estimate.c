@@ -257,7 +257,7 @@ read_sample(Estimate *estimate, double table_rows)
 	return more ? table_rows : nrows / share;
 }
 
-/* Rows that "only" names; of many, some all over the list.  Returns how many there are. */
+/* Rows that "outcomes" names; of many, some all over the list.  Returns how many there are. */
 static double
 read_listed(Estimate *estimate, const List *listed)
 {
@@ -297,7 +297,7 @@ read_rows(Estimate *estimate, const List *listed)
 	bool		samples;
 	bool		few = job->max_rows > 0 && job->max_rows <= WHOLE_ROWS && !job->sample;
 
-	if (job->only != NIL && !job_takes_new(job))
+	if (job->outcomes != NIL && !job_takes_new(job))
 		total = read_listed(estimate, listed);
 	else
 	{
@@ -428,7 +428,7 @@ static void
 estimate_rows(Estimate *estimate)
 {
 	const Job  *job = estimate->job;
-	List	   *listed = job->only != NIL ? submit_list_only(estimate->job) : NIL;
+	List	   *listed = job->outcomes != NIL ? submit_list_outcomes(estimate->job) : NIL;
 	UserContext user;
 	double		factor;
 

@@ -176,11 +176,11 @@ preview_sample(Preview *preview)
 }
 
 /*
- * Rows that "only" names: the ledger lists them for a job that is rolled back
+ * Rows that "outcomes" names: the ledger lists them for a job that is rolled back
  * at once.
  */
 List *
-submit_list_only(Job *job)
+submit_list_outcomes(Job *job)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -189,7 +189,7 @@ submit_list_only(Job *job)
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
 	job->id = ledger_insert_job(job);
-	ledger_list_only(job);
+	ledger_list_outcomes(job);
 	listed = ledger_retry_queue_take(job->id, INT_MAX);
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(caller);
@@ -246,12 +246,12 @@ dess_batch_preview(PG_FUNCTION_ARGS)
 	preview.key_columns = text_array(job->key_columns);
 	preview.options = parameters_to_options(account_route(job->model, job->server_name, job->owner), job->model,
 											job->system_prompt, job->response_schema, job->department, job->parameters);
-	if (job->only != NIL)
-		listed = submit_list_only(job);
+	if (job->outcomes != NIL)
+		listed = submit_list_outcomes(job);
 
 	usercxt_enter(&user, usercxt_effective_role(job->owner, job->source));
 	preview.table = source_open(job);
-	if (job->only != NIL)
+	if (job->outcomes != NIL)
 	{
 		preview_only(&preview, listed);
 		if (job_takes_new(job))

@@ -26,8 +26,8 @@ extern int64 submit_from_args(FunctionCallInfo fcinfo, JobStage stage);
 /* submit_resolve.c: the arguments as a job, everything checked that can be without the network. */
 extern Job *submit_resolve(FunctionCallInfo fcinfo, bool quiet);
 
-/* Rows that "only" names (of RetryRow *), as the job would take them; the ledger stays as it is. */
-extern List *submit_list_only(Job *job);
+/* Rows that "outcomes" names (of RetryRow *), as the job would take them; the ledger stays as it is. */
+extern List *submit_list_outcomes(Job *job);
 
 /* submit_columns.c: a job's table; each raises what is wrong with the arguments it looks at */
 extern Relation submit_open_source(Oid source);	/* locked against changes until the transaction ends */

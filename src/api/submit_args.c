@@ -74,7 +74,7 @@ submit_args_json(const Job *job, const char *keep)
 	args_json(&out, "parameters", job->parameters);
 	args_json(&out, "max_rows", job->max_rows > 0 ? psprintf(INT64_FORMAT, job->max_rows) : NULL);
 	args_json(&out, "sample", job->sample ? "true" : "false");
-	args_list(&out, "only", job->only);
+	args_list(&out, "outcomes", job->outcomes);
 	args_json(&out, "max_cost", job->max_cost);
 	args_json(&out, "max_failed", psprintf("%g", job->max_failed));
 	args_text(&out, "keep", keep);

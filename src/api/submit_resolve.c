@@ -60,7 +60,7 @@ typedef enum SubmitArg
 	ARG_PARAMETERS,
 	ARG_MAX_ROWS,
 	ARG_SAMPLE,
-	ARG_ONLY,
+	ARG_OUTCOMES,
 	ARG_MAX_COST,
 	ARG_MAX_FAILED,
 	ARG_KEEP,
@@ -201,11 +201,11 @@ resolve_keep(Job *job, const char *keep)
 }
 
 static void
-resolve_only(Job *job)
+resolve_outcomes(Job *job)
 {
 	ListCell   *lc;
 
-	foreach(lc, job->only)
+	foreach(lc, job->outcomes)
 	{
 		Outcome		outcome;
 
@@ -213,13 +213,13 @@ resolve_only(Job *job)
 			(!outcome_from_name(lfirst(lc), &outcome) || outcome >= OUTCOME_SUPERSEDED))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid outcome \"%s\" in argument \"only\"", (char *) lfirst(lc)),
+					 errmsg("invalid outcome \"%s\" in argument \"outcomes\"", (char *) lfirst(lc)),
 					 errhint("Valid values are: ok, missing, empty, stale, gone, refused, truncated, invalid, rejected, expired, cancelled, lost, changed, new.")));
 	}
-	if (job->only != NIL && job->sample)
+	if (job->outcomes != NIL && job->sample)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("arguments \"only\" and \"sample\" cannot be used together")));
+				 errmsg("arguments \"outcomes\" and \"sample\" cannot be used together")));
 }
 
 static void
@@ -393,7 +393,7 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 	job->target_columns = arg_jsonb(fcinfo, ARG_TARGET_COLUMNS);
 	job->missing = arg_text(fcinfo, ARG_MISSING);
 	job->parameters = PG_ARGISNULL(ARG_PARAMETERS) ? pstrdup("{}") : arg_jsonb(fcinfo, ARG_PARAMETERS);
-	job->only = arg_list(fcinfo, ARG_ONLY, TEXTOID, "only");
+	job->outcomes = arg_list(fcinfo, ARG_OUTCOMES, TEXTOID, "outcomes");
 	job->counted = -1;
 	job->stage = STAGE_RETRIEVE;
 
@@ -410,7 +410,7 @@ submit_resolve(FunctionCallInfo fcinfo, bool quiet)
 	check_mode(job, account->provider);
 
 	resolve_numbers(fcinfo, job);
-	resolve_only(job);
+	resolve_outcomes(job);
 	key = arg_list(fcinfo, ARG_KEY, NAMEOID, "key");
 	submit_check_columns(rel, key, "key");
 	job->key_columns = source_resolve_key(job->source, key, &job->key_kinds);

@@ -115,7 +115,7 @@ keep_from_name(const char *name, KeepWhat *keep)
 	"j.mode = 'online', j.provider, j.server, j.server_name, j.label, j.key_columns, j.key_kinds, " \
 	"j.prompt, j.system_prompt, j.department, j.input_columns, j.counting_columns, j.where_sql, " \
 	"j.overwrite, j.response_schema::text, j.target_columns::text, j.missing, j.parameters::text, " \
-	"j.max_rows, j.sample, j.only_outcomes, j.max_cost::text, j.max_failed::float8, j.keep, " \
+	"j.max_rows, j.sample, j.outcomes, j.max_cost::text, j.max_failed::float8, j.keep, " \
 	"j.stage, j.control, j.state, j.listed, j.last_key, j.last_batch, j.all_prepared, j.taken, " \
 	"j.counted, j.requeued, j.error IS NOT NULL, j.batch_bytes, j.paused_until, j.created_at"
 
@@ -156,7 +156,7 @@ read_arguments(const Ledger *ledger, uint64 row, Job *job)
 	job->parameters = ledger_get_text(ledger, row, ++c);
 	job->max_rows = ledger_get_int64(row, ++c, 0);
 	job->sample = ledger_get_bool(row, ++c);
-	job->only = ledger_get_list(ledger, row, ++c);
+	job->outcomes = ledger_get_list(ledger, row, ++c);
 	job->max_cost = ledger_get_text(ledger, row, ++c);
 	job->max_failed = ledger_get_float8(row, ++c, 0);
 	keep = ledger_get_text(ledger, row, ++c);
@@ -206,7 +206,7 @@ static Statement insert_job = {
 	.sql = "INSERT INTO dess_batch.job (owner, owner_name, submitted_by, source, source_name, target, model, mode, "
 	"provider, server, server_name, label, key_columns, key_kinds, prompt, system_prompt, department, "
 	"input_columns, counting_columns, where_sql, overwrite, response_schema, target_columns, missing, "
-	"parameters, max_rows, sample, only_outcomes, max_cost, max_failed, keep, args, stage, home, extension_version) "
+	"parameters, max_rows, sample, outcomes, max_cost, max_failed, keep, args, stage, home, extension_version) "
 	"SELECT $1, $2, $3, $4, $4::regclass::text, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
 	"$18, $19, $20, $21::jsonb, $22::jsonb, $23, $24::jsonb, nullif($25, 0), $26, "
 	"CASE WHEN cardinality($27) > 0 THEN $27 END, $28::numeric, $29::numeric, $30, $31::jsonb, $32, $33, extversion "
@@ -229,7 +229,7 @@ ledger_insert_job(const Job *job)
 				   arg_bool(job->department), arg_list(job->input_columns), arg_list(job->counting_columns),
 				   arg_text(job->where_sql), arg_bool(job->overwrite), arg_text(job->response_schema),
 				   arg_text(job->target_columns), arg_text(job->missing), arg_text(job->parameters),
-				   arg_int64(job->max_rows), arg_bool(job->sample), arg_list(job->only),
+				   arg_int64(job->max_rows), arg_bool(job->sample), arg_list(job->outcomes),
 				   arg_text(job->max_cost), arg_float8(job->max_failed), arg_text(keep_names[job->keep]),
 				   arg_text(job->args), arg_text(job_stage_names[job->stage]), arg_home()) != 1)
 		elog(ERROR, "could not insert a job");

@@ -140,7 +140,7 @@ typedef struct Job
 	char	   *parameters;		/* JSON object text */
 	int64		max_rows;		/* 0: no limit */
 	bool		sample;
-	List	   *only;			/* of char *; NIL: all */
+	List	   *outcomes;			/* of char *; NIL: all */
 	char	   *max_cost;		/* numeric as text, or NULL */
 	double		max_failed;
 	KeepWhat	keep;
@@ -217,7 +217,7 @@ typedef struct RetryRow
 	int64		id;
 	char	   *key;
 	int			attempts;		/* made so far */
-	bool		counts;			/* already one of the job's rows; else named by "sample" or "only" */
+	bool		counts;			/* already one of the job's rows; else named by "sample" or "outcomes" */
 	bool		has_hash;
 	Digest		unless_hash;
 } RetryRow;
@@ -331,7 +331,7 @@ extern bool ledger_close_retry_queue(const Job *job, Outcome outcome, int limit)
 
 /*
  * attempts: those made so far, of rows that already count; the job's "requeued"
- * grows by n.  NULL: rows that "sample" or "only" names, which do not count yet.
+ * grows by n.  NULL: rows that "sample" or "outcomes" names, which do not count yet.
  * NULL keys are passed over.
  */
 extern void ledger_retry_queue_insert(int64 job_id, char **keys, const int *attempts, int n);
@@ -343,13 +343,13 @@ extern void ledger_retry_queue_return(int64 job_id, const RetryRow *row);	/* put
 extern int64 ledger_retry_queue_count(int64 job_id, int64 *counted_ones);
 
 /*
- * Inserts, in one statement, the rows that "only" names.  A row in flight is
+ * Inserts, in one statement, the rows that "outcomes" names.  A row in flight is
  * not one of them, because its outcome is not known.  Returns how many.  The
- * worker does the same piece by piece, see pipeline/prepare_only.c.
+ * worker does the same piece by piece, see pipeline/prepare_outcomes.c.
  */
-extern int64 ledger_list_only(const Job *job);
+extern int64 ledger_list_outcomes(const Job *job);
 
-/* Does a job with "only" take, beside the rows that it names, those that one without it would take? */
+/* Does a job with "outcomes" take, beside the rows that it names, those that one without it would take? */
 extern bool job_takes_new(const Job *job);
 
 /* ---- settled.c: rows that need not be asked about again ---- */

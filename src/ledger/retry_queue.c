@@ -4,7 +4,7 @@
  *		The ledger: rows that wait to be taken by their key.
  *
  * A waiting row either is one of the job's rows already (it failed and is sent
- * once more; the job's "requeued" counts it) or is named by "sample" or "only"
+ * once more; the job's "requeued" counts it) or is named by "sample" or "outcomes"
  * and becomes one when it is taken.
  *
  *-------------------------------------------------------------------------
@@ -185,7 +185,7 @@ job_takes_new(const Job *job)
 {
 	ListCell   *lc;
 
-	foreach(lc, job->only)
+	foreach(lc, job->outcomes)
 	{
 		if (strcmp(lfirst(lc), "new") == 0)
 			return true;
@@ -199,7 +199,7 @@ job_takes_new(const Job *job)
  * the hash that it had.
  */
 int64
-ledger_list_only(const Job *job)
+ledger_list_outcomes(const Job *job)
 {
 	static Statement statement = {
 		.sql = "INSERT INTO dess_batch.retry_queue (job_id, key, attempts, counts, unless_hash) "
@@ -228,7 +228,7 @@ ledger_list_only(const Job *job)
 	ledger_open(&ledger);
 	names = key_join_list(job->key_columns);
 	n = ledger_run(&statement, arg_int64(job->id), arg_oid(job->source), arg_text(job->target),
-				   arg_list(job->key_columns), arg_text(names), arg_list(job->only));
+				   arg_list(job->key_columns), arg_text(names), arg_list(job->outcomes));
 	ledger_close(&ledger);
 	return (int64) n;
 }

@@ -37,7 +37,7 @@
 static const char *const option_names[] = {
 	"prompt", "target", "key", "where_sql", "overwrite", "mode", "server", "system_prompt",
 	"response_schema", "target_columns", "input_columns", "missing", "parameters", "max_rows",
-	"sample", "only", "max_cost", "max_failed", "keep", "label"
+	"sample", "outcomes", "max_cost", "max_failed", "keep", "label"
 };
 
 void
@@ -297,11 +297,11 @@ add_arguments(SubmitCall *call, const TriggerRequest *request)
 	add_argument(call, "model", linitial(request->arguments));
 	for (int i = 1; i < list_length(request->arguments); i++)
 		add_option(call, request, list_nth(request->arguments, i));
-	if (request->updates && !has_argument(call, "only") && !has_argument(call, "overwrite") &&
+	if (request->updates && !has_argument(call, "outcomes") && !has_argument(call, "overwrite") &&
 		!has_argument(call, "sample"))
 	{
 		add_argument(call, "overwrite", "true");
-		add_argument(call, "only", "{changed,new}");
+		add_argument(call, "outcomes", "{changed,new}");
 	}
 }
 

@@ -25,7 +25,7 @@ struct JobTask;
 struct MergeState;
 struct OnlineState;
 struct SampleState;
-struct OnlyState;
+struct OutcomesState;
 struct CountState;
 struct Budget;
 
@@ -147,7 +147,7 @@ typedef struct JobTask
 	bool		filling_checked;	/* its file is what the ledger says */
 
 	struct SampleState *sample; /* while sample rows are being chosen */
-	struct OnlyState *only;		/* while rows are being chosen by what is known of them */
+	struct OutcomesState *outcomes;	/* while rows are being chosen by what is known of them */
 	struct CountState *count;	/* while the rows still to come are being counted */
 
 	int			online_in_flight;	/* requests of all its batches that wait for their answers */
@@ -197,10 +197,10 @@ extern bool prepare_close(JobTask *task);	/* the batch being filled goes as it i
 extern void in_flight_load(const JobTask *task);	/* in a transaction, until whose end they can be asked for */
 extern bool in_flight_have(const char *key);
 
-/* ---- prepare_list.c, prepare_only.c: rows that are chosen beforehand ---- */
+/* ---- prepare_list.c, prepare_outcomes.c: rows that are chosen beforehand ---- */
 
 extern void prepare_list(JobTask *task);
-extern WorkerTxnVerdict prepare_only(JobTask *task, WorkerTxnError *error);
+extern WorkerTxnVerdict prepare_outcomes(JobTask *task, WorkerTxnError *error);
 
 /* ---- prepare_count.c: how many rows there will be ---- */
 

@@ -327,7 +327,7 @@ prepare_named_row(PreparePage *page, const RetryRow *again, const SourceRow *row
 		return true;
 	if (again->has_hash && memcmp(&again->unless_hash, &row->hash, sizeof(Digest)) == 0)
 		return true;
-	if (!job->overwrite && job->only == NIL)
+	if (!job->overwrite && job->outcomes == NIL)
 	{
 		ledger_find_settled(job, (char **) &row->key, &row->hash, 1, &settled);
 		if (settled)
@@ -666,7 +666,7 @@ prepare_work(JobTask *task)
 		return prepare_check_filling(task);
 	if (!budget_may_prepare(task))
 		return false;
-	if (!task->job->listed && (task->job->sample || task->job->only != NIL))
+	if (!task->job->listed && (task->job->sample || task->job->outcomes != NIL))
 	{
 		prepare_list(task);
 		return true;

@@ -35,7 +35,7 @@ count_wanted(const JobTask *task)
 {
 	const Job  *job = task->job;
 
-	return !job->all_prepared && !job->listed && !job->sample && job->only == NIL &&
+	return !job->all_prepared && !job->listed && !job->sample && job->outcomes == NIL &&
 		job->counted < 0 && job->last_key != NULL &&
 		(task->count == NULL || !task->count->done);
 }

@@ -131,7 +131,7 @@ prepare_list(JobTask *task)
 	if (task->job->sample)
 		verdict = prepare_sample(task, &error);
 	else
-		verdict = prepare_only(task, &error);
+		verdict = prepare_outcomes(task, &error);
 	if (verdict != WORKER_TXN_DONE)
 		jobtask_trouble(task, verdict, &error);
 	else if (task->job->listed && task->job->state == JOB_QUEUED)

@@ -73,8 +73,8 @@ beside("cancelling $rows rows", figures($job) . " = 'cancelled $rows 0 $rows 0'"
 
 my $only = sql(q{
 	SET client_min_messages = warning;
-	SELECT dess_batch_prepare('large', 'gpt-4o-mini', '{body}', 'answer', server => 'openai', "only" => '{cancelled}')});
-beside("choosing $rows rows with \"only\"", "(SELECT rows = $rows FROM dess_batch_jobs WHERE job_id = $only)");
+	SELECT dess_batch_prepare('large', 'gpt-4o-mini', '{body}', 'answer', server => 'openai', outcomes => '{cancelled}')});
+beside("choosing $rows rows with \"outcomes\"", "(SELECT rows = $rows FROM dess_batch_jobs WHERE job_id = $only)");
 sql("SELECT dess_batch_cancel($only)");
 beside("cancelling them", figures($only) . " = 'cancelled $rows 0 $rows 0'");
 

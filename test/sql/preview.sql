@@ -239,13 +239,13 @@ SELECT settle(:job, '2', 'text 2', 'refused');
 SELECT settle(:job, '3', 'text 3, as it was', 'invalid');
 SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b');
 SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', parameters => '{ }', max_rows => 1);
--- overwrite and "only" name them
+-- overwrite and outcomes name them
 SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', overwrite => true);
-SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', "only" => '{refused}');
-SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', "only" => '{changed}');
-SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', "only" => '{missing,changed}');
-SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', "only" => '{missing,refused,invalid}', max_rows => 2);
-SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', "only" => '{lost}');
+SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', outcomes => '{refused}');
+SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', outcomes => '{changed}');
+SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', outcomes => '{missing,changed}');
+SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', outcomes => '{missing,refused,invalid}', max_rows => 2);
+SELECT row_key FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}', 'b', outcomes => '{lost}');
 -- another request is another matter: model, prompt, system prompt, parameters, target
 SELECT count(*) FROM dess_batch_preview('settled', 'gpt-4o', '{a}', 'b');
 SELECT count(*) FROM dess_batch_preview('settled', 'gpt-4o-mini', '{a}.', 'b');

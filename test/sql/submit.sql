@@ -104,12 +104,12 @@ CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-nobody', max_cost =>
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => -0.01) $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => 'NaN') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', max_cost => 'Infinity') $$);
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{good}') $$);
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{superseded}') $$);
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{pending}') $$);
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{}') $$);
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{ok,NULL}') $$);
-CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{ok}', sample => true, max_rows => 5) $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', outcomes => '{good}') $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', outcomes => '{superseded}') $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', outcomes => '{pending}') $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', outcomes => '{}') $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', outcomes => '{ok,NULL}') $$);
+CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', outcomes => '{ok}', sample => true, max_rows => 5) $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', input_columns => '{}') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', input_columns => '{notes,NULL}') $$);
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', input_columns => '{notes,snippet_3}') $$);
@@ -118,7 +118,7 @@ CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', input_columns
 -- what is given is kept
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', mode => 'online', keep => 'reply', max_rows => 7, sample => true,
 	max_failed => 0.25, label => 'März', overwrite => true, where_sql => 'true', system_prompt => 'Be brief.',
-	prompt => 'Where is {firstname} {lastname}?', missing => 'NOT SAID', "only" => NULL) AS job \gset
+	prompt => 'Where is {firstname} {lastname}?', missing => 'NOT SAID', outcomes => NULL) AS job \gset
 SELECT key || ': ' || value FROM dess_batch_jobs, jsonb_each(args) WHERE job_id = :job ORDER BY key COLLATE "C";
 SELECT label, mode FROM dess_batch_jobs WHERE job_id = :job;
 SELECT prompt_sha256 = encode(sha256(E'Be brief.\nWhere is {firstname} {lastname}?'), 'hex') FROM dess_batch_jobs WHERE job_id = :job;
@@ -128,7 +128,7 @@ CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o-mini', label => repe
 CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o' || repeat('x', 1000)) $$);
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', 'Where is {firstname}?') AS job \gset
 SELECT prompt_sha256 = encode(sha256('Where is {firstname}?'), 'hex') FROM dess_batch_jobs WHERE job_id = :job;
-SELECT dess_batch_submit('faculty', 'gpt-4o-mini', "only" => '{lost,changed,expired}', max_failed => 1, max_rows => 1) AS job \gset
+SELECT dess_batch_submit('faculty', 'gpt-4o-mini', outcomes => '{lost,changed,expired}', max_failed => 1, max_rows => 1) AS job \gset
 SELECT args(:job, 'only', 'max_failed', 'max_rows', 'sample');
 -- nulls of arguments that have a default
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', overwrite => NULL, sample => NULL, parameters => NULL, max_failed => NULL) AS job \gset

@@ -178,7 +178,7 @@ subtest 'what is settled' => sub {
 	is(served(), $before, 'indeed');
 	is(each_row(run('settled', "missing => NULL, parameters => '{\"max_output_tokens\": 50}'")),
 		'1 refused, 2 truncated, 3 rejected, 4 missing, 6 empty, 7 empty', 'another request is another matter');
-	is(each_row(run('settled', "missing => NULL, \"only\" => ARRAY['rejected', 'truncated']")),
+	is(each_row(run('settled', "missing => NULL, \"outcomes\" => ARRAY['rejected', 'truncated']")),
 		'2 truncated, 3 rejected', 'those that are named are');
 	sql('UPDATE settled SET answer = NULL WHERE id = 8');
 	is(each_row(run('settled', 'missing => NULL')), '8 ok', 'and one whose answer was cleared');
@@ -205,10 +205,10 @@ subtest 'which rows' => sub {
 	isnt(each_row($job), '4 ok, 5 ok, 6 ok, 8 ok', 'which are not the first');
 	run('which');
 	sql("UPDATE which SET body = 'text 5 changed' WHERE id = 5; UPDATE which SET other = 7 WHERE id = 6");
-	is(each_row(run('which', "\"only\" => ARRAY['changed']")), '', 'only changed takes none that has an answer');
-	is(each_row(run('which', "\"only\" => ARRAY['changed'], overwrite => true")), '5 ok', 'but with overwrite');
+	is(each_row(run('which', "\"outcomes\" => ARRAY['changed']")), '', 'only changed takes none that has an answer');
+	is(each_row(run('which', "\"outcomes\" => ARRAY['changed'], overwrite => true")), '5 ok', 'but with overwrite');
 	is(sql('SELECT answer FROM which WHERE id = 5'), 'text 5 changed', 'which is written');
-	is(each_row(run('which', "\"only\" => ARRAY['changed'], overwrite => true")), '', 'once');
+	is(each_row(run('which', "\"outcomes\" => ARRAY['changed'], overwrite => true")), '', 'once');
 };
 
 subtest 'equal requests' => sub {

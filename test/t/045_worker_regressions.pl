@@ -185,11 +185,11 @@ subtest 'rows chosen by what is known of them' => sub {
 	is(wait_for_job($node, $first), 'done', 'all are done');
 	sql(q{UPDATE known SET body = body || ' once more' WHERE id % 3 = 0});
 
-	# How many rows a job with "only" has.
+	# How many rows a job with outcomes has.
 	my $rows_of = sub {
 		my ($only, $mode) = @_;
 		$mode //= 'batch';
-		my $job = submit_job($node, qq{'known', 'gpt-4o-mini', '{body}', 'answer', overwrite => true, server => 'openai', mode => '$mode', "only" => '$only'});
+		my $job = submit_job($node, qq{'known', 'gpt-4o-mini', '{body}', 'answer', overwrite => true, server => 'openai', mode => '$mode', outcomes => '$only'});
 		wait_for_job($node, $job);
 		return job_figures($node, $job);
 	};

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * prepare_only.c
- *		Before stage 1, for jobs with "only": rows chosen by what was known of them.
+ * prepare_outcomes.c
+ *		Before stage 1, for jobs with "outcomes": rows chosen by what was known of them.
  *
  * The history of the table and target is gone through twice, a piece a worker transaction:
  * to find the last thing known of each key, and to list the rows for which that
@@ -49,7 +49,7 @@ typedef struct LastEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-typedef struct OnlyState
+typedef struct OutcomesState
 {
 	MemoryContext cxt;
 	bool		cleared;		/* what an earlier attempt has left is gone */
@@ -69,7 +69,7 @@ typedef struct OnlyState
 	Digest	   *hashes;
 	int		   *with_hash;
 	int			nlisted;
-} OnlyState;
+} OutcomesState;
 
 /* Is an outcome one that the job asks for?  *changed: only where the request is another one now. */
 static bool
@@ -80,7 +80,7 @@ is_asked_for(const Job *job, Outcome outcome, bool *changed)
 	*changed = false;
 	if (outcome == OUTCOME_NONE)
 		return false;
-	foreach(lc, job->only)
+	foreach(lc, job->outcomes)
 	{
 		if (strcmp(lfirst(lc), outcome_name(outcome)) == 0)
 		{
@@ -97,7 +97,7 @@ is_asked_for(const Job *job, Outcome outcome, bool *changed)
 
 /* Too many keys: the upper half of them is left for later. */
 static void
-halve_keys(OnlyState *state)
+halve_keys(OutcomesState *state)
 {
 	lasts_iterator iterator;
 	LastEntry  *entry;
@@ -124,7 +124,7 @@ halve_keys(OnlyState *state)
 }
 
 static void
-note_row(OnlyState *state, const HistoryRow *row)
+note_row(OutcomesState *state, const HistoryRow *row)
 {
 	uint64		hash;
 	LastEntry  *entry;
@@ -149,7 +149,7 @@ note_row(OnlyState *state, const HistoryRow *row)
 
 /* All is known of these keys: the second time only those sources are read that have any of what is asked for. */
 static void
-begin_listing(OnlyState *state, const Job *job)
+begin_listing(OutcomesState *state, const Job *job)
 {
 	lasts_iterator iterator;
 	LastEntry  *entry;
@@ -169,14 +169,14 @@ begin_listing(OnlyState *state, const Job *job)
 /* ---- the second time ---- */
 
 static void
-save_list(OnlyState *state, const Job *job)
+save_list(OutcomesState *state, const Job *job)
 {
 	ledger_retry_queue_list(job->id, state->keys, state->hashes, state->with_hash, state->nlisted);
 	state->nlisted = 0;
 }
 
 static void
-list_row(OnlyState *state, const Job *job, const HistoryRow *row)
+list_row(OutcomesState *state, const Job *job, const HistoryRow *row)
 {
 	LastEntry  *entry;
 	bool		changed;
@@ -197,7 +197,7 @@ list_row(OnlyState *state, const Job *job, const HistoryRow *row)
 
 /* These keys are done: the next ones, if there are more. */
 static void
-end_listing(OnlyState *state)
+end_listing(OutcomesState *state)
 {
 	uint64		width = state->last - state->first;
 
@@ -214,7 +214,7 @@ end_listing(OnlyState *state)
 /* ---- worker transactions ---- */
 
 static void
-begin_txn(OnlyState *state, const Job *job)
+begin_txn(OutcomesState *state, const Job *job)
 {
 	MemoryContext caller;
 
@@ -232,7 +232,7 @@ begin_txn(OnlyState *state, const Job *job)
 
 /* The next piece of the current source; returns how many rows it had. */
 static int
-read_source(OnlyState *state, const Job *job)
+read_source(OutcomesState *state, const Job *job)
 {
 	HistoryRow *rows;
 	int			nrows = ledger_history_rows(job, &state->sources[state->source], &state->place, &rows);
@@ -253,10 +253,10 @@ read_source(OnlyState *state, const Job *job)
 }
 
 static void
-only_txn(void *arg)
+outcomes_txn(void *arg)
 {
 	JobTask    *task = (JobTask *) arg;
-	OnlyState  *state = task->only;
+	OutcomesState  *state = task->outcomes;
 	const Job  *job = task->job;
 	int			nrows = 0;
 
@@ -292,24 +292,24 @@ only_txn(void *arg)
 
 /* One page; the job's "listed" is set by the last one. */
 WorkerTxnVerdict
-prepare_only(JobTask *task, WorkerTxnError *error)
+prepare_outcomes(JobTask *task, WorkerTxnError *error)
 {
 	WorkerTxnVerdict verdict;
 
-	if (task->only == NULL)
+	if (task->outcomes == NULL)
 	{
-		MemoryContext cxt = AllocSetContextCreate(task->cxt, "dess_batch only", ALLOCSET_DEFAULT_SIZES);
+		MemoryContext cxt = AllocSetContextCreate(task->cxt, "dess_batch outcomes", ALLOCSET_DEFAULT_SIZES);
 
-		task->only = MemoryContextAllocZero(cxt, sizeof(OnlyState));
-		task->only->cxt = cxt;
-		task->only->last = PG_UINT64_MAX;
+		task->outcomes = MemoryContextAllocZero(cxt, sizeof(OutcomesState));
+		task->outcomes->cxt = cxt;
+		task->outcomes->last = PG_UINT64_MAX;
 	}
-	verdict = jobtask_run(task, NULL, "choosing rows", only_txn, task, error);
-	if (verdict == WORKER_TXN_DONE && !task->only->end)
+	verdict = jobtask_run(task, NULL, "choosing rows", outcomes_txn, task, error);
+	if (verdict == WORKER_TXN_DONE && !task->outcomes->end)
 		return verdict;
 	/* of a worker transaction that failed the memory knows what the ledger does not */
 	task->job->listed = verdict == WORKER_TXN_DONE;
-	MemoryContextDelete(task->only->cxt);
-	task->only = NULL;
+	MemoryContextDelete(task->outcomes->cxt);
+	task->outcomes = NULL;
 	return verdict;
 }
