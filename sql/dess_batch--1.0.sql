@@ -236,9 +236,21 @@ CREATE TABLE dess_batch.request (
 	trigger_name	text NOT NULL,
 	arguments		text[] NOT NULL,
 	updates			boolean NOT NULL,	-- rows were changed, not only inserted
+	xid				bigint NOT NULL DEFAULT pg_catalog.pg_current_xact_id()::text::bigint,	-- rows of it are not older
 	at				timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 500);
 ALTER TABLE dess_batch.request REPLICA IDENTITY FULL;
+
+-- Who made the triggers that ask for jobs: what they ask for is done as the
+-- table's owner, so that only his own ones and those of superusers work.
+CREATE TABLE dess_batch.trigger_maker (
+	source_name		text NOT NULL,	-- schema.table
+	name			text NOT NULL,
+	trigger			oid NOT NULL,
+	maker_name		text NOT NULL,
+	home			text NOT NULL,	-- where it was made
+	PRIMARY KEY (source_name, name)
+);
 
 -- Requests that need not be bought again although the row's target is NULL.
 CREATE TABLE dess_batch.settled (
@@ -394,6 +406,7 @@ SELECT pg_catalog.pg_extension_config_dump('dess_batch.ledger', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.job', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.batch', '');
+SELECT pg_catalog.pg_extension_config_dump('dess_batch.trigger_maker', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.item', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.result', '');
 SELECT pg_catalog.pg_extension_config_dump('dess_batch.answer', '');
@@ -915,11 +928,19 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dess_batch_purge(interval) IS
 'forgets jobs that finished longer ago than this; returns how many; what settles rows and usage stay';
 
+CREATE FUNCTION dess_batch.note_trigger_makers() RETURNS event_trigger
+AS 'MODULE_PATHNAME', 'dess_batch_note_trigger_makers'
+LANGUAGE C;
+COMMENT ON FUNCTION dess_batch.note_trigger_makers() IS 'remembers who makes triggers that call dess_batch_trigger';
+CREATE EVENT TRIGGER dess_batch_trigger_makers ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER')
+	EXECUTE FUNCTION dess_batch.note_trigger_makers();
+COMMENT ON EVENT TRIGGER dess_batch_trigger_makers IS 'remembers who makes triggers that call dess_batch_trigger';
+
 CREATE FUNCTION dess_batch_trigger() RETURNS trigger
 AS 'MODULE_PATHNAME', 'dess_batch_trigger'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dess_batch_trigger() IS
-'AFTER INSERT OR UPDATE ... FOR EACH STATEMENT EXECUTE FUNCTION dess_batch_trigger(''model'' [, ''argument=value'' ...]): one job of the table''s owner for what transactions changed since the last; a wrong argument fails the job, never the statement; raises 39P01 for another kind of trigger';
+'AFTER INSERT OR UPDATE ... FOR EACH STATEMENT EXECUTE FUNCTION dess_batch_trigger(''model'' [, ''argument=value'' ...]): one job of the table''s owner for rows that were inserted or changed since the trigger was made, with ''old_rows=true'' also for older ones without an answer; only triggers made by the owner or a superuser work; a wrong argument fails the job, never the statement; raises 39P01 for another kind of trigger';
 
 -- The worker passes arguments of exactly these types, so that no function of that
 -- name that somebody else creates suits them better.  The cost is high so that

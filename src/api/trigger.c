@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/event_trigger.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "nodes/pg_list.h"
@@ -25,6 +26,7 @@
 #include "runtime/wake.h"
 
 PG_FUNCTION_INFO_V1(dess_batch_trigger);
+PG_FUNCTION_INFO_V1(dess_batch_note_trigger_makers);
 
 /* What the current transaction has asked for already. */
 typedef struct Asked
@@ -139,4 +141,16 @@ dess_batch_trigger(PG_FUNCTION_ARGS)
 	ledger_add_request(RelationGetRelid(data->tg_relation), trigger->tgname, arguments, updates);
 	wake_at_commit();
 	return PointerGetDatum(NULL);
+}
+
+/* The event trigger that remembers who makes triggers: the role that CREATE TRIGGER runs as. */
+Datum
+dess_batch_note_trigger_makers(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"note_trigger_makers\" was not called by event trigger manager")));
+	ledger_note_trigger_makers();
+	return (Datum) 0;
 }

@@ -702,7 +702,11 @@ typedef struct TriggerRequest
 	char	   *trigger;
 	List	   *arguments;		/* of char *: the model, then "argument=value" of submit */
 	bool		updates;		/* rows were changed, not only inserted */
+	int64		first_xid;		/* the first transaction that asked */
 } TriggerRequest;
+
+/* For an event trigger: remembers who makes the triggers that the current command has made. */
+extern void ledger_note_trigger_makers(void);
 
 extern void ledger_add_request(Oid source, const char *trigger, List *arguments, bool updates);
 

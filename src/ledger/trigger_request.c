@@ -33,6 +33,10 @@
 #define PATIENCE	"interval '10 seconds'"
 #define REQUEST_IS_RIPE	"least(max(r.at) + " QUIET ", min(r.at) + " PATIENCE ")"
 
+/* What an option of a trigger begins with that is no argument of dess_batch_submit, and one that is completed. */
+#define OLD_ROWS	"old_rows="
+#define WHERE_SQL	"where_sql="
+
 /* The arguments of dess_batch_submit that a trigger may give. */
 static const char *const option_names[] = {
 	"prompt", "target", "key", "where_sql", "overwrite", "mode", "server", "system_prompt",
@@ -48,6 +52,31 @@ ledger_add_request(Oid source, const char *trigger, List *arguments, bool update
 	};
 
 	ledger_execute(&statement, arg_oid(source), arg_text(trigger), arg_list(arguments), arg_bool(updates));
+}
+
+/*
+ * Remembers who makes the triggers that the current DDL command has made, for
+ * an event trigger.  What a dump has brought is remembered as it was there.
+ */
+void
+ledger_note_trigger_makers(void)
+{
+	static Statement statement = {
+		.sql = "INSERT INTO dess_batch.trigger_maker AS m (source_name, name, trigger, maker_name, home) "
+		"SELECT n.nspname || '.' || c.relname, t.tgname, t.oid, $1, $2 "
+		"FROM pg_catalog.pg_event_trigger_ddl_commands() d "
+		"JOIN pg_catalog.pg_trigger t ON t.oid = d.objid "
+		"JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+		"JOIN pg_catalog.pg_depend p ON p.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.objid = t.tgfoid "
+		"AND p.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND p.deptype = 'e' "
+		"JOIN pg_catalog.pg_extension e ON e.oid = p.refobjid AND e.extname = 'dess_batch' "
+		"WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass "
+		"ON CONFLICT (source_name, name) DO UPDATE SET trigger = EXCLUDED.trigger, home = EXCLUDED.home, "
+		"maker_name = CASE WHEN m.home = EXCLUDED.home THEN EXCLUDED.maker_name ELSE m.maker_name END"
+	};
+	const char *maker = GetUserNameFromId(GetUserId(), false);
+
+	ledger_execute(&statement, arg_text(maker), arg_home());
 }
 
 TimestampTz
@@ -71,7 +100,7 @@ bool
 ledger_find_request(TriggerRequest *request)
 {
 	static Statement statement = {
-		.sql = "SELECT r.source, r.trigger_name, r.arguments, bool_or(r.updates) "
+		.sql = "SELECT r.source, r.trigger_name, r.arguments, bool_or(r.updates), min(r.xid) "
 		"FROM dess_batch.request r GROUP BY r.source, r.trigger_name, r.arguments "
 		"HAVING " REQUEST_IS_RIPE " <= $1 ORDER BY min(r.at) LIMIT 1"
 	};
@@ -86,6 +115,7 @@ ledger_find_request(TriggerRequest *request)
 		request->trigger = ledger_get_text(&ledger, 0, 2);
 		request->arguments = ledger_get_list(&ledger, 0, 3);
 		request->updates = ledger_get_bool(0, 4);
+		request->first_xid = ledger_get_int64(0, 5, 0);
 	}
 	ledger_close(&ledger);
 	return found;
@@ -124,37 +154,43 @@ ledger_put_off_request(const TriggerRequest *request, TimestampTz until)
 /* ---- a job ---- */
 
 /*
- * Whoever may create triggers on a table decides what its owner's job does: which
- * functions where_sql calls, and where the texts go.  So only roles with the
- * owner's rights may have that right.
+ * Whoever made a trigger says what the job of the table's owner does: which
+ * functions where_sql calls, and where the texts go.  So that must be somebody
+ * who has the owner's rights anyway, and it does not help to have lost the right
+ * to create triggers since.
  */
 static void
-require_own_triggers(const TriggerRequest *request, Oid owner)
+require_own_trigger(const TriggerRequest *request, Oid owner)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(request->source));
-	bool		isnull;
-	Datum		datum = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relacl, &isnull);
-	Acl		   *acl = isnull ? NULL : DatumGetAclPCopy(datum);
+	static Statement statement = {
+		.sql = "SELECT r.oid, m.maker_name FROM dess_batch.trigger_maker m "
+		"JOIN pg_catalog.pg_trigger t ON t.oid = m.trigger "
+		"LEFT JOIN pg_catalog.pg_roles r ON r.rolname = m.maker_name "
+		"WHERE t.tgrelid = $1 AND t.tgname = $2"
+	};
+	Ledger		ledger;
+	Oid			maker = InvalidOid;
+	char	   *maker_name = NULL;
 
-	ReleaseSysCache(tuple);
-	for (int i = 0; acl != NULL && i < ACL_NUM(acl); i++)
+	ledger_open(&ledger);
+	if (ledger_run(&statement, arg_oid(request->source), arg_text(request->trigger)) > 0)
 	{
-		const AclItem *item = &ACL_DAT(acl)[i];
-		Oid			grantee = item->ai_grantee;
-
-		if ((ACLITEM_GET_PRIVS(*item) & ACL_TRIGGER) == 0 ||
-			(grantee != ACL_ID_PUBLIC && has_privs_of_role(grantee, owner)))
-			continue;
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("trigger \"%s\" may be somebody else's than the table owner's", request->trigger),
-				 errdetail("%s has the right to create triggers on the table, and what they ask for would be done as its owner.",
-						   grantee == ACL_ID_PUBLIC ? "PUBLIC" : GetUserNameFromId(grantee, false)),
-				 errhint("Run: REVOKE TRIGGER ON %s FROM %s;",
-						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(request->source)),
-													get_rel_name(request->source)),
-						 grantee == ACL_ID_PUBLIC ? "PUBLIC" : quote_identifier(GetUserNameFromId(grantee, false)))));
+		maker = ledger_is_null(0, 1) ? InvalidOid : ledger_get_oid(0, 1);
+		maker_name = ledger_get_text(&ledger, 0, 2);
 	}
+	ledger_close(&ledger);
+	if (OidIsValid(maker) && has_privs_of_role(maker, owner))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("trigger \"%s\" was not made by the owner of the table or a superuser", request->trigger),
+			 maker_name != NULL ?
+			 errdetail("Role \"%s\" made it, and what it asks for would be done as the owner of the table.", maker_name) :
+			 errdetail("It is not known who made it, and what it asks for would be done as the owner of the table."),
+			 errhint("Drop it, and create it anew as the owner if it is wanted: DROP TRIGGER %s ON %s;",
+					 quote_identifier(request->trigger),
+					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(request->source)),
+												get_rel_name(request->source)))));
 }
 
 /* The table's owner, or InvalidOid for a table that is gone. */
@@ -273,12 +309,51 @@ add_option(SubmitCall *call, const TriggerRequest *request, const char *option)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("trigger \"%s\": invalid option \"%s\"", request->trigger, option),
-				 errhint("An option is \"argument=value\" with an argument of dess_batch_submit other than source and model.")));
+				 errhint("An option is \"argument=value\" with an argument of dess_batch_submit other than source and model, or \"old_rows=true\".")));
 	if (has_argument(call, name))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("trigger \"%s\": option \"%s\" is given twice", request->trigger, name)));
 	add_argument(call, name, equals[1] != '\0' ? equals + 1 : NULL);
+}
+
+static bool
+read_old_rows(const TriggerRequest *request, const char *value)
+{
+	bool		result;
+
+	if (!parse_bool(value, &result))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("trigger \"%s\": option \"old_rows\" requires a Boolean value", request->trigger)));
+	return result;
+}
+
+/*
+ * The condition for rows that were inserted or changed since the trigger was
+ * made, and for those of the requests, whatever has happened to the trigger.
+ * Their version is not older than the transaction that made it.
+ */
+static char *
+only_new_rows(const TriggerRequest *request, const char *where_sql)
+{
+	static Statement statement = {
+		.sql = "SELECT t.xmin::text FROM pg_catalog.pg_trigger t WHERE t.tgrelid = $1 AND t.tgname = $2"
+	};
+	Ledger		ledger;
+	char	   *since = NULL;
+	StringInfoData condition;
+
+	ledger_open(&ledger);
+	if (ledger_run(&statement, arg_oid(request->source), arg_text(request->trigger)) > 0)
+		since = ledger_get_text(&ledger, 0, 1);
+	ledger_close(&ledger);
+	initStringInfo(&condition);
+	if (where_sql != NULL && where_sql[0] != '\0')
+		appendStringInfo(&condition, "(%s) AND ", where_sql);
+	appendStringInfo(&condition, "pg_catalog.age(xmin) <= greatest(pg_catalog.age('%u'::pg_catalog.xid), pg_catalog.age('%s'::pg_catalog.xid))",
+					 (TransactionId) request->first_xid, since != NULL ? since : psprintf("%u", (TransactionId) request->first_xid));
+	return condition.data;
 }
 
 /*
@@ -288,6 +363,9 @@ add_option(SubmitCall *call, const TriggerRequest *request, const char *option)
 static void
 add_arguments(SubmitCall *call, const TriggerRequest *request)
 {
+	bool		old_rows = false;
+	const char *where_sql = NULL;
+
 	if (request->arguments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -296,7 +374,20 @@ add_arguments(SubmitCall *call, const TriggerRequest *request)
 	add_argument(call, "source", psprintf("%u", request->source));
 	add_argument(call, "model", linitial(request->arguments));
 	for (int i = 1; i < list_length(request->arguments); i++)
-		add_option(call, request, list_nth(request->arguments, i));
+	{
+		const char *option = list_nth(request->arguments, i);
+
+		if (strncmp(option, OLD_ROWS, strlen(OLD_ROWS)) == 0)
+			old_rows = read_old_rows(request, option + strlen(OLD_ROWS));
+		else if (strncmp(option, WHERE_SQL, strlen(WHERE_SQL)) == 0 && where_sql == NULL)
+			where_sql = option + strlen(WHERE_SQL);
+		else
+			add_option(call, request, option);
+	}
+	if (!old_rows)
+		where_sql = only_new_rows(request, where_sql);
+	if (where_sql != NULL && where_sql[0] != '\0')
+		add_argument(call, "where_sql", where_sql);
 	if (request->updates && !has_argument(call, "outcomes") && !has_argument(call, "overwrite") &&
 		!has_argument(call, "sample"))
 	{
@@ -332,7 +423,7 @@ ledger_submit_request(const TriggerRequest *request)
 
 	if (!OidIsValid(owner))
 		return;
-	require_own_triggers(request, owner);
+	require_own_trigger(request, owner);
 	open_call(&call);
 	usercxt_enter(&user, owner);
 	add_arguments(&call, request);

@@ -129,7 +129,7 @@ CALL refused($$ SELECT dess_batch_submit('faculty', 'gpt-4o' || repeat('x', 1000
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', 'Where is {firstname}?') AS job \gset
 SELECT prompt_sha256 = encode(sha256('Where is {firstname}?'), 'hex') FROM dess_batch_jobs WHERE job_id = :job;
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', outcomes => '{lost,changed,expired}', max_failed => 1, max_rows => 1) AS job \gset
-SELECT args(:job, 'only', 'max_failed', 'max_rows', 'sample');
+SELECT args(:job, 'outcomes', 'max_failed', 'max_rows', 'sample');
 -- nulls of arguments that have a default
 SELECT dess_batch_submit('faculty', 'gpt-4o-mini', overwrite => NULL, sample => NULL, parameters => NULL, max_failed => NULL) AS job \gset
 SELECT args(:job, 'overwrite', 'sample', 'parameters', 'max_failed');
