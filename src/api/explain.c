@@ -262,7 +262,9 @@ explain_control(const Explain *explain)
 	{
 		case CONTROL_RUN:
 			/* whether there is a secret by now is looked up below */
-			if (why != NULL &&
+			if (explain->facts->error_code != NULL && strcmp(explain->facts->error_code, "budget") == 0)
+				explain_say(explain, "It waits for %s.", explain->facts->error);
+			else if (why != NULL &&
 				(explain->facts->error_code == NULL || strcmp(explain->facts->error_code, "no_secret") != 0))
 				explain_say(explain, "The last trouble was %s.", why);
 			break;

@@ -545,6 +545,19 @@ budget_takes_request(JobTask *task, size_t bytes, double *room)
 
 /* ---- batches ---- */
 
+/* Nothing of the job can be sent before requests that are under way have left some of what is reserved for them. */
+static void
+note_waiting(JobTask *task, const BatchTask *batch)
+{
+	BudgetLimit least;
+
+	if (job_reserved(task, batch) > 0)
+		return;
+	find_limit(task, batch, &least);
+	jobtask_note_budget(task, psprintf("a budget: %.10g of %.10g US dollars (%s) are spent, and %.10g are reserved for requests under way",
+									   least.spent.cost, least.limit, least.name, least.reserved));
+}
+
 BudgetVerdict
 budget_takes_batch(const BatchTask *batch)
 {
@@ -559,9 +572,15 @@ budget_takes_batch(const BatchTask *batch)
 		return BUDGET_WAIT;
 	room = budget_room(task, batch, &waits);
 	if (budget_reserve(task, row->requests, row->bytes) <= room)
+	{
+		jobtask_note_budget(task, NULL);
 		return BUDGET_FITS;
+	}
 	if (waits)
+	{
+		note_waiting(task, batch);
 		return BUDGET_WAIT;
+	}
 	if (row->requests > 1 && budget_reserve(task, 2, 2 * row->bytes / row->requests) <= room)
 		return BUDGET_CUT;
 	budget_pause(task);
@@ -582,8 +601,15 @@ budget_may_prepare(JobTask *task)
 	if (!budget_refresh(task))
 		return false;
 	find_limit(task, NULL, &least);
-	return least.reserved <= 0 ||
-		limit_room(&least) - task->budget->headroom >= (least.limit - least.spent.cost) / 4;
+	if (least.reserved > 0 &&
+		limit_room(&least) - task->budget->headroom < (least.limit - least.spent.cost) / 4)
+	{
+		note_waiting(task, NULL);
+		return false;
+	}
+	if (dlist_is_empty(&task->batches))
+		jobtask_note_budget(task, NULL);
+	return true;
 }
 
 double

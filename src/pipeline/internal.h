@@ -116,6 +116,7 @@ typedef enum JobNote
 {
 	NOTE_NONE,
 	NOTE_WAITING,				/* for something: a secret, a server, a pause that it asked for */
+	NOTE_BUDGET,				/* for what others have reserved in a budget */
 	NOTE_FAILING				/* database work of the job fails */
 } JobNote;
 
@@ -405,6 +406,7 @@ extern void jobtask_pause(JobTask *task, const char *code, const char *message);
 extern void jobtask_trouble(JobTask *task, WorkerTxnVerdict verdict, const WorkerTxnError *error);
 extern void jobtask_note(JobTask *task, const char *code, const char *message);
 extern void jobtask_note_gone(JobTask *task);
+extern void jobtask_note_budget(JobTask *task, const char *words);	/* NULL: it waits for none */
 extern void jobtask_recovered(JobTask *task);
 extern void jobtask_wait_for_secret(JobTask *task);
 extern bool jobtask_try_finish(JobTask *task);

@@ -413,7 +413,16 @@ jobtask_note(JobTask *task, const char *code, const char *message)
 void
 jobtask_note_gone(JobTask *task)
 {
-	if (task->note != NOTE_NONE)
+	if (task->note != NOTE_NONE && task->note != NOTE_BUDGET)
+		note_reason(task, NOTE_NONE, NULL, NULL);
+}
+
+void
+jobtask_note_budget(JobTask *task, const char *words)
+{
+	if (words != NULL && task->note == NOTE_NONE)
+		note_reason(task, NOTE_BUDGET, "budget", words);
+	else if (words == NULL && task->note == NOTE_BUDGET)
 		note_reason(task, NOTE_NONE, NULL, NULL);
 }
 

@@ -183,10 +183,14 @@ is(wait_for_job($node, submit_job($node, q{'free', 'gpt-4o-mini', '{body}', 'ans
 is(query("SELECT sum(requests) FROM dess_batch_batches WHERE job_id IN ($first, $second) AND state NOT IN ('preparing', 'prepared')"), 40,
 	'what the first job may cost leaves no room for the second');
 is(query("SELECT state IN ('queued', 'preparing', 'prepared') FROM dess_batch_jobs WHERE job_id = $second"), 't', 'which waits');
+my $waiting = qr/a budget: 0 of 0\.014 US dollars \(max_cost_per_day\) are spent, and 0\.012\d* are reserved for requests under way/;
+like(query("SELECT waiting_for FROM dess_batch_progress WHERE job_id = $second"), $waiting, 'progress says for what, and how much of it is reserved');
+like(query("SELECT string_agg(e, ' ') FROM dess_batch_explain($second) e"), qr/It waits for $waiting\./, 'so does explain');
 $simulator->post('settings', { run_ms => 20 });
 query("SELECT dess_batch_status($first)");
 is(wait_for_job($node, $first), 'done', 'when the first has its answers');
 is(wait_for_job($node, $second), 'done', 'there is room');
+is(query("SELECT error FROM dess_batch_jobs WHERE job_id = $second"), '', 'and the reason is gone');
 
 # ---- no budget without a price
 
