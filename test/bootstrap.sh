@@ -2,7 +2,7 @@
 #
 # Installs what building and showing (argument "demo"), testing (argument
 # "test"), testing under valgrind (argument "valgrind") or measuring (argument
-# "bench") need and is not there yet.  Quick when nothing is missing.
+# "bench") need and is not there yet; with "packages", prints what building needs.  Quick when nothing is missing.
 #
 # Debian's PostgreSQL packages create and start a cluster "main" when they are
 # first installed.  That is switched off while they are being installed; a
@@ -146,6 +146,7 @@ install_node_modules()
 }
 
 purpose=${1:-test}
+[ "$purpose" != packages ] || { echo $BUILD_PACKAGES; exit; }
 wanted=$BUILD_PACKAGES
 [ "$purpose" = demo ] || wanted="$wanted $TEST_PACKAGES"
 [ "$purpose" != valgrind ] || wanted="$wanted $VALGRIND_PACKAGES"
@@ -168,10 +169,13 @@ major=$("$PG_CONFIG" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
 
 [ "$purpose" = demo ] && exit
 
-# extensions of others come for one version of the server
-if command -v dpkg-query >/dev/null
+# Extensions of others come for one version of Debian's server, and not for each.
+# Where there is none, the test that needs it says that it was not run.
+cron=postgresql-$major-cron
+if [ ! -f "$("$PG_CONFIG" --sharedir)/extension/pg_cron.control" ] &&
+	apt-cache show "$cron" >/dev/null 2>&1 &&
+	[ "$("$PG_CONFIG" --bindir)" = "/usr/lib/postgresql/$major/bin" ]
 then
-	missing=$(missing_packages "postgresql-$major-cron")
-	[ -z "$missing" ] || install_packages $missing
+	install_packages "$cron"
 fi
 install_node_modules

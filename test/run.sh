@@ -99,7 +99,9 @@ run_tap()
 	shift 2
 
 	as_server_user mkdir -p "$scratch/$part/tmp_check"
+	# TESTDIR is read up to PostgreSQL 15, the other two from 16 on
 	as_server_user env TESTDIR="$scratch/$part" \
+		TESTDATADIR="$scratch/$part/tmp_check" TESTLOGDIR="$scratch/$part/tmp_check/log" \
 		PERL5LIB="$pg_lib/pgxs/src/test/perl:$tree/test/perl" \
 		perl test/tap.pl "$jobs" "$scratch/$part/counts" "$@" 2>&1 | tee "$log"
 	status=${PIPESTATUS[0]}

@@ -26,7 +26,8 @@ unset OPENAI_API_KEY GOOGLE_API_KEY GEMINI_API_KEY ANTHROPIC_API_KEY \
 export GCE_METADATA_HOST=127.0.0.1:1
 unset http_proxy https_proxy all_proxy no_proxy \
 	HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY
-export LC_ALL=C.UTF-8 TZ=UTC
+# the library of the TAP tests removes LC_ALL, and then LANG decides on the encoding
+export LC_ALL=C.UTF-8 LANG=C.UTF-8 TZ=UTC
 
 # initdb refuses root: root lends its work to the user that the system has for
 # it.  Programs are exec'ed, so that $! of one in the background is its own.

@@ -50,7 +50,9 @@ do
 	echo
 	echo "== $name"
 	as_server_user mkdir -p "$scratch/bench/$name"
-	if as_server_user env TESTDIR="$scratch/bench/$name" perl "test/bench/$name.pl"
+	if as_server_user env TESTDIR="$scratch/bench/$name" \
+		TESTDATADIR="$scratch/bench/$name/tmp_check" \
+		TESTLOGDIR="$scratch/bench/$name/tmp_check/log" perl "test/bench/$name.pl"
 	then
 		mkdir -p "$bench/results"
 		cat "$tree/test/bench/results/$name.json" >"$bench/results/$name.json" || failed=1

@@ -174,7 +174,11 @@ ALTER SYSTEM SET dess_batch.spool_directory = 'spool';
 \echo :LAST_ERROR_SQLSTATE
 ALTER SYSTEM SET dess_batch.allowed_hosts = 'https://api.openai.com';
 ALTER SYSTEM SET dess_batch.databases = 'a,,b';
+-- the message has units since PostgreSQL 17
+SELECT min_val, max_val FROM pg_settings WHERE name = 'dess_batch.idle_timeout';
+\set VERBOSITY sqlstate
 ALTER SYSTEM SET dess_batch.idle_timeout = '-1';
+\set VERBOSITY default
 SET dess_batch.enabled = off;
 \echo :LAST_ERROR_SQLSTATE
 SET dess_batch.no_such_setting = 1;

@@ -91,7 +91,7 @@ subtest 'a thousand requests' => sub {
 	settings(latency_ms => 400);
 	my $job = sql(q{SELECT dess_batch_submit('many', 'gpt-4o-mini', prompt => '{body}', target => 'answer', mode => 'online', server => 'openai')});
 	# how many may wait grows with the answers
-	wait_until('the concurrency has grown', sub { return stats()->{in_flight} >= 900 });
+	wait_until('the concurrency has grown', sub { return stats()->{max_in_flight} >= 900 });
 	settings(latency_ms => 30000);
 	wait_until('a thousand requests wait', sub { return stats()->{in_flight} >= 900 });
 	ok($node->poll_query_until('postgres',

@@ -194,7 +194,7 @@ sub remote_statements
 		SELECT string_agg(kind || ' ' || n, ', ' ORDER BY kind) FROM (
 			SELECT CASE WHEN query ~ 'UPDATE public.far' THEN 'update' WHEN query ~ 'ANY ' THEN 'select by key' ELSE 'select a page' END AS kind, sum(calls) AS n
 			FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
-			WHERE datname = 'far' AND query ~ '^(DECLARE|SELECT|UPDATE)' AND query ~ 'public.far' GROUP BY 1) s});
+			WHERE datname = 'far' AND toplevel AND query ~ '^(DECLARE|SELECT|UPDATE)' AND query ~ 'public.far' GROUP BY 1) s});
 }
 
 subtest 'a foreign table' => sub {

@@ -116,7 +116,8 @@ foreach my $database (sort keys %encoding)
 	sql('CREATE TABLE texts (id integer PRIMARY KEY, note text, batch text, online text);' . join('', map {
 		"INSERT INTO texts VALUES ($_, \$q\$$texts[$_ - 1]\$q\$);" } @ids), $database);
 	sql(q{INSERT INTO texts VALUES (8, E'a\xe9b'), (9, E'\xed\xa0\x80'), (10, E'\xf8')}, $database) if $database eq 'ascii';
-	my $since = $simulator->get('requests?limit=100000')->{last_seq};
+	my $online = 'requests?path=/v1/chat/completions';
+	my $since = $simulator->get("$online&limit=100000")->{last_seq};
 	my %job = map { $_ => submit_job($node, "'texts', 'gpt-4o-mini', '{note}', '$_', mode => '$_'", $database) } 'batch', 'online';
 
 	wait_done($job{$_}, $database, "$encoding{$database}, $_: texts") foreach 'batch', 'online';
@@ -124,7 +125,7 @@ foreach my $database (sort keys %encoding)
 	is(outcomes_of($job{$_}, $database), join(', ', map { "$_ ok" } @ids) . $strange, 'all are sent that are text') foreach 'batch', 'online';
 
 	my @online = map { $json->decode($_->{body})->{messages}[0]{content} }
-	  grep { $_->{path} eq '/v1/chat/completions' } @{ $simulator->get("requests?since=$since&limit=1000")->{requests} };
+	  @{ $simulator->get("$online&since=$since&limit=1000")->{requests} };
 	is_deeply([ sort @online ], [ sort map { decode('utf8', $texts[ $_ - 1 ]) } @ids ], 'the model reads what they say, online');
 	my $remote = sql("SELECT input_uri FROM dess_batch_batches WHERE job_id = $job{batch}", $database);
 	my @lines = split /\n/, slurp_file("$uploads/$remote.jsonl");

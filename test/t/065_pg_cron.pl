@@ -10,6 +10,9 @@ use warnings;
 use DessBatch;
 use Test::More;
 
+plan skip_all => 'not run: this PostgreSQL has no pg_cron'
+  unless -f qx{pg_config --sharedir} =~ s/\n//r . '/extension/pg_cron.control';
+
 my $simulator = start_simulator(batch_ms => 20);
 my $node = start_node(
 	'cron',
