@@ -2,6 +2,11 @@
 #
 #   make demo     install what is missing, build, show one job from start to end
 #   make test     install what is missing, build, run every test that is not long
+#   make test-versions   the tests that depend on the version of PostgreSQL, in
+#                        roots of other releases of Debian; needs root
+#   make deb      Debian packages, built in such a root, into dist; "make test-deb"
+#                 installs, upgrades and purges one
+#   make dist     the archive for PGXN, into dist
 #   make test-long       what takes longer than minutes: test/long, and ten
 #                        million runs of the fuzz targets; see test/RESULTS.md
 #   make test-valgrind   the regression tests and some jobs under valgrind
@@ -28,6 +33,7 @@ PGFILEDESC = "dess_batch - batch inference with language models"
 source_dir := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 SOURCES := $(sort $(wildcard $(foreach depth,* */* */*/*,$(source_dir)/src/$(depth).c)))
 OBJS = $(patsubst $(source_dir)/%.c,%.o,$(SOURCES))
+DISTVERSION = $(shell sed -n 's/^   "version": "\(.*\)",/\1/p' $(source_dir)/META.json)
 DATA = $(patsubst $(source_dir)/%,%,$(sort $(wildcard $(source_dir)/sql/dess_batch--*.sql)))
 
 # what a provider in another module includes; what provider.h itself includes
@@ -101,6 +107,20 @@ test:
 	@$(MAKE) -s -j$$(nproc) --no-print-directory all simulator
 	@test/run.sh $(TESTS)
 
+test-versions:
+	@test/roots/versions.sh
+
+deb:
+	@test/roots/deb.sh build
+
+test-deb: deb
+	@test/roots/deb.sh test
+
+# what stands in the last commit, for pgxn.org
+dist:
+	@mkdir -p dist
+	git archive --format=zip --prefix=dess_batch-$(DISTVERSION)/ -o dist/dess_batch-$(DISTVERSION).zip HEAD
+
 test-long: LONG_TESTS = $(or $(TESTS),fuzz long)
 test-long:
 	@test/bootstrap.sh test
@@ -126,4 +146,4 @@ clean-test:
 	$(if $(wildcard test/unit/Makefile),$(MAKE) --no-print-directory -C test/unit clean)
 	$(MAKE) --no-print-directory -C test/fuzz clean
 
-.PHONY: all install-dependencies demo test test-long test-valgrind bench simulator clean-test
+.PHONY: all install-dependencies demo test test-versions deb test-deb dist test-long test-valgrind bench simulator clean-test
