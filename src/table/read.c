@@ -34,6 +34,9 @@
 /* A page ends early when its texts are larger than this. */
 #define PAGE_TEXT_BYTES		(16 * 1024 * 1024)
 
+/* A larger value of a target is not made a text to be compared. */
+#define HELD_TEXT_BYTES		(1024 * 1024)
+
 /* ---- receiving ---- */
 
 typedef struct Receiver
@@ -111,27 +114,47 @@ typedef struct RowReceiver
 	StringInfoData parts;
 } RowReceiver;
 
+static bool
+row_targets_are_null(const SourceTable *table, const bool *nulls)
+{
+	for (int i = table->nkeys; i < table->nkeys + table->ntargets; i++)
+	{
+		if (!nulls[i])
+			return false;
+	}
+	return true;
+}
+
+/*
+ * What stands for a target's value in the digest of what the row holds.  A
+ * text cannot have more than 1 GB, and that of a large value may be many times
+ * as long as the value itself, so such a value is digested as it is stored.
+ */
+static const char *
+held_text(SourceColumn *column, Datum value)
+{
+	struct varlena *stored;
+	Digest		digest;
+
+	if (column->typlen != -1 || toast_raw_datum_size(value) <= HELD_TEXT_BYTES)
+		return OutputFunctionCall(&column->output, value);
+	stored = PG_DETOAST_DATUM_PACKED(value);
+	digest_sha256(NULL, 0, VARDATA_ANY(stored), VARSIZE_ANY_EXHDR(stored), &digest);
+	return digest_to_hex(&digest);
+}
+
 static void
 row_set_held(RowReceiver *receiver, const Datum *values, const bool *nulls, SourceRow *row)
 {
 	SourceTable *table = receiver->base.table;
 	Digest		digest;
 
-	row->target_null = true;
+	if (row_targets_are_null(table, nulls))
+		return;
 	resetStringInfo(&receiver->parts);
 	for (int i = table->nkeys; i < table->nkeys + table->ntargets; i++)
-	{
-		if (nulls[i])
-			source_append_part(&receiver->parts, NULL);
-		else
-		{
-			source_append_part(&receiver->parts,
-							   OutputFunctionCall(&table->columns[i].output, values[i]));
-			row->target_null = false;
-		}
-	}
-	if (row->target_null)
-		return;
+		source_append_part(&receiver->parts,
+						   nulls[i] ? NULL : held_text(&table->columns[i], values[i]));
 	digest_sha256(NULL, 0, receiver->parts.data, receiver->parts.len, &digest);
 	row->held = digest_hash64(&digest);
 	if (row->held == 0)
@@ -253,11 +276,14 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	row->key = slot_key(&receiver->base, slot, receiver->base.result);
 
 	before = MemoryContextSwitchTo(receiver->base.scratch);
-	row_set_held(receiver, slot->tts_values, slot->tts_isnull, row);
+	row->target_null = row_targets_are_null(table, slot->tts_isnull);
 	row->wanted = DatumGetBool(slot->tts_values[table->ncolumns]) &&
 		(table->overwrite || row->target_null);
 	if (row->wanted || receiver->render_all)
+	{
+		row_set_held(receiver, slot->tts_values, slot->tts_isnull, row);
 		row_render(receiver, slot->tts_values, slot->tts_isnull, row);
+	}
 	if (receiver->partitions)
 		row->remote = get_rel_relkind(DatumGetObjectId(slot->tts_values[table->ncolumns + 1])) ==
 			RELKIND_FOREIGN_TABLE;

@@ -29,7 +29,7 @@ typedef struct SourceRow
 	bool		target_null;	/* all targets are null */
 	bool		remote;			/* read by key from a foreign partition, which locks nothing */
 	Digest		hash;
-	uint64		held;			/* digest of what the targets hold; 0: all null */
+	uint64		held;			/* digest of what the targets hold; 0: all null; of rendered rows only */
 } SourceRow;
 
 /* What became of a row that was to be written only if it is unchanged. */

@@ -285,5 +285,16 @@ subtest 'tables that change while rows are away' => sub {
 	is($simulator->get('stats')->{files_alive}, 0, 'and does');
 };
 
+# The text of a bytea has twice its length, and more than 1 GB cannot be had.
+subtest 'a target that holds more than can be a text' => sub {
+	sql(q{
+		CREATE TABLE held (id integer PRIMARY KEY, body text, answer bytea);
+		INSERT INTO held VALUES (1, 'one', convert_to(repeat('x', 540000000), 'UTF8')), (2, 'two', 'small'), (3, 'three', NULL)});
+	is(each_row(run('held')), '3 ok', 'it is no hindrance to other rows');
+	is(each_row(run('held', 'overwrite => true')), '1 ok, 2 ok, 3 ok', 'nor to being overwritten');
+	is(sql(q{SELECT string_agg(id || ' ' || convert_from(answer, 'UTF8'), ', ' ORDER BY id) FROM held}), '1 one, 2 two, 3 three', 'with the answer');
+	sql('DROP TABLE held');
+};
+
 $node->stop;
 done_testing();
