@@ -35,6 +35,9 @@
 #include "runtime/compat.h"
 #include "text/digest.h"
 
+/* servers that are named to whoever has mistyped a model */
+#define MAX_OFFERS		3
+
 /* The servers of the wrapper as rule 2 of the factory sees them. */
 typedef struct ServerSearch
 {
@@ -44,6 +47,8 @@ typedef struct ServerSearch
 	Oid			match;			/* the last one */
 	ForeignServer *no_usage;	/* serves the model, but USAGE is missing */
 	ForeignServer *stranger;	/* serves the model, but must be named */
+	StringInfo	offers;			/* what others serve; NULL: there are none */
+	int			noffers;
 } ServerSearch;
 
 static const char *
@@ -333,14 +338,36 @@ trusts_owner(Oid role, Oid owner)
 		has_privs_of_role(role, owner);
 }
 
+/* What a server that does not serve the model serves, for whoever has mistyped the name. */
+static void
+note_offer(ServerSearch *search, const ForeignServer *server)
+{
+	const BatchProvider *provider = account_provider(server->options);
+	const char *globs = find_option(server->options, "models");
+
+	if (globs == NULL && provider != NULL)
+		globs = provider->usual_models;
+	if (globs == NULL || search->noffers++ >= MAX_OFFERS)
+		return;
+	if (search->offers == NULL)
+		search->offers = makeStringInfo();
+	appendStringInfo(search->offers, " Server \"%s\" serves \"%s\".", server->servername, account_excerpt(globs));
+}
+
 /* Sorts one server into the search. */
 static void
 consider_server(ServerSearch *search, Oid serverid)
 {
 	ForeignServer *server = GetForeignServerExtended(serverid, FSV_MISSING_OK);
 
-	if (server == NULL || !server_serves(server, search->model))
+	if (server == NULL)
 		return;
+	if (!server_serves(server, search->model))
+	{
+		if (may_use(server, search->role))
+			note_offer(search, server);
+		return;
+	}
 
 	if (!may_use(server, search->role))
 		search->no_usage = server;
@@ -473,6 +500,7 @@ report_unserved(const ServerSearch *search)
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("no provider serves model \"%s\"", model),
+			 search->offers != NULL ? errdetail_internal("%s", search->offers->data + 1) : 0,
 			 errhint("%s", create_hint(search->model))));
 }
 

@@ -255,17 +255,17 @@ resolve_numbers(FunctionCallInfo fcinfo, Job *job)
 		job->max_cost = submit_budget(PG_GETARG_NUMERIC(ARG_MAX_COST));
 }
 
-/* A budget in dollars, as text.  Raises 22023 for what is negative or not finite. */
+/* A budget in dollars, as text.  Raises 22023 for what is not greater than zero, or not finite. */
 char *
 submit_budget(Numeric budget)
 {
 	Numeric		zero = int64_to_numeric(0);
 
 	if (numeric_is_nan(budget) || numeric_is_inf(budget) ||
-		!DatumGetBool(DirectFunctionCall2(numeric_ge, NumericGetDatum(budget), NumericGetDatum(zero))))
+		!DatumGetBool(DirectFunctionCall2(numeric_gt, NumericGetDatum(budget), NumericGetDatum(zero))))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"max_cost\" must be an amount of US dollars, not negative")));
+				 errmsg("argument \"max_cost\" must be an amount of US dollars greater than zero")));
 	return numeric_normalize(budget);
 }
 

@@ -190,6 +190,38 @@ call_result(FunctionCallInfo fcinfo, Datum value)
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), &value, &isnull));
 }
 
+/*
+ * Waits in one of the two ways.  Whoever interrupts it is told, by a hint to the
+ * error that is raised anyway, that the job is not interrupted.
+ */
+static char *
+wait_interruptible(Wait *wait, char *(*wait_for) (Wait *wait))
+{
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *volatile state = NULL;
+
+	PG_TRY();
+	{
+		state = wait_for(wait);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		if (geterrcode() != ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		if (error->hint == NULL)
+			error->hint = psprintf("Job " INT64_FORMAT " goes on. SELECT dess_batch_cancel(" INT64_FORMAT ") cancels it, CALL dess_batch_wait(" INT64_FORMAT ") waits for it.",
+								   wait->job, wait->job, wait->job);
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	return state;
+}
+
 Datum
 dess_batch_wait(PG_FUNCTION_ARGS)
 {
@@ -208,7 +240,7 @@ dess_batch_wait(PG_FUNCTION_ARGS)
 	if (!wait.atomic)
 		txn_procedure_begin();
 	MemoryContextSwitchTo(caller);
-	state = wait_for_job(&wait);
+	state = wait_interruptible(&wait, wait_for_job);
 	if (!wait.atomic)
 		txn_procedure_end();
 	return call_result(fcinfo, CStringGetTextDatum(state));
@@ -327,37 +359,6 @@ run_wait(Wait *wait)
 	}
 }
 
-/*
- * The same.  Who interrupts it is told that the job is not interrupted; by a
- * hint to the error that he gets anyway.
- */
-static char *
-run_wait_interruptible(Wait *wait)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	char	   *volatile state = NULL;
-
-	PG_TRY();
-	{
-		state = run_wait(wait);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		if (geterrcode() != ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		FlushErrorState();
-		error->hint = psprintf("Job " INT64_FORMAT " goes on. SELECT dess_batch_cancel(" INT64_FORMAT ") cancels it, CALL dess_batch_wait(" INT64_FORMAT ") waits for it.",
-							   wait->job, wait->job, wait->job);
-		ReThrowError(error);
-	}
-	PG_END_TRY();
-	return state;
-}
-
 /* The last line of progress, for a job that has ended as it should. */
 static void
 report_success(const JobFacts *facts, int64 id, TimestampTz began_at)
@@ -427,7 +428,7 @@ dess_batch_run(PG_FUNCTION_ARGS)
 
 	MemoryContextSwitchTo(caller);
 	wait_init(&wait, id, false);
-	state = run_wait_interruptible(&wait);
+	state = wait_interruptible(&wait, run_wait);
 	state = pstrdup(state);
 	(void) look_begin(&wait);
 	facts = ledger_load_facts(id);

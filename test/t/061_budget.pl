@@ -102,7 +102,7 @@ is(query("SELECT rows - done - failed, cost > $spent FROM dess_batch_jobs WHERE 
 query("SELECT dess_batch_cancel($_)") foreach grep { query("SELECT state FROM dess_batch_jobs WHERE job_id = $_") eq 'paused' } @jobs;
 
 table('none', 5, 1, 1);
-is(wait_for_job($node, submit_job($node, q{'none', 'gpt-4o-mini', '{body}', 'answer', server => 'openai', max_cost => 0})), 'paused',
+is(wait_for_job($node, submit_job($node, q{'none', 'gpt-4o-mini', '{body}', 'answer', server => 'openai', max_cost => 0.00000001})), 'paused',
 	'nothing can be spent');
 is(query(q{SELECT count(*) FROM dess_batch_rows r JOIN dess_batch_jobs USING (job_id) WHERE source = 'none' AND r.outcome <> 'pending'}), 0, 'nothing was sent');
 my ($status, $stdout, $stderr) = $node->psql('postgres',
@@ -195,7 +195,7 @@ is(query("SELECT error FROM dess_batch_jobs WHERE job_id = $second"), '', 'and t
 # ---- no budget without a price
 
 query(q{INSERT INTO dess_batch.price (model, input, output) VALUES ('gpt-4.1-mini', 0.4, 1.6); UPDATE first SET answer = NULL; TRUNCATE dess_batch.settled});
-my $unpriced = submit_job($node, q{'first', 'gpt-4.1-mini', '{body}', 'answer', server => 'openai', max_cost => 0});
+my $unpriced = submit_job($node, q{'first', 'gpt-4.1-mini', '{body}', 'answer', server => 'openai', max_cost => 0.00000001});
 is(wait_for_job($node, $unpriced), 'paused', 'paused');
 query("DELETE FROM dess_batch.price WHERE model = 'gpt-4.1-mini'");
 query("SELECT dess_batch_resume($unpriced)");
