@@ -147,7 +147,7 @@ static void
 check_pause(int64 ms)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Min(ms, MAX_PAUSE_MS), wait_event_info_of(WAIT_TIME));
+					 Min(ms, MAX_PAUSE_MS), wait_event_info(WAIT_TIME));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

@@ -104,7 +104,7 @@ wait_pause(Wait *wait)
 	if (!wait->atomic)
 		txn_procedure_commit();
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Min(left, Min(Max(pause, FIRST_PAUSE_MS), LAST_PAUSE_MS)), wait_event_info_of(WAIT_JOB));
+					 Min(left, Min(Max(pause, FIRST_PAUSE_MS), LAST_PAUSE_MS)), wait_event_info(WAIT_JOB));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

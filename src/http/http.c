@@ -677,7 +677,7 @@ http_await(HttpTransfer *transfer)
 {
 	while (transfer->state != TRANSFER_FINISHED)
 	{
-		http_wait(-1, wait_event_info_of(WAIT_REPLY));
+		http_wait(-1, wait_event_info(WAIT_REPLY));
 		CHECK_FOR_INTERRUPTS();
 	}
 	leave_state(transfer);

@@ -277,7 +277,7 @@ shmem_stop_worker(Oid database)
 		if (shmem_mark_workers(database) == 0)
 			return true;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10,
-						 wait_event_info_of(WAIT_WORKER));
+						 wait_event_info(WAIT_WORKER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

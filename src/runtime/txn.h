@@ -35,9 +35,8 @@ extern void ledger_leave(UserContext *context);
 extern ErrorData *txn_catch(void (*fn) (void *arg), void *arg);
 
 /*
- * The same for errors that are told: returns false, with *why in sentences,
- * palloc'd, where it raises.  Cancelling and the lack of resources are raised
- * all the same.
+ * Likewise, but returns false and sets *why to the error's message, detail and
+ * hint, palloc'd.  A cancellation and a lack of resources are raised.
  */
 extern bool txn_try(void (*fn) (void *arg), void *arg, char **why);
 

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * txn_try.c
- *		Work whose errors are told in words instead of being raised.
+ *		Work whose errors are returned instead of being raised.
  *
- * The subtransaction is there to be rolled back: that alone makes an error
- * harmless.  It also gives back who we were and the settings of before.
+ * Only the rollback of a subtransaction makes an error harmless.  It restores
+ * the current user and the settings as well.
  *
  *-------------------------------------------------------------------------
  */

@@ -20,11 +20,11 @@ static const char *const names[] = {
 };
 
 uint32
-wait_event_info_of(WaitReason kind)
+wait_event_info(DessWaitEvent event)
 {
 	static uint32 events[lengthof(names)];
 
-	if (events[kind] == 0)
-		events[kind] = compat_wait_event(names[kind]);
-	return events[kind];
+	if (events[event] == 0)
+		events[event] = compat_wait_event(names[event]);
+	return events[event];
 }

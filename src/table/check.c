@@ -9,15 +9,15 @@
  * that somebody changes at this very moment is looked at again in its new
  * version (the executor calls the function once more behind the row's lock).
  *
- * UPDATE cannot skip locked rows.  So it waits for none longer than a moment,
- * and when it raises or passes a row over, for whatever reason, all is undone
- * and the rows go the slower way: locked, compared, written, halved where one
- * raises.
- * Where that happens often, the fast way is not tried for a while.
+ * UPDATE cannot skip locked rows, so it waits for a lock only for a moment.
+ * When it raises or passes a row over, for whatever reason, all is undone and
+ * the rows go the slower way: they are locked, compared and written, and the
+ * group is cut in halves where a row raises.  Where that happens often, the
+ * fast way is not tried for a while.
  *
- * Anybody can call the function, also a trigger of the table while the UPDATE
- * runs: it answers only while one is running, and takes no argument's type on
- * trust.
+ * Anybody can call the function, even a trigger of the table while the UPDATE
+ * runs.  So it answers only while an UPDATE is running, and checks the types of
+ * its arguments.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +40,7 @@
 /* how long a locked row is waited for before the slower way is taken */
 #define PATIENCE		"20ms"
 #define LONGEST_PAUSE	64
-/* after so many rows the WAL writer is told */
+/* the WAL writer is woken after so many rows */
 #define PUSH_ROWS		128
 
 /* The UPDATE that runs. */
@@ -98,11 +98,10 @@ read_columns(HeapTupleHeader record)
 }
 
 /*
- * The commit of a group waits until its WAL, some megabytes, is on disk.  Told
- * in time, the WAL writer has written most of it by then.  What it writes early
- * belongs to a transaction that may yet abort, as any WAL may.  Told is the end
- * of our last record: the insert position may lie behind the header of a page
- * that nobody has begun, and must not be written up to.
+ * The commit of a group waits until its WAL, some megabytes, is on disk.  A WAL
+ * writer that is woken in time has written most of it by then.  It is asked to
+ * write up to the end of our last record, not up to the insert position, which
+ * may lie behind the header of a page that nobody has begun.
  */
 static void
 push_wal(void)

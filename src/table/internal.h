@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * internal.h
- *		What the files of target share.
+ *		What the files of the user's table share.
  *
  *-------------------------------------------------------------------------
  */
@@ -104,7 +104,7 @@ struct SourceTable
 	SPIPlanPtr	write_plan;
 	SPIPlanPtr	check_plan;
 
-	/* source_check.c */
+	/* check.c */
 	int			check_failures; /* groups in a row that could not be written at once */
 	int			check_pause;	/* so many are not tried now */
 };

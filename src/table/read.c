@@ -398,7 +398,7 @@ read_in_order(void)
 /*
  * The next rows after last_key, at most limit of them, in key order, between
  * source_begin() and source_end().  One statement for each level of the key,
- * see source_statement.c.
+ * see statement.c.
  */
 static void
 read_page(SourceTable *table, PageKind kind, bool only_wanted,

@@ -3,26 +3,26 @@
  * statement.c
  *		The statements on a user's table, and the rights that they need.
  *
- * Pages are read in key order.  Where a composite key starts is not told by
- * one condition but by one statement for every key column, from the last one
- * to the first: (a = $1 AND b > $2), then (a > $1).  Each starts in the index
+ * Pages are read in key order.  A page that starts inside a composite key is
+ * read by one statement for each key column, from the last to the first:
+ * (a = $1 AND b > $2), then (a > $1).  Each of them starts in the index
  * at once, whatever schema the operators live in, and each can be sent to a
- * foreign server; an OR of them starts at the first row of a, and a row
+ * foreign server.  An OR of them would start at the first row of a, and a row
  * comparison needs operators of one name and is not sent.
  *
- * A page is a worker transaction of the table.  Whether a row is wanted is computed in the
- * select list, so that a statement never runs long because few rows are.  Only
- * where the planner knows a cheap way to all wanted rows at once (a partial
- * index on the null target, say) are the others left out by WHERE.
+ * Whether a row is wanted is computed in the select list, so that a statement
+ * does not run long because few rows are wanted.  The other rows are left out
+ * by WHERE only where the planner knows a cheap way to all wanted rows at once,
+ * for example a partial index on the null target.
  *
  * Parameters have the type of their column, without its length, so that they
  * are constants for the planner and for foreign servers.  The length, and what
  * a domain asks for, is enforced by the assignment, which raises where a cast
  * would cut.  Arrays cannot be elements of arrays and travel as text.
  *
- * How many keys there are the planner is not told.  It does not know that a key
- * is looked up in one partition only, so it would rather read a whole
- * partitioned table than visit each partition for each of many keys.
+ * The planner does not learn how many keys there are.  It does not know that a
+ * key is looked up in one partition only, so with many keys it would read the
+ * whole of a partitioned table rather than visit each partition for each key.
  *
  *-------------------------------------------------------------------------
  */
@@ -145,8 +145,8 @@ append_element(StringInfo sql, const SourceColumn *column, char letter, int numb
 
 /*
  * The table's key equals that of v.  A foreign server does not see v, so it
- * is also told which values each column of the key has at all; else the whole
- * table would be fetched.
+ * also gets the list of values of each key column; without it the whole table
+ * would be fetched.
  */
 static void
 append_key_match(StringInfo sql, const SourceTable *table)
@@ -303,7 +303,7 @@ unchanged_function(void)
 	return name;
 }
 
-/* The row is what it was: see source_check.c. */
+/* The row is what it was: see check.c. */
 static void
 append_check(StringInfo sql, const SourceTable *table)
 {

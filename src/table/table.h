@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * table.h
- *		The user's table: read rows to send, lock and write answers.
+ *		The user's table: reads the rows to send, locks rows, writes answers.
  *
- * All statements run as the role that usercxt_effective_role() names; the
- * caller has entered its UserContext.  Text leaves in UTF-8 and comes back in
- * UTF-8; conversion from and to the database's encoding happens here.  Keys
- * are the ledger's and stay in the database's encoding, as what is in a Job.
+ * Used by the pipeline and the SQL interface.  All statements run as the role
+ * that usercxt_effective_role() names, and it is the caller who enters its
+ * UserContext.  Texts of rows and answers are in UTF-8 on this side and are
+ * converted here; keys, and what is in a Job, stay in the database's encoding.
  *
  *-------------------------------------------------------------------------
  */
@@ -136,7 +136,7 @@ extern void source_write(SourceTable *table, SourceWrite *writes, int nwrites);
  */
 extern bool source_write_unchanged(SourceTable *table, SourceWrite *writes, int nwrites);
 
-/* Text of the single target of a row as it is now (source_show.c); NULL: null, no such row, no single target. */
+/* Text of the single target of a row as it is now; NULL: null, no such row, no single target. */
 extern char *source_read_value(SourceTable *table, const char *key);
 
 /* How many of the next limit rows after last_key the job would take; *last_key moves on, NULL at the end. */
@@ -153,7 +153,7 @@ typedef void (*PairCallback) (void *arg, const char *a, const char *b, char **ke
 
 /*
  * Calls back for every row of a relation of any kind that has rows
- * (source_pairs.c), as the current user and with his rights: raises 42501,
+ * as the current user and with that user's rights: raises 42501,
  * 42703 and 42809.
  */
 extern void source_read_pairs(Oid source, const char *a, const char *b, List *key_columns,

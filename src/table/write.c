@@ -5,8 +5,8 @@
  *
  * A group is one UPDATE in one subtransaction.  When it raises, the group is
  * cut in halves until the rows that raise stand alone; what their triggers did
- * is rolled back with them.  So it is when it has to wait for somebody's lock,
- * which it does but once; the rows that it stands in the way of are left for
+ * is rolled back with them.  The same is done when it has to wait for a lock of
+ * somebody else: it waits once, and the rows that need the lock are left for
  * later.  Errors that say nothing about a row (deadlock, disk full, lost
  * connection) are raised and end the group.
  *

@@ -9,6 +9,12 @@
  * surrogates become U+FFFD, because PostgreSQL's text cannot hold them.
  * Nothing here raises an error because of the content.
  *
+ * cJSON is the JSON library: it reads documents, and its tree is what everybody
+ * looks at.  json_scan.c does what cJSON cannot do: it checks a text against
+ * RFC 8259 and UTF-8, keeps numbers exactly as they are written, and reads a
+ * line in a single pass without an allocation a value.  A document is read by
+ * cJSON after that check, a line by json_scan.c alone.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef DESS_TEXT_JSON_H

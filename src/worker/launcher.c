@@ -91,7 +91,7 @@ static void
 launcher_sleep(long ms)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | (ms >= 0 ? WL_TIMEOUT : 0) | WL_EXIT_ON_PM_DEATH,
-					 ms, wait_event_info_of(WAIT_LAUNCHER));
+					 ms, wait_event_info(WAIT_LAUNCHER));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)

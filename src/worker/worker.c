@@ -128,7 +128,7 @@ worker_hurry_holder(void)
 		if (hurry.over)
 			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, HURRY_LOOK_MS,
-						 wait_event_info_of(WAIT_WORKER));
+						 wait_event_info(WAIT_WORKER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -409,10 +409,10 @@ worker_say_wait(long timeout)
 		appendStringInfo(&words, ", in %ld s", timeout / 1000);
 	pgstat_report_activity(STATE_IDLE, words.data);
 	pfree(words.data);
-	return wait_event_info_of(requests > 0 ? WAIT_REPLY : jobs > 0 ? WAIT_TIME : WAIT_IDLE);
+	return wait_event_info(requests > 0 ? WAIT_REPLY : jobs > 0 ? WAIT_TIME : WAIT_IDLE);
 }
 
-/* Nobody's query is to be cancelled between two worker transactions; the process may be told to end. */
+/* Between two worker transactions there is no query to cancel, but the process may have to end. */
 static void
 worker_check_interrupts(void)
 {
@@ -460,8 +460,10 @@ worker_loop(void)
 		if (dess_enabled && !busy)
 			busy = worker_look_again();
 
+		/* the network is never waited for with a transaction or a snapshot */
+		Assert(!IsTransactionState());
 		timeout = busy || ConfigReloadPending ? 0 : worker_timeout(idle_since);
-		woken = http_wait(timeout, timeout == 0 ? wait_event_info_of(WAIT_TIME) : worker_say_wait(timeout));
+		woken = http_wait(timeout, timeout == 0 ? wait_event_info(WAIT_TIME) : worker_say_wait(timeout));
 		if (woken)
 		{
 			worker_check_interrupts();
