@@ -15,6 +15,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "runtime/sqlstate.h"
 #include "runtime/txn.h"
 
 /* Message, detail and hint of an error as one text. */
@@ -30,14 +31,6 @@ error_in_words(const ErrorData *error)
 	if (error->hint != NULL)
 		appendStringInfo(&words, "%s %s", error->detail != NULL ? "" : ".", error->hint);
 	return words.data;
-}
-
-/* Is the error about the session or the server rather than about what was tried? */
-static bool
-must_be_raised(const ErrorData *error)
-{
-	return error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES;
 }
 
 ErrorData *
@@ -71,10 +64,13 @@ bool
 txn_try(void (*fn) (void *arg), void *arg, char **why)
 {
 	ErrorData  *error = txn_catch(fn, arg);
+	SqlstateKind kind;
 
 	if (error == NULL)
 		return true;
-	if (must_be_raised(error))
+	/* a file that is missing (58P01) may be what was tried */
+	kind = sqlstate_kind(error->sqlerrcode);
+	if (kind == SQLSTATE_CANCELED || kind == SQLSTATE_RESOURCES)
 		ReThrowError(error);
 	*why = error_in_words(error);
 	FreeErrorData(error);

@@ -33,6 +33,7 @@
 
 #include "runtime/shmem.h"
 #include "runtime/spool.h"
+#include "runtime/sqlstate.h"
 #include "runtime/txn.h"
 #include "runtime/wake.h"
 #include "runtime/worker_txn.h"
@@ -53,41 +54,32 @@ static volatile sig_atomic_t worker_txn_disturbed = false;
 static volatile sig_atomic_t told_to_end = false;
 static int64 worker_txn_job = 0;		/* whose table's code may run now; 0: nobody's */
 int64		worker_txn_ms = 0;
+static bool worker_txn_commits = false;
 static bool lock_lost = false;
 static bool extension_replaced = false;
 static Oid	extension_seen = InvalidOid;	/* the one that the process began with */
 uint64		worker_txn_count = 0;
 void		(*worker_txn_after_abort) (void) = NULL;
 
-/* Repetition without charge, with back-off, or never: by SQLSTATE class. */
 static WorkerTxnVerdict
 worker_txn_verdict(int sqlerrcode)
 {
-	switch (sqlerrcode)
+	switch (sqlstate_kind(sqlerrcode))
 	{
-		case ERRCODE_LOCK_NOT_AVAILABLE:
-		case ERRCODE_QUERY_CANCELED:
-		case ERRCODE_T_R_SERIALIZATION_FAILURE:
-		case ERRCODE_T_R_DEADLOCK_DETECTED:
+		case SQLSTATE_LOCKED:
+		case SQLSTATE_CANCELED:
+		case SQLSTATE_CONFLICT:
 			return WORKER_TXN_RETRY;
-		case ERRCODE_READ_ONLY_SQL_TRANSACTION:
+		case SQLSTATE_RESOURCES:
+		case SQLSTATE_SERVER:
+		case SQLSTATE_READ_ONLY:
+		case SQLSTATE_REMOTE:
+		case SQLSTATE_INTERNAL:
 			return WORKER_TXN_TROUBLE;
-		default:
+		case SQLSTATE_OWN:
 			break;
 	}
-
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-		case ERRCODE_INTERNAL_ERROR:
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_FDW_ERROR:
-			return WORKER_TXN_TROUBLE;
-		default:
-			return WORKER_TXN_HOPELESS;
-	}
+	return WORKER_TXN_HOPELESS;
 }
 
 /* In a signal handler. */
@@ -212,6 +204,9 @@ worker_txn_recover(WorkerTxnError *error)
 		edata->message = psprintf("canceled after %.1f s: code of the table (trigger, function) is too slow",
 								  worker_txn_limit / 1000.0);
 	}
+	/* a trigger of the table notifies, and the queue of notifications is full: it will have room again */
+	if (worker_txn_commits && edata->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		verdict = WORKER_TXN_TROUBLE;
 	strlcpy(error->sqlstate, unpack_sql_state(edata->sqlerrcode), sizeof(error->sqlstate));
 	strlcpy(error->message, edata->message ? edata->message : "unknown error", sizeof(error->message));
 	error->message[pg_mbcliplen(error->message, strlen(error->message), sizeof(error->message) - 5)] = '\0';
@@ -267,12 +262,14 @@ worker_txn_execute(const char *activity, void (*fn) (void *arg), void *arg,
 		else if (txn_extension_oid() != extension_seen)
 			worker_txn_end_process(true);
 		MemoryContextSwitchTo(worker_txn_context);
+		worker_txn_commits = false;
 		if (patient)
 			wake_lock_interruptible();
 		worker_txn_start_clock(limit_ms, patient);
 		worker_txn_job = job_id;
 		fn(arg);
 		worker_txn_stop_clock();
+		worker_txn_commits = true;
 		txn_commit();
 		worker_txn_job = 0;
 	}

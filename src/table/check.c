@@ -33,9 +33,9 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
+#include "runtime/sqlstate.h"
 #include "runtime/txn.h"
 #include "table/internal.h"
-
 
 /* how long a locked row is waited for before the slower way is taken */
 #define PATIENCE		"20ms"
@@ -144,15 +144,9 @@ dess_batch_unchanged(PG_FUNCTION_ARGS)
 static bool
 is_serious(int sqlerrcode)
 {
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-			return true;
-		default:
-			return false;
-	}
+	SqlstateKind kind = sqlstate_kind(sqlerrcode);
+
+	return kind == SQLSTATE_CANCELED || kind == SQLSTATE_RESOURCES || kind == SQLSTATE_SERVER;
 }
 
 static ErrorData *

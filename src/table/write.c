@@ -22,6 +22,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "runtime/sqlstate.h"
 #include "runtime/txn.h"
 #include "table/internal.h"
 #include "text/json.h"
@@ -36,21 +37,9 @@
 static bool
 is_not_about_row(int sqlerrcode)
 {
-	if (sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION)
-		return true;
+	SqlstateKind kind = sqlstate_kind(sqlerrcode);
 
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_FDW_ERROR:
-			return true;
-		default:
-			return false;
-	}
+	return kind != SQLSTATE_OWN && kind != SQLSTATE_LOCKED && kind != SQLSTATE_INTERNAL;
 }
 
 static void

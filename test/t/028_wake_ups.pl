@@ -147,6 +147,22 @@ subtest 'nobody can be notified' => sub {
 	is($node->safe_psql('postgres', "SELECT error_code FROM dess_batch_jobs WHERE job_id = $bad"), 'invalid_api_key', 'for its own reason');
 	is($node->safe_psql('postgres', 'SELECT first_done.last_value, first_failed.last_value FROM first_done, first_failed'), '2|2', 'each at the second try');
 	$simulator->post('faults/clear', {});
+
+	# a trigger of the table that notifies fails the commit of rows as well
+	create_table($node, 'noisy');
+	$node->safe_psql('postgres', q{
+		CREATE SEQUENCE tries;
+		CREATE FUNCTION public.still_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF nextval('public.tries') <= 2 THEN
+				RAISE EXCEPTION 'too many notifications in the NOTIFY queue' USING ERRCODE = 'program_limit_exceeded';
+			END IF;
+			RETURN NULL;
+		END $$;
+		CREATE CONSTRAINT TRIGGER queue AFTER INSERT ON dess_batch.item DEFERRABLE INITIALLY DEFERRED
+		FOR EACH ROW EXECUTE FUNCTION public.still_full()});
+	my $noisy = submit_job($node, arguments('noisy'));
+	is_answered($node, $noisy, 'noisy');
+	cmp_ok($node->safe_psql('postgres', 'SELECT last_value FROM tries'), '>', 2, 'when the queue has room');
 	$node->stop;
 };
 
