@@ -11,7 +11,8 @@ use DessBatch::Misbehaviour;
 use DessBatch::Scenarios;
 use Test::More;
 
-my $node = start_node('misbehaviour_openai');
+# the worker is to be the same at the end, even if the machine is slow
+my $node = start_node('misbehaviour_openai', conf => "dess_batch.idle_timeout = '1h'");
 my $chat = '/v1/chat/*';
 my $mebibyte = 1024 * 1024;
 

@@ -10,7 +10,8 @@ use DessBatch::Misbehaviour;
 use DessBatch::Scenarios;
 use Test::More;
 
-my $node = start_node('misbehaviour_google');
+# the worker is to be the same at the end, even if the machine is slow
+my $node = start_node('misbehaviour_google', conf => "dess_batch.idle_timeout = '1h'");
 my $mebibyte = 1024 * 1024;
 my %online = (vertex => '/v1/projects/*:generateContent', gemini => '/v1beta/models/*:generateContent');
 my %create = (vertex => '/v1/projects/*/batchPredictionJobs', gemini => '/v1beta/models/*:batchGenerateContent');
