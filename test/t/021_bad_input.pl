@@ -220,7 +220,7 @@ my %change = (
 	healthy => [ 'SELECT', undef, undef ]);
 
 query('CREATE ROLE worker; GRANT USAGE ON FOREIGN SERVER openai TO worker');
-$simulator->post('settings', { run_ms => 4000 });
+$simulator->post('settings', { run_ms => 12000 });
 my $pid = query(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'dess_batch worker'});
 foreach my $name (sort keys %change)
 {
