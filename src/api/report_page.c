@@ -264,7 +264,7 @@ append_outcome_bar(StringInfo out, const ReportTable *outcomes, double total)
 			strcmp(row[RO_OUTCOME], "missing") == 0 ? "ink" :
 			strcmp(row[RO_OUTCOME], "empty") == 0 ? "rest" : "bad";
 
-		if (strcmp(row[RO_OUTCOME], "again") == 0)
+		if (strcmp(row[RO_OUTCOME], "superseded") == 0)
 			continue;
 		appendStringInfo(out, "<rect class=\"fill-%s\" x=\"%.2f\" y=\"0\" width=\"%.2f\" height=\"24\"><title>%s %s</title></rect>",
 						 class, x, Max(width - 1, 0.5), row[RO_OUTCOME], row[RO_ROWS]);
@@ -282,7 +282,7 @@ append_outcomes(StringInfo out, const ReportTable *outcomes)
 	begin_section(out, "outcomes", "Outcomes");
 	for (int i = 0; i < outcomes->nrows; i++)
 	{
-		if (strcmp(outcomes->rows[i][RO_OUTCOME], "again") != 0)
+		if (strcmp(outcomes->rows[i][RO_OUTCOME], "superseded") != 0)
 			total += number(outcomes->rows[i][RO_ROWS]);
 	}
 	if (total > 0)
@@ -293,7 +293,7 @@ append_outcomes(StringInfo out, const ReportTable *outcomes)
 		{
 			char	  **row = outcomes->rows[i];
 
-			if (strcmp(row[RO_OUTCOME], "again") == 0)
+			if (strcmp(row[RO_OUTCOME], "superseded") == 0)
 				continue;
 			appendStringInfoString(out, "<tr>");
 			append_cell(out, row[RO_OUTCOME]);
@@ -403,7 +403,7 @@ append_tokens(StringInfo out, char **job, const ReportTable *outcomes)
 		char	  **row = outcomes->rows[i];
 
 		appendStringInfoString(out, "<tr>");
-		append_cell(out, strcmp(row[RO_OUTCOME], "again") == 0 ? "sent again" : row[RO_OUTCOME]);
+		append_cell(out, strcmp(row[RO_OUTCOME], "superseded") == 0 ? "sent again" : row[RO_OUTCOME]);
 		for (int column = RO_INPUT_TOKENS; column <= RO_COST; column++)
 			append_number_cell(out, row[column]);
 		appendStringInfoString(out, "</tr>\n");

@@ -132,7 +132,7 @@ reply_end(BatchReply *reply, Ending ending, const char *finish, char *text, cons
 		case ENDING_TRUNCATED:
 			reply->kind = REPLY_TRUNCATED;
 			reply->text = answer;
-			error_set(&reply->error, ERROR_PERMANENT, finish, words ? words : "the answer was cut at a limit of tokens");
+			error_set(&reply->error, ERROR_PERMANENT, finish, words ? words : "the answer was cut at the limit of output tokens");
 			break;
 		case ENDING_REFUSED:
 			reply_refused(reply, finish, words);
