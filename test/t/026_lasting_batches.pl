@@ -60,7 +60,7 @@ foreach my $provider ('gemini', 'vertex')
 		check => sub {
 			my ($s) = @_;
 			$s->until_true("state = 'uploaded' AND remote_id IS NULL AND error_code = 'RESOURCE_EXHAUSTED' FROM dess_batch_batches WHERE job_id = $s->{job}", 'is put back');
-			is(seen($s, 'DELETE', $one{$provider}, 200), 1, 'its job there is removed');
+			is(seen($s, 'DELETE', $one{$provider}, 200), $s->stats->{batches_created}, 'its job there is removed, as often as it was tried');
 			is($s->files_left, 1, 'its request file is not');
 			$s->sql("SELECT dess_batch_cancel($s->{job})");
 			is(wait_for_job($node, $s->{job}), 'cancelled', 'the job is cancelled');

@@ -127,7 +127,7 @@ foreach my $run (
 $simulator->post('answers', [
 	{ contains => 'item3 ', answer => { content => 'cut', finish_reason => 'length', usage => { input => 1000, cached => 128, output => 777 } } },
 	{ contains => 'item4 ', answer => { refusal => 'no', usage => { input => 100, output => 33 } } },
-	{ contains => 'item5 ', answer => { content_kind => 'null', usage => { input => 90, output => 64, reasoning => 64 } } },
+	{ contains => 'item5 ', answer => { content => '', usage => { input => 90, output => 64, reasoning => 64 } } },
 	{ contains => 'item6 ', answer => { content => 'no number', usage => { input => 17, output => 19 } } } ]);
 query(q{
 	CREATE TABLE mixed (id integer PRIMARY KEY, body text, answer integer);
