@@ -48,27 +48,6 @@ sub noted
 	return $s->until_true("EXISTS (SELECT FROM dess_batch_batches WHERE job_id = $s->{job} AND error_code = 'other_account')", 'why it waits is noted');
 }
 
-# ---- batches that are put back; after most of a minute they are tried again, so they are looked at first
-
-foreach my $provider ('gemini', 'vertex')
-{
-	scenario(
-		"a batch that fails at $provider before it has begun, for load",
-		provider => $provider,
-		faults => [ { batch => { state => 'FAILED', fraction => 0, code => 'RESOURCE_EXHAUSTED', message => 'Resource exhausted, please try again later' } } ],
-		wait => 0,
-		check => sub {
-			my ($s) = @_;
-			$s->until_true("state = 'uploaded' AND remote_id IS NULL AND error_code = 'RESOURCE_EXHAUSTED' FROM dess_batch_batches WHERE job_id = $s->{job}", 'is put back');
-			is(seen($s, 'DELETE', $one{$provider}, 200), $s->stats->{batches_created}, 'its job there is removed, as often as it was tried');
-			is($s->files_left, 1, 'its request file is not');
-			$s->sql("SELECT dess_batch_cancel($s->{job})");
-			is(wait_for_job($node, $s->{job}), 'cancelled', 'the job is cancelled');
-			is($s->stats->{rows_served}, 0, 'nothing was bought');
-			$s->cleaned;
-		});
-}
-
 # ---- another account's
 
 foreach my $provider ('openai', 'gemini')
@@ -251,6 +230,24 @@ scenario(
 		is($s->stats->{batches_cancelled}, 1, 'and the provider was told');
 	});
 
+foreach my $provider ('gemini', 'vertex')
+{
+	scenario(
+		"a batch that fails at $provider before it has begun, for load",
+		provider => $provider,
+		faults => [ { batch => { state => 'FAILED', fraction => 0, code => 'RESOURCE_EXHAUSTED', message => 'Resource exhausted, please try again later' } } ],
+		wait => 0,
+		check => sub {
+			my ($s) = @_;
+			$s->until_true("state = 'uploaded' AND remote_id IS NULL AND error_code = 'RESOURCE_EXHAUSTED' FROM dess_batch_batches WHERE job_id = $s->{job}", 'is put back');
+			is(seen($s, 'DELETE', $one{$provider}, 200), $s->stats->{batches_created}, 'its job there is removed, as often as it was tried');
+			is($s->files_left, 1, 'its request file is not');
+			$s->sql("SELECT dess_batch_cancel($s->{job})");
+			is(wait_for_job($node, $s->{job}), 'cancelled', 'the job is cancelled');
+			is($s->stats->{rows_served}, 0, 'nothing was bought');
+			$s->cleaned;
+		});
+}
 
 run_scenarios($node, started => sub {
 	my $jobs = $node->safe_psql('postgres', q{SELECT string_agg(job_id::text, ' ' ORDER BY job_id) FROM dess_batch_jobs});
